@@ -190,6 +190,23 @@ def read(registry: ContractRegistry, message: Message) -> ContractModel:
     return decoded.model
 
 
+def decode_accepted(
+    registry: ContractRegistry, contract_name: str, value: bytes | None, refusal: Unreadable
+) -> Decoded | Unreadable:
+    """What only the rules of its contract refuse, read as what was accepted; else the *refusal*."""
+    path = registry.paths.get(contract_name)
+    if refusal.code is not UnreadableCode.SCHEMA or value is None or path is None:
+        return refusal
+    if path.contract.is_internal:
+        return refusal  # the rules of the engine's own contracts do not grow
+    try:
+        model = read(registry, Message(contract_name, Json(value.decode())))
+        message = message_of(model)
+    except MessageError:
+        return refusal
+    return Decoded(message.contract, model, message.payload)
+
+
 def reads_as(registry: ContractRegistry, recorded: Message, message: Message) -> bool:
     """Whether *recorded*, read by today's contract of *message*, is that very message."""
     path = registry.paths.get(recorded.contract)

@@ -22,19 +22,19 @@ from saga.contracts import (
     canonical_text,
     contract_of,
     decode,
+    decode_accepted,
     intent_done_name,
     intent_failed_name,
-    read,
     reply_contract_names,
     wrong_headers,
 )
 from saga.contracts import cloudevents as ce
 from saga.contracts.signatures import SigningKeys
-from saga.core.events import EMPTY_JSON, Json, Message, ReplyOutcome
+from saga.core.events import EMPTY_JSON, Json, ReplyOutcome
 from saga.core.identity import ID_BYTES_MAX, Direction, Instant, SagaId, parse_intent_id
 from saga.core.values import value
 from saga.effects.registration import Effects, Handler
-from saga.errors import DefinitionError, MessageError
+from saga.errors import DefinitionError
 from saga.ports.bus import Inbound, Record, why_set_aside
 from saga.ports.effects_store import InboxRow
 from saga.ports.store import DeadLetterReason
@@ -194,10 +194,10 @@ class Subscription:
         if not isinstance(decoded, Unreadable):
             model = decoded.model
         else:
-            accepted, refusal = self._accepted(name, payload, decoded), decoded
-            if accepted is None:
+            accepted, refusal = decode_accepted(self._registry, name, payload, decoded), decoded
+            if isinstance(accepted, Unreadable):
                 return rejected(decoded.code, decoded.message)
-            model = accepted
+            model = accepted.model
         assert payload is not None, "a record without value is unreadable"
         try:
             key = (inbound.key or b"").decode()
@@ -212,17 +212,6 @@ class Subscription:
             message = "an intent's key is its saga's business key; it has none"
             return rejected(DeadLetterReason.NO_KEY, message)
         return _intent(request, inbound, attributes)
-
-    def _accepted(
-        self, name: str, payload: bytes | None, refusal: Unreadable
-    ) -> ContractModel | None:
-        """The model of what only the rules of its contract refuse: earlier ones may have not."""
-        if refusal.code is not UnreadableCode.SCHEMA or payload is None:
-            return None
-        try:
-            return read(self._registry, Message(name, Json(payload.decode())))
-        except MessageError:
-            return None
 
     def reply(self, request: Request, row: InboxRow) -> Record | None:
         """The answer to publish; None where *request* is a fact, which is not answered."""

@@ -25,6 +25,7 @@ from saga.contracts import (
     canonical,
     contract_of,
     decode,
+    decode_accepted,
     intent_done_name,
     intent_failed_name,
     reply_contract_names,
@@ -188,6 +189,9 @@ class Router:
         attributes, value = read_record(inbound.headers, inbound.value)
         wrong = wrong_headers(contract, attributes)
         decoded = wrong or decode(self._contracts, contract, value, is_for_saga=True)
+        if isinstance(decoded, Unreadable) and deferred_id:
+            # It was accepted when it came, and waits: rules that grew since do not refuse it.
+            decoded = decode_accepted(self._contracts, contract, value, decoded)
         if isinstance(decoded, Unreadable):
             return Rejected(inbound, decoded.code, decoded.message, deferred_id)
         try:

@@ -1,8 +1,11 @@
 """What a bad saga, a bad record or missing code stops, what not, and how it goes on again."""
 
-import pytest
+from typing import Annotated
 
-from saga import Context
+import pytest
+from pydantic import AfterValidator
+
+from saga import Context, Event, Intent
 from saga.authoring import saga
 from saga.contracts import CommandAct, IntentFailed
 from saga.core.events import SignalReceived, TurnFailed
@@ -665,3 +668,48 @@ class TestEndedSagaWithoutItsCode:
         scenario.restart(orders())
         await scenario.take(placed(scenario, id="once more"))
         assert scenario.status(order_id()) == "completed"
+
+
+class TestStricterContracts:
+    async def test_what_was_deferred_was_accepted(self):
+        """A reply that waits behind a failed turn is taken, although the rules have grown."""
+        is_broken, is_strict = True, False
+
+        def rule(text: str) -> str:
+            if is_strict:
+                raise ValueError("nothing is good enough")
+            return text
+
+        class Placed(Event, topic="rules.placed", version=1, key="name"):
+            name: Annotated[str, AfterValidator(rule)]
+
+        class Done(Event, topic="rules.done", version=1):
+            text: Annotated[str, AfterValidator(rule)]
+
+        class Do(Intent[Done], topic="rules.do", version=1):
+            name: str
+
+        @saga("rules", version=1, starts_on=Placed)
+        async def rules(ctx: Context, placed: Placed) -> None:
+            done = await ctx.do(Do(name=placed.name))
+            if is_broken:
+                raise KeyError("a bug")
+            assert done.text == "fine"
+
+        found = saga_id("rules", "a")
+        scenario = Scenario(rules)
+        await scenario.take(scenario.event(Placed(name="a"), "a"))
+        reply = scenario.reply(scenario.on(Do)[0], Done(text="fine"))
+        await scenario.take(reply)
+        assert scenario.status(found) == "parked"
+        assert len(scenario.deferred()) == 1
+
+        is_broken, is_strict = False, True
+        scenario.restart()
+        release = scenario.command(found, CommandAct.RELEASE, id="r-1", key="a", reason="mended")
+        unit = await scenario.take(release)
+        await scenario.take(revisits=unit.revisits)
+
+        assert scenario.dead_letters() == []
+        assert scenario.deferred() == []
+        assert scenario.status(found) == "completed"
