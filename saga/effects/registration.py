@@ -15,6 +15,8 @@ from saga.core.identity import SagaId
 from saga.core.values import value
 from saga.errors import DefinitionError
 
+NAME_CHARS_MAX: Final = 100
+"""It is part of a consumer group's name, and of each key of an inbox."""
 HandlerT = TypeVar("HandlerT", bound=Callable[..., object])
 
 _UNKNOWN: Final = object()
@@ -81,8 +83,11 @@ class Effects:
 
     def __init__(self, name: str) -> None:
         where = _caller()
-        if not NAME_PART.fullmatch(name):
-            problem = f"Effects({name!r}): expected small letters, digits and inner hyphens"
+        if not NAME_PART.fullmatch(name) or len(name) > NAME_CHARS_MAX:
+            problem = (
+                f"Effects({name[:NAME_CHARS_MAX]!r}): expected small letters, digits and inner "
+                f"hyphens, at most {NAME_CHARS_MAX}"
+            )
             raise DefinitionError(problem, where=where)
         self.name: Final = name
         self.where: Final = where

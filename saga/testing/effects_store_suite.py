@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from hashlib import blake2b
 from typing import Any, ClassVar, TypeVar
 
 import pytest
@@ -253,6 +254,16 @@ class EffectsStoreSuite:
 
         assert await store.kept(SERVICE, ["k"]) == {"k": mine}
         assert await store.kept("other", ["k"]) == {"k": other}
+
+    async def test_the_longest_key_is_kept(self, store: EffectsStore) -> None:
+        """A fact is known by source and id, a thousand bytes each, in a service of a long name."""
+        parts = [blake2b(b"%d" % number).hexdigest() for number in range(16)]
+        source, fact_id = "".join(parts)[:1_000], "".join(reversed(parts))[:1_000]
+        service = "".join(parts)[-100:]
+        row = inbox_row(f"fact/{source}/{fact_id}")._replace(service=service)
+
+        assert not await keep_rows(store.unit(), row)
+        assert await store.kept(service, [row.key]) == {row.key: row}
 
     async def test_many_rows_are_kept_and_found(self, store: EffectsStore) -> None:
         """Neither the units of one commit nor the keys of one question are too many."""

@@ -10,6 +10,7 @@ import pytest
 
 from saga.adapters.sqlite import SqliteEffectsStore
 from saga.effects import EffectContext, Effects, EffectsService, Refused, Subscription
+from saga.errors import DefinitionError
 from tests.effects.fixtures import NAMES, Scenario, intent
 from tests.patience import HANG_S
 from tests.toys import Paid, Pay, Refund
@@ -396,3 +397,9 @@ def _write_raw(db, name) -> None:
 
 async def _make_table(db) -> None:
     await db.execute("CREATE TABLE IF NOT EXISTS seen (name TEXT)")
+
+
+def test_a_service_has_a_name_that_fits_into_its_keys():
+    with pytest.raises(DefinitionError, match="at most 100"):
+        Effects("x" * 101)
+    assert Effects("x" * 100).name == "x" * 100
