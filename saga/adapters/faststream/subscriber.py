@@ -23,7 +23,7 @@ from saga.adapters.kafka import KafkaBus, KafkaConsumer
 from saga.core.retry import Retry
 from saga.core.values import value
 from saga.effects import EffectsService, Subscription
-from saga.errors import BusUnavailable, SagaError
+from saga.errors import BusUnavailable
 from saga.ports.bus import Bus, Inbound, MemberView, Origin, Record, ResumeAt, Source, TopicSpec
 from saga.ports.effects_store import EffectsStore
 from saga.retrying import Backoff
@@ -78,7 +78,7 @@ class EffectsSubscriber(UnparsedSubscriber):
         self.running_service = running = self._make(self)
         await running.service.start()
         # A bare task: the broker calls `start` and `stop`, and no scope spans both.
-        self._ending = loop.create_task(running.service.wait(), name=f"effects of {self.name}")
+        self._ending = loop.create_task(running.service.wait(), name=self._what)
 
     @override
     async def stop(self) -> None:
@@ -172,15 +172,21 @@ class EffectsSubscriber(UnparsedSubscriber):
         return total
 
     @property
-    def failure(self) -> BaseException | None:
-        if self._ending is None or not self._ending.done() or self._ending.cancelled():
-            return None
-        return self._ending.exception() or SagaError(f"the effects of {self.name} ended")
+    def failure(self) -> Exception | None:
+        """What has ended the service; None while it goes on, or after it was stopped."""
+        return None if self._ending is None else why_ended(self._ending, self._what)
+
+    @property
+    def _what(self) -> str:
+        return f"the effects of {self.name}"
 
     async def wait(self) -> None:
         """Wait for the end of the service, and raise the error that ended it."""
-        assert self._ending is not None, "start comes first"
-        await asyncio.shield(self._ending)
+        ending = self._ending
+        assert ending is not None, "start comes first"
+        await asyncio.wait([ending])
+        if self._ending is ending and (error := why_ended(ending, self._what)) is not None:
+            raise error
 
 
 class FetchRequest(NamedTuple):

@@ -5,8 +5,10 @@ import gc
 
 import pytest
 
+from saga.adapters.faststream import SubscriberHealth
 from saga.effects.service import EffectsRole
-from tests.adapters.faststream.fixtures import KafkaScenario
+from saga.errors import TaskEnded
+from tests.adapters.faststream.fixtures import KafkaScenario, until
 from tests.effects.fixtures import wallet_effects
 
 
@@ -60,3 +62,30 @@ async def test_a_broker_that_cannot_be_stopped_leaves_no_exception_behind(
     await asyncio.sleep(0.01)  # the loop lets go of what it has just handed over
     gc.collect()
     assert reported == []
+
+
+@pytest.mark.parametrize("name", ["the effects of wallets", "the reader of intents"])
+async def test_a_service_that_somebody_cancels_is_dead_to_probes(
+    scenario: KafkaScenario, name: str
+) -> None:
+    """Also on a broker of one's own, where no role would end."""
+    made, attached = scenario.attached(wallet_effects()[0])
+    await made.start()
+    [subscriber] = attached.subscribers
+    health = SubscriberHealth(subscriber)
+    assert health.why_dead() == []
+    found: list[asyncio.Task] = []
+
+    def has_begun() -> bool:
+        found[:] = [task for task in asyncio.all_tasks() if task.get_name() == name]
+        return bool(found)
+
+    await until(has_begun)
+    found[0].cancel()
+    with pytest.raises(TaskEnded, match="somebody else"):
+        await subscriber.wait()
+
+    [reason] = health.why_dead()
+    assert "wallets: ended: " in reason
+    assert "somebody else" in reason
+    await made.stop()
