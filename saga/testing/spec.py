@@ -87,6 +87,8 @@ def given(
 class Scenario:
     """One saga and what has happened to it. Made by `given`."""
 
+    _state: SagaState | None = None
+
     def __init__(self, saga: SagaDefinition, decider: Decider, history: Sequence[Entry]) -> None:
         self._saga = saga
         self._decider = decider
@@ -99,6 +101,10 @@ class Scenario:
         self._error: BaseException | None = None
         self._disposition: Disposition | None = None
         self.now = history[-1].at if history else START
+
+    def __del__(self) -> None:
+        if self._state is not None:
+            _let_go(self._state)
 
     @property
     def state(self) -> SagaState:
@@ -270,12 +276,14 @@ class Scenario:
                 raise
             if fact.mode is not CancelMode.ABANDON:
                 raise
+        _let_go(self.state)
         self._state = fold(self.state.saga_id, self._history)
         return self._decider.handle(self.state, event)
 
     def _fail(self, event: Event, error: BaseException) -> None:
         self._error = error
         self._deferred.append(event)
+        _let_go(self.state)
         self._state = self._rebuilt()
         failure = TurnFailed(error=described(error))
         cause = MessageId(f"{event.cause}/failed/{len(self._history)}")
@@ -291,8 +299,7 @@ class Scenario:
 
     def _check_rebuilt(self) -> None:
         rebuilt = self._rebuilt()
-        if rebuilt.program is not None:
-            rebuilt.program.close()
+        _let_go(rebuilt)
         live, again = snapshot(self.state), snapshot(rebuilt)
         folded = snapshot(fold(self.state.saga_id, self._history))
         for part, value in live.items():
@@ -320,3 +327,9 @@ class Scenario:
 
     def _name(self) -> str:
         return f"saga {self._decider.name!r}"
+
+
+def _let_go(state: SagaState) -> None:
+    """End its running code; what that does at its end counts for nothing."""
+    if state.program is not None:
+        state.program.close()

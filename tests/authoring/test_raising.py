@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import gc
 
 import pytest
 
@@ -128,3 +129,19 @@ def test_history_whose_code_raises_differs(error):
 
     with pytest.raises(ReplayMismatch, match="the code at hand raised"):
         given(failing(error, "start"), contracts=CONTRACTS, history=old)
+
+
+def test_a_scenario_that_is_left_early_lets_go_of_its_saga(error, recwarn):
+    """Nobody is warned of a `finally` that wants something, or raises."""
+
+    async def order(ctx, placed):
+        try:
+            await ctx.do(Reserve())
+        finally:
+            await ctx.do(Ship())
+
+    given(as_saga(order), PLACED, contracts=CONTRACTS).then_status("running")
+    given(failing(error, "finally"), PLACED, replied(Reserve, Reserved()), contracts=CONTRACTS)
+    gc.collect()
+
+    assert [str(warning.message) for warning in recwarn] == []
