@@ -1,8 +1,7 @@
-"""What every test gets: no settings from the developer's shell, and real servers if it asks for
-them.
-"""
+"""What every test gets: nothing from the developer's shell, and real servers if it asks for them."""
 
 import os
+import signal
 
 from hypothesis import settings
 
@@ -14,6 +13,11 @@ settings.load_profile("saga")
 
 
 def pytest_configure() -> None:
-    """Forgets `SAGA_…` variables: a test that needs a setting sets it."""
+    """Forgets `SAGA_…` variables: a test that needs a setting sets it.
+
+    Ctrl-C is heard, by what tests start as well, although a shell has begun all this in background.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in [name for name in os.environ if name.startswith("SAGA_")]:
         del os.environ[name]
