@@ -1,4 +1,4 @@
-"""What every test gets: nothing from the developer's shell, and real servers if it asks for them."""
+"""What every test gets: nothing of the developer's shell, and real servers if it asks for them."""
 
 import os
 import signal
