@@ -173,6 +173,64 @@ def test_branch_that_fails_or_loses_need_not_come_to_all_it_made():
     )
 
 
+@pytest.mark.parametrize("is_coroutine", [True, False])
+def test_what_a_loser_makes_while_it_ends_need_not_be_awaited(is_coroutine):
+    """It cannot be any more; whoever won has forgotten nothing."""
+
+    async def order(ctx, placed):
+        async def loses():
+            try:
+                await ctx.wait("never")
+            finally:
+                await ctx.do(Notify())
+
+        async def wins():
+            await ctx.do(Ship())
+
+        await ctx.any(loses(), wins() if is_coroutine else ctx.do(Ship()))
+        return OrderConfirmed()
+
+    running(order).when(OrderPlaced(), replied(Ship)).then_status("completed")
+
+
+@pytest.mark.parametrize("end", ["has begun", "has not begun", "fails", "nested"])
+def test_call_that_was_handed_to_who_fails_or_loses_was_not_forgotten(end):
+    """It was made in the function, and was somebody else's to await."""
+
+    async def order(ctx, placed):
+        calls = {"pay": ctx.do(Pay())}
+
+        async def waits(call):
+            await ctx.wait("never")
+            await call
+
+        async def fails(calls):
+            if placed:
+                raise StepFailed("other", code="c", message="m", refused=True)
+            await calls[0]
+
+        async def nested(call):
+            await ctx.all(waits(call))
+
+        async def wins():
+            return None
+
+        branch = {
+            "has begun": lambda: waits(calls["pay"]),
+            "has not begun": lambda: waits(calls["pay"]),
+            "fails": lambda: fails([calls["pay"]]),
+            "nested": lambda: nested(calls["pay"]),
+        }[end]()
+        first, *others = (wins(), branch) if end == "has not begun" else (branch, ctx.do(Ship()))
+        await ctx.any(first, *others)
+        return OrderConfirmed()
+
+    scenario = running(order).when(OrderPlaced())
+    if end != "has not begun":
+        scenario.when(replied(Ship))
+    scenario.then_status("completed")
+
+
 IN_SOURCE = {
     "statement": ("ctx.do(Pay())", "ctx.do(Pay())"),
     "sleep": ('ctx.sleep("1h")', "ctx.sleep('1h')"),

@@ -10,8 +10,9 @@ import logging
 from asyncio.events import _get_running_loop as running_loop
 from asyncio.events import _set_running_loop as set_running_loop
 from collections import deque
-from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Iterator, Sequence
 from sys import get_asyncgen_hooks, set_asyncgen_hooks
+from traceback import walk_tb
 from types import AsyncGeneratorType, CodeType, CoroutineType, FrameType
 from typing import Any, Protocol
 from weakref import ref
@@ -74,6 +75,7 @@ class Task:
             scheduler.ended(self, stop.value, None)
         except (StepFailed, RollBack, TimedOut) as failure:
             self.is_over = True
+            scheduler.excuse(frame for frame, _ in walk_tb(failure.__traceback__))
             # A traceback keeps the frames of its callers, and with them the whole batch of turns.
             scheduler.ended(self, None, failure.with_traceback(None))
         except (DefinitionError, RuntimeError) as refusal:
@@ -332,10 +334,23 @@ class Scheduler:
         for task in tasks:
             task.is_over = task.is_dropped = True
             del self._live[task]
-        commands, self.commands = self.commands, []
+        commands, running = self.commands, self.running
+        self.commands = []
         for task in reversed(tasks):
+            self.running = task
+            self.excuse(_frames_of(task.coroutine))
             close(task.coroutine)
-        self.commands = commands
+        self.commands, self.running = commands, running
+
+    def excuse(self, frames: Iterable[FrameType]) -> None:
+        """Forget the calls that somebody had at hand who failed or lost: they cannot be awaited."""
+        if not self._unawaited:
+            return
+        for frame in frames:
+            for held in frame.f_locals.values():
+                for call in held if isinstance(held, (list, tuple)) else (held,):
+                    if isinstance(call, Call):
+                        self._unawaited.pop(call, None)
 
     def _check_awaited(self) -> None:
         """Refuse what was forgotten. Who failed or lost a race need not come to all it made."""
@@ -388,6 +403,15 @@ class Scheduler:
         self._live[task] = None
         self.ready(task, None, None)
 
+    def _forgo(self, branch: Branch) -> None:
+        """Close what never began, so that nobody is warned of a coroutine that was forgotten."""
+        if isinstance(branch, Coroutine):
+            self.excuse(_frames_of(branch))
+            branch.close()
+        elif isinstance(branch, GroupCall):
+            for inner in branch.branches:
+                self._forgo(inner)
+
     def _want_group(self, waiter: Waiter, call: GroupCall) -> None:
         if not call.branches:
             if call.takes_first:
@@ -397,22 +421,13 @@ class Scheduler:
         group = Group(call, waiter)
         for slot, branch in zip(group.slots, call.branches, strict=True):
             if group.is_over:
-                _forgo(branch)  # an earlier one has won at once: this one never begins
+                self._forgo(branch)  # an earlier one has won at once: this one never begins
             elif isinstance(branch, Coroutine):
                 slot.task = Task(branch, slot)
                 self._live[slot.task] = None
                 self.ready(slot.task, None, None)
             else:
                 self.want(slot, branch, call.group)
-
-
-def _forgo(branch: Branch) -> None:
-    """Close what never began, so that nobody is warned of a coroutine that was forgotten."""
-    if isinstance(branch, Coroutine):
-        branch.close()
-    elif isinstance(branch, GroupCall):
-        for inner in branch.branches:
-            _forgo(inner)
 
 
 def close(coroutine: Coroutine[Any, Any, Any]) -> None:
@@ -446,16 +461,21 @@ def _line_of(code: CodeType, instruction: int) -> str:
 
 def _awaits_at(coroutine: Coroutine[Any, Any, Any]) -> str | None:
     """The line at which a suspended coroutine stands, the innermost one in its own package."""
-    inner: object = coroutine
     where = package = None
-    while isinstance(inner, CoroutineType) and inner.cr_frame is not None:
-        frame = inner.cr_frame
+    for frame in _frames_of(coroutine):
         owner = str(frame.f_globals.get("__name__")).partition(".")[0]
         package = package or owner
         if owner == package:
             where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
-        inner = inner.cr_await
     return where
+
+
+def _frames_of(coroutine: Coroutine[Any, Any, Any]) -> Iterator[FrameType]:
+    """The frames of a coroutine that stands still, the innermost last."""
+    inner: object = coroutine
+    while isinstance(inner, CoroutineType) and inner.cr_frame is not None:
+        yield inner.cr_frame
+        inner = inner.cr_await
 
 
 def _up(waiter: Waiter | None) -> Iterator[Waiter]:
