@@ -9,53 +9,67 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
 from saga.adapters.opening import open_bus_and_store
+from saga.console.cli.program import COMMANDS, program
 from saga.ports import Record
 from saga.settings import Settings
 from tests.console.conftest import call, environment
 from tests.console.toys import LEAVE, ORDER
 
 R = ("--reason", "r")
-EVERY = [
-    ("publish", LEAVE, '{"name": "x"}'),
-    ("ls",),
-    ("show", "leave/ann"),
-    ("history", "leave/ann"),
-    ("signal", "leave/ann", "approval", "{}"),
-    ("cancel", "leave/ann", *R),
-    ("timers",),
-    ("dlq", "ls"),
-    ("dlq", "show", "1"),
-    ("dlq", "redrive", "1"),
-    ("retry", "leave/ann", "pay", *R),
-    ("skip", "leave/ann", "pay", *R),
-    ("compensate", "leave/ann", *R),
-    ("release", "leave/ann", *R),
-    ("abandon", "leave/ann", *R),
-    ("replay",),
-    ("topics", "ls"),
-    ("topics", "check"),
-    ("store", "status"),
-    ("doctor",),
-    ("health",),
-    ("config", "show"),
-]
 NO_UTF8 = "bad \udcff"
 LONG = "x" * 100_000
 TOO_LARGE = str(2**63)
 
 
-@pytest.mark.parametrize("words", EVERY, ids=" ".join)
-def test_an_option_that_is_no_utf8_is_exit_2(looking, words):
-    """Every command takes settings."""
-    called = call(*words, "--env", NO_UTF8)
-
-    assert (called.code, called.out) == (2, "")
-    assert "\\udcff" in called.err
+HOSTILE = {
+    "str": [NO_UTF8, LONG],
+    "integer": [TOO_LARGE, f"-{TOO_LARGE}"],
+    "float": ["nan", "inf"],
+}
 
 
-NAMED = [words for words in EVERY if "leave/ann" in words]
+def hostile_words(name: str):
+    """Calls of one command, each with one word that it cannot take."""
+    command = typer.main.get_command(program())
+    for word in name.split():
+        command = command.commands[word]
+    for hostile in command.params:
+        kind = hostile.type.name.removesuffix(" range")
+        for bad in HOSTILE.get(kind, ())[: 1 if hostile.name == "payload" else 2]:
+            options, arguments = [], []
+            for each in command.params:
+                good = "1" if each.type.name.startswith("integer") else "x"
+                word = bad if each is hostile else good
+                if each is not hostile and not each.required:
+                    continue
+                if each.param_type_name == "argument":
+                    arguments.append(word)
+                else:
+                    options.append(f"{each.opts[0]}={word}")
+            yield [*name.split(), *options, "--", *arguments]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_no_command_takes_a_word_that_cannot_be_meant(looking, name):
+    """Each argument and option of each command, its settings too, is refused with exit 2."""
+    for words in hostile_words(name):
+        called = call(*words)
+        shown = " ".join(word[:30] for word in words)
+        assert (called.code, called.out) == (2, ""), shown
+        assert called.err, shown
+        assert len(called.err) < 2_000, shown
+
+
+NAMED = [
+    ("show", "leave/ann"),
+    ("history", "leave/ann"),
+    ("signal", "leave/ann", "approval", "{}"),
+    ("retry", "leave/ann", "pay", *R),
+    ("cancel", "leave/ann", *R),
+]
 
 
 @pytest.mark.parametrize("word", [NO_UTF8, "x" * 4_001, "ü" * 2_001, LONG], ids=lambda w: w[:5])
