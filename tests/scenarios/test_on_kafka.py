@@ -2,17 +2,21 @@
 
 import asyncio
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from saga.contracts import contract_of
 from saga.core.status import SagaStatus
 from saga.errors import SettingsError
-from tests.patience import HANG_S
+from saga.ports import Record
+from tests.patience import HANG_S, until
 from tests.scenarios import order_app
 from tests.scenarios.examined import effects
 
 ORDERS = 60
+SIGNING_KEYS = "k1 c2FnYSB0ZXN0IHNlY3JldCwgMzIgYnl0ZXMgbG9uZyE="
 OVER_THE_LIMIT = 1_000
 
 
@@ -69,6 +73,26 @@ async def test_a_service_goes_on_where_its_store_stands(on_kafka, tmp_path):
 
     assert counts["started"] == 1, counts
     assert set(effects(tmp_path).values()) == {1}
+
+
+async def test_replies_and_commands_are_signed_and_believed_on_kafka(on_kafka, namespace):
+    """What a stranger writes to the same topics is set aside, and nothing comes of it."""
+    async with on_kafka(signing_keys=SIGNING_KEYS) as service:
+        saga = await service.publish(order_app.OrderPlaced(order_id="a"))
+        forged = f"{saga}/reserve/do/1"
+        contract = contract_of(order_app.Reserved).contract_name
+        topic = f"dev.{namespace}.{contract}"
+        await service.outcome(saga, timeout=HANG_S)
+        headers = (("ce_causationid", forged.encode()),)
+        await service.publisher.bus.publish([Record(topic, b"a", b'{"shelf":"x"}', headers)])
+        await until(partial(_has_dead_letter, service))
+        (letter,) = await service.catalogue.unhandled()
+
+    assert letter.reason == "bad_signature"
+
+
+async def _has_dead_letter(service) -> bool:
+    return len(await service.catalogue.unhandled(values=False)) == 1
 
 
 async def test_credentials_that_are_missing_are_asked_for(tmp_path):
