@@ -19,6 +19,7 @@
         * StoreRefused: the operator names another store, or mends this one; waiting is no help
             * StoreTooNew: the operator upgrades this program
             * StoreForeign: the store serves another environment or namespace
+            * SchemaDiffers: its tables are not those of saga
         * CorruptHistory: the operator looks at that one saga
             * UnknownEntry: the operator upgrades this program
     * DeliveryError
@@ -160,6 +161,10 @@ class StoreRefused(StoreError, code="store_refused"):
 
 class StoreTooNew(StoreRefused, code="store_too_new"):
     """Raised when a newer version of saga wrote the store; upgrade this one."""
+
+
+class SchemaDiffers(StoreRefused, code="schema_differs"):
+    """Raised when a store has other tables or columns than saga makes, or is another program's."""
 
 
 class StoreForeign(StoreRefused, code="store_foreign"):

@@ -32,6 +32,7 @@ CODES = {
     "ReplayMismatch": "replay_mismatch",
     "RollBack": "rolled_back",
     "SagaError": "saga",
+    "SchemaDiffers": "schema_differs",
     "SettingsError": "settings",
     "StepFailed": "step_failed",
     "StoreError": "store",
@@ -56,6 +57,7 @@ INTERNAL = {
     "saga.runtime.turns": "passes between two functions of a turn",
     "saga.adapters.kafka.connection": "handed to aiokafka, which wants one of its own",
     "saga.adapters.postgres.database": "translated before a caller sees it",
+    "saga.adapters.rows": "named among the rows that could be read",
 }
 """Where else classes of errors are, and why none of them reaches a user's `except`."""
 SENTENCES = [

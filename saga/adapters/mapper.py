@@ -88,8 +88,13 @@ def _to_entry(saga_id: SagaId, version: int, plain: Any, shared: dict[str, Any])
         raise CorruptHistory(saga_id, version, problem) from error
 
 
-def to_history(saga_id: SagaId, rows: Iterable[tuple[int, str, bytes]]) -> History | CorruptHistory:
-    """*rows* are turn, topic and state, in order; an error is returned, not raised."""
+def to_history(
+    saga_id: SagaId, rows: Iterable[tuple[int, str, bytes]], *, known: object = None
+) -> History | CorruptHistory:
+    """*rows* are turn, topic and state, in order; an error is returned, not raised.
+
+    *known* is how many entries the index knows of, where it does.
+    """
     entries: list[Entry] = []
     turns = 0
     try:
@@ -102,6 +107,9 @@ def to_history(saga_id: SagaId, rows: Iterable[tuple[int, str, bytes]]) -> Histo
             entries += to_entries(saga_id, topic, state, version=version)
     except CorruptHistory as error:
         return error
+    if not entries or (isinstance(known, int) and known > len(entries)):
+        problem = f"is missing: the index knows of {known} entries"
+        return CorruptHistory(saga_id, len(entries) + 1, problem)
     return History(entries, turns=turns)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import re
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, Generic, TypeVar
 
@@ -10,8 +11,8 @@ import orjson
 
 from saga.adapters.headers import decode_headers, encode_headers
 from saga.adapters.mapper import to_entries, to_state
-from saga.core.history import Entry
-from saga.core.identity import Instant, SagaId, TimerId
+from saga.core.history import TIME_END, Entry
+from saga.core.identity import Instant, SagaId, TimerId, is_saga_id
 from saga.core.status import SagaStatus
 from saga.errors import CorruptHistory
 from saga.ports.bus import Position, Source
@@ -21,6 +22,7 @@ from saga.ports.store import (
     DueTimer,
     Place,
     Rebase,
+    Rows,
     SagaSummary,
     Skip,
     SkipReason,
@@ -29,6 +31,7 @@ from saga.ports.store import (
     UnhandledRecord,
 )
 
+_HEX: Final = re.compile(r"[0-9a-f]{32}")
 SAGAS_KNOWN_MAX: Final = 65_536
 SUMMARY_COLUMNS: Final = (
     "saga_id, definition, definition_version, key, status, started_at, updated_at, waiting_for, "
@@ -49,6 +52,7 @@ SKIPPED: Final = "skipped/"
 
 Text = Callable[[str], str]
 Known = TypeVar("Known")
+T = TypeVar("T")
 
 
 def as_it_is(text: str) -> str:
@@ -82,6 +86,10 @@ def originator_of_number(number: int) -> str:
     return f"{number:032x}"
 
 
+def is_originator(originator_id: object) -> bool:
+    return isinstance(originator_id, str) and _HEX.fullmatch(originator_id) is not None
+
+
 def number_of(originator_id: str) -> int:
     return int(originator_id, 16)
 
@@ -92,8 +100,90 @@ def timer_name(timer_id: TimerId) -> tuple[SagaId, str]:
     return SagaId(saga_id), name
 
 
+class DamagedRow(ValueError):
+    """Raised where a row cannot be read: others are."""
+
+
+_STATUSES: Final = frozenset(status.value for status in SagaStatus)
+_UNHANDLED_KINDS: Final = frozenset(kind.value for kind in UnhandledKind)
+Column = tuple[str, str]
+"""Its name, and the kind of its values: one of `_IS`, with a question mark where null is one."""
+
+_IS: Final[dict[str, Callable[[Any], bool]]] = {
+    "text": lambda value: isinstance(value, str),
+    "bytes": lambda value: isinstance(value, bytes),
+    "number": lambda value: type(value) is int and value >= 0,
+    "time": lambda value: type(value) is int and 0 <= value < TIME_END,
+    "saga id": lambda value: isinstance(value, str) and is_saga_id(value),
+    "status": lambda value: value in _STATUSES,
+    "kind": lambda value: value in _UNHANDLED_KINDS,
+}
+
+
+def columns(text: str) -> tuple[Column, ...]:
+    """`name:kind, …` with underscores for the spaces of a kind."""
+    pairs = (each.strip().split(":") for each in text.split(","))
+    return tuple((name, kind.replace("_", " ")) for name, kind in pairs)
+
+
+SUMMARY: Final = columns(
+    "saga_id:saga_id, definition:text, definition_version:number, key:text, status:status, "
+    "started_at:time, updated_at:time, waiting_for:text?, reason:text?, version:number"
+)
+UNHANDLED: Final = columns(
+    "kind:kind, reason:text, message:text, topic:text, partition:number, offset:number, "
+    "key:bytes?, value:bytes?, headers:bytes, timestamp:time, kept_at:time, "
+    "saga_id:saga_id?, record_id:number"
+)
+TIMER: Final = columns("saga_id:saga_id, name:text, due_at:time")
+POSITION: Final = columns("application_name:text, notification_id:number")
+BACKLOG_FILE: Final = columns(
+    "backlog_id:number, first_position:number, last_position:number, appended_at:time"
+)
+
+
+def check_row(table: str, place: object, kinds: Sequence[Column], row: Sequence[Any]) -> None:
+    """Raise DamagedRow, which names row, column and value, where a value is none of its column."""
+    for (name, kind), value in zip(kinds, row, strict=False):
+        plain = kind.removesuffix("?")
+        if not (_IS[plain](value) or (value is None and plain != kind)):
+            raise DamagedRow(f"{table}, row {place}: its {name} is {value!r:.60}, no {plain}")
+
+
+def rows_read(read: Callable[[Sequence[Any]], T], found: Iterable[Sequence[Any]]) -> Rows[T]:
+    rows = Rows[T]()
+    for row in found:
+        try:
+            rows.append(read(row))
+        except DamagedRow as damage:
+            rows.damaged.append(str(damage))
+    return rows
+
+
+async def page_read(
+    read: Callable[[Sequence[Any]], T],
+    fetch: Callable[[Any, int], Awaitable[Sequence[Sequence[Any]]]],
+    limit: int,
+) -> Rows[T]:
+    """As many readable rows as there are, up to *limit*; *fetch* goes on behind a row's last cell.
+
+    It is asked with None at first.
+    """
+    page, place = Rows[T](), None
+    while True:
+        left = limit - len(page)
+        found = await fetch(place, left)
+        more = rows_read(read, found)
+        page += more
+        page.damaged += more.damaged
+        if len(found) < left or len(page) >= limit:
+            return page
+        place = found[-1][-1]
+
+
 def to_timer(row: Sequence[Any], *, text: Text = as_it_is) -> DueTimer:
     """*row* is saga id, name and due time."""
+    check_row("timers", row[1], TIMER, row)
     saga_id, name, due_at = row
     return DueTimer(TimerId(f"{saga_id}/{text(name)}"), SagaId(saga_id), Instant(due_at))
 
@@ -177,9 +267,10 @@ def readable(rows: Iterable[tuple[SagaId, str, bytes]]) -> list[Entry]:
 
 
 def to_summary(row: Sequence[Any], *, text: Text = as_it_is) -> SagaSummary:
-    """*text* gives back what the database was given, here and below."""
+    """*text* gives back what the database was given, here and below; raises DamagedRow."""
+    check_row("saga_index", row[0] if len(row) == len(SUMMARY) else row[-1], SUMMARY, row)
     saga_id, definition, definition_version, key, status, started_at, updated_at, *rest = row
-    waiting_for, reason, version = rest
+    waiting_for, reason, version = rest[:3]
     return SagaSummary(
         saga_id=SagaId(saga_id),
         definition=text(definition),
@@ -211,8 +302,15 @@ def from_summary(summary: SagaSummary) -> tuple[Any, ...]:
 
 
 def to_unhandled(row: Sequence[Any], *, text: Text = as_it_is) -> UnhandledRecord:
+    check_row("unhandled", row[-1], UNHANDLED, row)
     kind, reason, message, topic, partition, offset, key, value, headers, *rest = row
     timestamp, kept_at, saga_id, record_id = rest
+    try:
+        decoded = decode_headers(headers)
+    except (ValueError, TypeError, AttributeError, LookupError) as error:
+        raise DamagedRow(
+            f"unhandled, row {record_id}: its headers cannot be read: {error}"
+        ) from None
     return UnhandledRecord(
         kind=UnhandledKind(kind),
         reason=text(reason),
@@ -220,7 +318,7 @@ def to_unhandled(row: Sequence[Any], *, text: Text = as_it_is) -> UnhandledRecor
         position=Position(text(topic), partition, offset),
         key=key,
         value=value,
-        headers=decode_headers(headers),
+        headers=decoded,
         timestamp=Instant(timestamp),
         kept_at=Instant(kept_at),
         saga_id=None if saga_id is None else SagaId(saga_id),
@@ -258,10 +356,11 @@ def to_skipped(rows: Iterable[tuple[Any, Any]], *, text: Text = as_it_is) -> dic
     return counts
 
 
-def in_order(saga_ids: Iterable[SagaId], summaries: Iterable[SagaSummary]) -> Sequence[SagaSummary]:
+def in_order(saga_ids: Iterable[SagaId], summaries: Rows[SagaSummary]) -> Rows[SagaSummary]:
     """In the order of *saga_ids*, each once."""
     by_id = {summary.saga_id: summary for summary in summaries}
-    return [by_id[saga_id] for saga_id in dict.fromkeys(saga_ids) if saga_id in by_id]
+    found = [by_id[saga_id] for saga_id in dict.fromkeys(saga_ids) if saga_id in by_id]
+    return Rows(found, summaries.damaged)
 
 
 def where(*conditions: tuple[str, object]) -> tuple[str, list[Any]]:
@@ -278,8 +377,12 @@ def to_statistics(
 ) -> StoreStatistics:
     """*backlog* and *timers_due* are how many, and since when."""
     return StoreStatistics(
-        sagas={(name, SagaStatus(status)): count for name, status, count in sagas},
-        unhandled={(UnhandledKind(kind), reason): count for kind, reason, count in unhandled},
+        sagas={(str(name), SagaStatus(status)): count for name, status, count in sagas},
+        unhandled={
+            (UnhandledKind(kind), str(reason)): count
+            for kind, reason, count in unhandled
+            if kind in _UNHANDLED_KINDS
+        },
         backlog=backlog[0],
         backlog_since=backlog[1],
         timers_due=timers_due[0],

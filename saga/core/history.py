@@ -41,6 +41,8 @@ NAMES: Final[dict[str, type]] = {
 """Each class under its own name. Stored names are forever: one may be added, none be renamed."""
 NAME_OF: Final[dict[type, str]] = {kind: name for name, kind in NAMES.items()}
 
+TIME_END: Final = 253_402_300_800_000_000
+"""The first microsecond that no date of four digits tells."""
 _Reader = Callable[[Any], Any]
 
 
@@ -50,6 +52,8 @@ class _Shape(NamedTuple):
     kind: type
     names: tuple[str, ...]
     readers: tuple[tuple[str, _Reader], ...]
+    plain: tuple[tuple[str, type], ...]
+    """The fields that JSON has as they are, and what they are."""
     message: str
     """The field that holds a message, if any."""
     has_payload: bool
@@ -67,6 +71,7 @@ def _shape(kind: type) -> _Shape:
         kind,
         names=tuple(types),
         readers=tuple((name, reader) for name, reader in readers if reader is not None),
+        plain=tuple((name, each) for name, hint in types.items() if (each := _plain_type(hint))),
         message=next((name for name, hint in types.items() if hint is Message), ""),
         has_payload="payload" in types,
         defaults={f.name: f.default for f in fields(kind) if f.default not in (MISSING, None)},
@@ -82,6 +87,22 @@ def _reader(hint: object) -> _Reader | None:
         # A look-up of members by value; calling the class costs three times as much.
         return {member.value: member for member in hint}.__getitem__
     return None
+
+
+def _plain_type(hint: object) -> type | None:
+    hint = getattr(hint, "__supertype__", hint)  # of a new type, such as an id
+    return hint if hint in (str, int, bool) else None
+
+
+def _check_plain(shape: _Shape, plain: dict[str, Any], at: object, cause: object) -> None:
+    """Raise ValueError where a field is of another type: a store keeps what it is given."""
+    if type(at) is not int or not 0 <= at < TIME_END:
+        raise ValueError(f"at is {at!r:.60}, no time")
+    if type(cause) is not str:
+        raise ValueError(f"cause is {cause!r:.60}, no text")
+    for name, kind in shape.plain:
+        if name in plain and type(plain[name]) is not kind:
+            raise ValueError(f"{name} is {plain[name]!r:.60}, no {kind.__name__}")
 
 
 def _planned(plain: dict[str, Any]) -> PlannedUndo:
@@ -163,13 +184,14 @@ def from_plain(
     shape = _SHAPES.get(name)
     if shape is None:
         raise UnknownEntry(saga_id, version, f"there is no entry {name!r} in this version of saga")
-    kind, names, readers, message_field, has_payload, _ = shape
+    kind, names, readers, _, message_field, has_payload, _ = shape
     at, cause, source = plain.pop("at"), plain.pop("cause"), plain.pop("source", None)
     if has_payload:
         plain["payload"] = text(plain["payload"])
     elif message_field in plain:
         message = plain[message_field]
         plain[message_field] = Message(message["contract"], text(message["payload"]))
+    _check_plain(shape, plain, at, cause)
     for value in plain.values():
         if value is None:
             raise ValueError(f"{name} has a null, which is never written")

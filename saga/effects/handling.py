@@ -36,7 +36,7 @@ from saga.errors import (
 )
 from saga.ports.bus import Bus, Inbound, RecordLimits
 from saga.ports.clock import Clock
-from saga.ports.effects_store import BEGINNING, EffectsStore, InboxRow, InboxWrite, Unit
+from saga.ports.effects_store import BEGINNING, EffectsStore, InboxRow, InboxWrite, NotKept, Unit
 from saga.ports.store import DeadLetterReason
 from saga.retrying import AWAY, Backoff, retried
 from saga.tasks import Tasks
@@ -125,7 +125,7 @@ class Handling:
         answer: Callable[[Collection[tuple[Request, InboxRow | None]]], None],
     ) -> None:
         self.has_room: Final = asyncio.Event()
-        self.committing: Final[dict[asyncio.Future[Collection[Unit]], list[_Commit]]] = {}
+        self.committing: Final[dict[asyncio.Future[NotKept], list[_Commit]]] = {}
         self._parts = parts
         self._threads = threads
         self._answer = answer
@@ -276,7 +276,7 @@ class Handling:
             future.add_done_callback(self._committed)
         commits.append(commit)
 
-    def _committed(self, future: asyncio.Future[Collection[Unit]]) -> None:
+    def _committed(self, future: asyncio.Future[NotKept]) -> None:
         """What goes wrong in a callback reaches nobody: it ends the service."""
         commits = self.committing.pop(future)
         if self._tasks is None:
@@ -286,9 +286,7 @@ class Handling:
         except Exception as error:  # noqa: BLE001  # told to whoever runs the service
             self._tasks.fail(error)
 
-    def _conclude(
-        self, commits: Sequence[_Commit], future: asyncio.Future[Collection[Unit]]
-    ) -> None:
+    def _conclude(self, commits: Sequence[_Commit], future: asyncio.Future[NotKept]) -> None:
         if future.cancelled():
             raise TaskEnded("a commit was cancelled by somebody else")
         match future.exception():
@@ -302,8 +300,11 @@ class Handling:
             case error:
                 raise error
 
-    def _settle(self, commits: Sequence[_Commit], moved: Collection[Unit]) -> None:
+    def _settle(self, commits: Sequence[_Commit], moved: NotKept) -> None:
         """Answer durable requests; another process was first at the keys of units that *moved*."""
+        if moved.refused:
+            self._fail_refused([each for each in commits if each.unit in moved.refused], moved)
+            commits = [commit for commit in commits if commit.unit not in moved.refused]
         if moved:
             self._spawn(self.look_up([run.request for unit, run, _ in commits if unit in moved]))
             commits = [commit for commit in commits if commit.unit not in moved]
@@ -312,6 +313,17 @@ class Handling:
         for commit in commits:
             self._parts.counts[COUNTED[commit.row.outcome]] += 1
         self._answer([(commit.run.request, commit.row) for commit in commits])
+        self.has_room.set()
+
+    def _fail_refused(self, commits: Sequence[_Commit], moved: NotKept) -> None:
+        """The store takes these rows at no time: their attempts have failed, and others go on."""
+        now = self._parts.clock.now()
+        answers: list[tuple[Request, InboxRow | None]] = []
+        for unit, run, _ in commits:
+            reason = f"the inbox refuses its row: {moved.refused[unit]}"
+            log.error("intent %s: %s", run.request.message_id, reason, extra={"reason": reason})
+            answers.append((run.request, _failed(run.request, FailureCode.NOT_KEPT, reason, now)))
+        self._answer(answers)
         self.has_room.set()
 
     def _tampered(self, request: Request, error: TransactionEnded) -> InboxRow:

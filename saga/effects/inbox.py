@@ -24,6 +24,7 @@ class FailureCode(StrEnum):
     WRONG_REPLY = "wrong_reply"
     REPLY_TOO_LARGE = "reply_too_large"
     TRANSACTION_ENDED = "transaction_ended"
+    NOT_KEPT = "not_kept"
 
 
 @value

@@ -7,7 +7,7 @@ many units into one transaction; none is told to be kept before that is durable.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
 from saga.core.events import Json, ReplyOutcome
@@ -95,6 +95,19 @@ class ThreadDatabase(Protocol):
         """
 
 
+class NotKept(set["Unit"]):
+    """The units of a commit that were not kept; another process was first at their keys.
+
+    Those that the store *refused*, and why, would be refused again.
+    """
+
+    def __init__(
+        self, moved: Iterable[Unit] = (), refused: Mapping[Unit, str] | None = None
+    ) -> None:
+        super().__init__(moved)
+        self.refused: dict[Unit, str] = dict(refused or {})
+
+
 class Unit(Protocol):
     """One unit of work: what one handler writes, and the inbox rows that go with it."""
 
@@ -113,7 +126,7 @@ class Unit(Protocol):
     def drop(self) -> None:
         """Undo the writes through `db`. `keep` is still possible, for the rows alone."""
 
-    def keep(self, writes: Sequence[InboxWrite]) -> asyncio.Future[Collection[Unit]]:
+    def keep(self, writes: Sequence[InboxWrite]) -> asyncio.Future[NotKept]:
         """End the unit: what it wrote and *writes* become durable together.
 
         The future, which units may share, gives those that were *not* kept: look at the inbox anew.

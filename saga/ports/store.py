@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final, NamedTuple, Protocol, runtime_checkable
+from typing import Final, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from saga.core.history import Entry
 from saga.core.identity import Instant, SagaId, TimerId
@@ -26,6 +26,8 @@ UNFINISHED: Final = (
 )
 KEY_BYTES_LISTED: Final = 1_024
 """A dead letter may have a key of a megabyte, which is why it is one."""
+DAMAGED_OFFSET: Final = 2**62
+"""Stands for a position that cannot be read: its source is not read on."""
 UNHANDLED_COUNTED_MAX: Final = 10_000
 """Unhandled records are counted up to here: they are wide, and it is enough to act on."""
 
@@ -51,6 +53,19 @@ class History(list[Entry]):
     def __init__(self, entries: Iterable[Entry], *, turns: int) -> None:
         super().__init__(entries)
         self.turns = turns
+
+
+T = TypeVar("T")
+
+
+class Rows(list[T]):
+    """The rows that could be read of those asked for; *damaged* names the others, in words."""
+
+    __slots__ = ("damaged",)
+
+    def __init__(self, rows: Iterable[T] = (), damaged: Iterable[str] = ()) -> None:
+        super().__init__(rows)
+        self.damaged = list(damaged)
 
 
 @value
@@ -262,7 +277,10 @@ class EventStore(Protocol):
         """
 
     async def positions(self, sources: Sequence[Source]) -> Mapping[Source, int]:
-        """The highest offset accounted for of each source; a source never seen is left out."""
+        """The highest offset accounted for of each source; a source never seen is left out.
+
+        `DAMAGED_OFFSET` stands for one that cannot be read.
+        """
 
     async def origins(self, sources: Sequence[Source]) -> Mapping[Source, Origin]:
         """Which topics the positions belong to; a source of which nothing is known is left out."""
@@ -305,10 +323,10 @@ class Catalogue(Protocol):
         definition: str | None = None,
         after: SagaId | None = None,
         limit: int = 100,
-    ) -> Sequence[SagaSummary]:
+    ) -> Rows[SagaSummary]:
         """Summaries in order of start, beginning after the saga *after*."""
 
-    async def summaries(self, saga_ids: Sequence[SagaId]) -> Sequence[SagaSummary]:
+    async def summaries(self, saga_ids: Sequence[SagaId]) -> Rows[SagaSummary]:
         """The summaries of these sagas; one that does not exist is left out."""
 
     async def unhandled(
@@ -319,7 +337,7 @@ class Catalogue(Protocol):
         after: int = 0,
         limit: int = 100,
         values: bool = True,
-    ) -> Sequence[UnhandledRecord]:
+    ) -> Rows[UnhandledRecord]:
         """Unhandled records in the order they were kept, beginning after the id *after*.
 
         Without *values*, to list them: values are None, and of a key its first KEY_BYTES_LISTED.
@@ -327,6 +345,9 @@ class Catalogue(Protocol):
 
     async def timers(self, *, after: TimerId | None = None, limit: int = 100) -> Sequence[DueTimer]:
         """Armed timers, the earliest first, beginning after *after*; none if that is not armed."""
+
+    async def damaged(self, *, limit: int = 100) -> Sequence[str]:
+        """The rows of the store that cannot be read, in words; all others are served."""
 
     async def skipped(self) -> Mapping[Skip, int]:
         """How many records were skipped as long as the store is there; none is in it."""

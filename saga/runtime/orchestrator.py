@@ -27,7 +27,7 @@ from saga.errors import (
 )
 from saga.ports import Bus, Clock, Consumer, DueTimer, EventStore, Inbound, Source
 from saga.ports.bus import UNKNOWN_ORIGIN, HearsOfRevocation, why_foreign
-from saga.ports.store import Place
+from saga.ports.store import DAMAGED_OFFSET, Place
 from saga.retrying import Backoff, retried
 from saga.runtime.changed_code import ChangedCode
 from saga.runtime.relay import Relay
@@ -427,6 +427,9 @@ class Receiver:
         starts: dict[Source, int | str] = {}
         new: dict[Source, Place] = {}
         for source, place in found.items():
+            if place.offset == DAMAGED_OFFSET:
+                starts[source] = why_damaged(source)
+                continue
             known = stored.get(source, UNKNOWN_ORIGIN)
             foreign = why_foreign(source, known, place.origin) if place.offset >= 0 else None
             starts[source] = foreign or place.offset + 1
@@ -455,6 +458,14 @@ class Receiver:
     async def _stored(self, sources: Sequence[Source]) -> Mapping[Source, int]:
         backoff = partial(self.backoff, "positions")
         return await retried("store unavailable", backoff, self._store.positions, sources)
+
+
+def why_damaged(source: Source) -> str:
+    """What an operator is told of a stored position that cannot be read."""
+    return (
+        f"{source.topic}[{source.partition}]: its stored position cannot be read: say where to go "
+        f"on with `saga store rebase {source.topic} --from OFFSET --reason TEXT`"
+    )
 
 
 class Batcher:

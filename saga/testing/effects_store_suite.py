@@ -10,7 +10,7 @@ threads.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable
 from hashlib import blake2b
 from typing import Any, ClassVar, TypeVar
 
@@ -23,6 +23,7 @@ from saga.ports.effects_store import (
     EffectsStore,
     InboxRow,
     InboxWrite,
+    NotKept,
     SqlRow,
     ThreadDatabase,
     Unit,
@@ -62,6 +63,24 @@ class EffectsStoreSuite:
         await unit.db.execute("CREATE TABLE things (name TEXT PRIMARY KEY, size INTEGER)")
         await unit.keep(())
         return store
+
+    @pytest.mark.parametrize("many", [1, 2, 9])
+    async def test_a_row_that_the_store_refuses_takes_no_other_along(
+        self, store: EffectsStore, many: int
+    ) -> None:
+        """It is told why, once and for all; the others of the same commit are kept."""
+        units = [store.unit() for _ in range(many)]
+        rows = [inbox_row(f"k-{number}") for number in range(many)]
+        rows[-1] = rows[-1]._replace(attempt=2**70)
+
+        found = await asyncio.gather(*map(keep_rows, units, rows))
+
+        assert [unit for unit in units if unit in found[0].refused] == [units[-1]]
+        assert found[0].refused[units[-1]]
+        kept = await store.kept(SERVICE, [row.key for row in rows])
+        assert kept.keys() == {row.key for row in rows[:-1]}
+        unit = store.unit()
+        assert not await keep_rows(unit, rows[-1]._replace(attempt=1))
 
     async def test_execute_says_how_many_rows_it_touched(self, store: EffectsStore) -> None:
         """Zero where nothing matched, and for statements that touch no rows."""
@@ -393,7 +412,7 @@ class EffectsStoreSuite:
         return await asyncio.to_thread(function, *args) if self.has_threads else function(*args)
 
 
-async def keep_rows(unit: Unit, *rows: InboxRow) -> Collection[Unit]:
+async def keep_rows(unit: Unit, *rows: InboxRow) -> NotKept:
     """End *unit* with new rows; the units that were not kept."""
     return await unit.keep(tuple(InboxWrite(row) for row in rows))
 

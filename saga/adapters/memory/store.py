@@ -36,6 +36,7 @@ from saga.ports.store import (
     History,
     Place,
     Rebase,
+    Rows,
     SagaSummary,
     Skip,
     StatisticsReader,
@@ -194,7 +195,7 @@ class MemoryCatalogue(Catalogue):
         definition: str | None = None,
         after: SagaId | None = None,
         limit: int = 100,
-    ) -> Sequence[SagaSummary]:
+    ) -> Rows[SagaSummary]:
         ids = list(self._store.summaries)
         start = ids.index(after) + 1 if after in self._store.summaries else 0
         found = (self._store.summaries[saga_id] for saga_id in ids[start:])
@@ -203,12 +204,12 @@ class MemoryCatalogue(Catalogue):
             for summary in found
             if status in {None, summary.status} and definition in {None, summary.definition}
         )
-        return list(islice(matching, limit))
+        return Rows(islice(matching, limit))
 
     @override
-    async def summaries(self, saga_ids: Sequence[SagaId]) -> Sequence[SagaSummary]:
+    async def summaries(self, saga_ids: Sequence[SagaId]) -> Rows[SagaSummary]:
         known = self._store.summaries
-        return [known[saga_id] for saga_id in dict.fromkeys(saga_ids) if saga_id in known]
+        return Rows(known[each] for each in dict.fromkeys(saga_ids) if each in known)
 
     @override
     async def unhandled(
@@ -219,7 +220,7 @@ class MemoryCatalogue(Catalogue):
         after: int = 0,
         limit: int = 100,
         values: bool = True,
-    ) -> Sequence[UnhandledRecord]:
+    ) -> Rows[UnhandledRecord]:
         matching = (
             record
             for record in self._store.unhandled.values()
@@ -227,12 +228,16 @@ class MemoryCatalogue(Catalogue):
             and kind in {None, record.kind}
             and saga_id in {None, record.saga_id}
         )
-        found = list(islice(matching, limit))
-        return found if values else [_listed(record) for record in found]
+        found = Rows(islice(matching, limit))
+        return found if values else Rows(_listed(record) for record in found)
 
     @override
     async def timers(self, *, after: TimerId | None = None, limit: int = 100) -> Sequence[DueTimer]:
         return self._store.timers(limit, after)
+
+    @override
+    async def damaged(self, *, limit: int = 100) -> Sequence[str]:
+        return []
 
     @override
     async def skipped(self) -> Mapping[Skip, int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import struct
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from struct import unpack
@@ -526,6 +527,13 @@ def is_of_the_server(error: BaseException) -> bool:
     if error.sqlstate is not None:
         return _advice(error.sqlstate) is not None
     return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether the server can keep everything but what it was given: no outage mends that."""
+    if isinstance(error, OverflowError | UnicodeError | struct.error):
+        return True
+    return isinstance(error, psycopg.Error) and (error.sqlstate or "")[:2] in {"22", "23", "54"}
 
 
 def unavailable(name: str, error: BaseException) -> StoreUnavailable:

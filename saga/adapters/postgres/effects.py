@@ -9,7 +9,7 @@ a deadlock, or waits too long for a lock, is called again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from functools import partial
 from typing import Any, Final, NamedTuple
@@ -27,6 +27,7 @@ from saga.adapters.postgres.database import (
     NotCommitted,
     PostgresDatabase,
     is_of_the_server,
+    is_refusal,
     unavailable,
 )
 from saga.adapters.postgres.inbox import INBOX, Inbox, Key, fits, key_of, selecting, to_row
@@ -35,6 +36,7 @@ from saga.adapters.postgres.schema import prepare
 from saga.adapters.postgres.sql import Statement, bound, parsed
 from saga.adapters.postgres.whose import INBOX_FACTS, settle_whose
 from saga.adapters.whose import Serves
+from saga.core.texts import described
 from saga.errors import StoreUnavailable, TransactionEnded
 from saga.ports.effects_store import (
     BEGINNING,
@@ -43,6 +45,7 @@ from saga.ports.effects_store import (
     EffectsStore,
     InboxRow,
     InboxWrite,
+    NotKept,
     SqlRow,
     SqlValue,
     ThreadDatabase,
@@ -113,7 +116,7 @@ class PostgresEffectsStore(EffectsStore):
         self._rows_commits = asyncio.Semaphore(ROWS_COMMITS_MAX)
         self._group: list[EndedUnit] = []
         """Units that end with inbox rows alone."""
-        self._group_kept: asyncio.Future[Collection[Unit]]
+        self._group_kept: asyncio.Future[NotKept]
 
     @property
     @override
@@ -177,7 +180,7 @@ class PostgresEffectsStore(EffectsStore):
         if unit in self._inside:
             self._database.start(self._undo(unit))
 
-    def keep_rows(self, ended: EndedUnit) -> asyncio.Future[Collection[Unit]]:
+    def keep_rows(self, ended: EndedUnit) -> asyncio.Future[NotKept]:
         if not self._is_open:
             return self._refused()
         if not self._group:
@@ -185,7 +188,7 @@ class PostgresEffectsStore(EffectsStore):
         self._group.append(ended)
         return self._group_kept
 
-    def keep_all(self, ended: EndedUnit) -> asyncio.Future[Collection[Unit]]:
+    def keep_all(self, ended: EndedUnit) -> asyncio.Future[NotKept]:
         if not self._is_open:
             return self._refused()
         return asyncio.shield(self._database.start(self._keep_all(ended)))
@@ -199,7 +202,7 @@ class PostgresEffectsStore(EffectsStore):
             finally:
                 self._leave(unit)
 
-    async def _keep_all(self, ended: EndedUnit) -> Collection[Unit]:
+    async def _keep_all(self, ended: EndedUnit) -> NotKept:
         unit, writes = ended
         async with unit.lock:
             try:
@@ -210,16 +213,16 @@ class PostgresEffectsStore(EffectsStore):
             except NotCommitted as error:
                 if not writes:  # only the inbox could have told
                     raise unavailable(self.name, error.__cause__ or error) from error
-                return (unit,)
+                return NotKept([unit])
             except psycopg.Error as error:
                 if self._inbox.is_taken(error):
-                    return (unit,)
+                    return NotKept([unit])
                 raise self._refusal(error) from error
             finally:
                 await self.give_back(unit)
                 self._leave(unit)
         self._inbox.written(writes)
-        return ()
+        return NotKept()
 
     def _refusal(self, error: psycopg.Error) -> Exception:
         # A handler's own tables may refuse only at the end, as deferred constraints do.
@@ -231,15 +234,30 @@ class PostgresEffectsStore(EffectsStore):
 
     # Rows alone, in groups.
 
-    async def _keep_group(self) -> Collection[Unit]:
+    async def _keep_group(self) -> NotKept:
         # Begins when a commit is free: units that end meanwhile share it.
         async with self._rows_commits:
             waiting, self._group = self._group, []
-            moved: set[Unit] = set()
+            not_kept = NotKept()
             while waiting:
                 distinct, waiting = _apart(waiting)
-                moved |= await self._keep_rows(distinct)
-            return moved
+                try:
+                    not_kept |= await self._keep_rows(distinct)
+                except Exception as error:
+                    if not is_refusal(error):
+                        raise
+                    await self._keep_one_by_one(distinct, not_kept)
+            return not_kept
+
+    async def _keep_one_by_one(self, units: Sequence[EndedUnit], not_kept: NotKept) -> None:
+        """The server refuses the row of one of them: the others are kept."""
+        for each in units:
+            try:
+                not_kept |= await self._keep_rows([each])
+            except Exception as error:
+                if not is_refusal(error):
+                    raise
+                not_kept.refused[each.unit] = described(error)
 
     async def _keep_rows(self, units: Sequence[EndedUnit]) -> set[Unit]:
         """Keep rows in one transaction; returns the units whose rows do not fit any more."""
@@ -254,6 +272,8 @@ class PostgresEffectsStore(EffectsStore):
                     has_landed=partial(self._has_landed, writes),
                 )
             except psycopg.Error as error:
+                if not self._inbox.is_taken(error) and is_refusal(error):
+                    raise
                 if not (self._inbox.is_taken(error) and tries_left):
                     raise unavailable(self.name, error) from error
                 stored = await self._rows(key for each in units for key in each.keys)
@@ -287,7 +307,7 @@ class PostgresEffectsStore(EffectsStore):
         if not self._is_open:
             raise self._not_open()
 
-    def _refused(self) -> asyncio.Future[Collection[Unit]]:
+    def _refused(self) -> asyncio.Future[NotKept]:
         refused = asyncio.get_running_loop().create_future()
         refused.set_exception(self._not_open())
         return refused
@@ -334,7 +354,7 @@ class PostgresUnit(Unit):
         self._store.undo(self)
 
     @override
-    def keep(self, writes: Sequence[InboxWrite]) -> asyncio.Future[Collection[Unit]]:
+    def keep(self, writes: Sequence[InboxWrite]) -> asyncio.Future[NotKept]:
         is_dropped, self._is_ended = self._is_ended, True
         session = self.session
         if session is None or is_dropped or self._is_broken:

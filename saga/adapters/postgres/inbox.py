@@ -91,6 +91,12 @@ INBOX: Final = Component(
     name="effects store",
     landmark=_TABLE,
     make=_make,
+    tables={
+        "saga_inbox": "saga bigint, step text, service text, attempt bigint, outcome text, "
+        "contract text, payload text, code text, message text, digest bytea, handled_at bigint, "
+        "undone boolean",
+        "saga_inbox_sagas": "saga_id text, number bigint",
+    },
     facts=INBOX_FACTS,
     migrations=[number_sagas],
 )

@@ -47,7 +47,15 @@ def _make(cursor: Cursor[Any]) -> None:
     cursor.execute(OUTBOX_TABLE)
 
 
-OUTBOX: Final = Component(name="outbox", landmark="saga_outbox", make=_make)
+OUTBOX: Final = Component(
+    name="outbox",
+    landmark="saga_outbox",
+    make=_make,
+    tables={
+        "saga_outbox": "outbox_id bigint, message_id text, topic text, key bytea, value bytea, "
+        "headers text, added_at timestamp with time zone, problem text"
+    },
+)
 
 
 class OutboxRow(NamedTuple):

@@ -6,7 +6,7 @@ migrations of one run are one transaction, under an advisory lock.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from psycopg import Connection, Cursor
@@ -15,13 +15,18 @@ from saga.adapters.postgres._eventsourcing import create_library_tables
 from saga.adapters.postgres.database import SCHEMA, Address, translated
 from saga.adapters.postgres.migrations import keep_turns
 from saga.adapters.postgres.whose import STORE_FACTS
+from saga.adapters.schemas import difference
 from saga.core.values import value
-from saga.errors import StoreTooNew, StoreUnavailable
+from saga.errors import SchemaDiffers, StoreTooNew, StoreUnavailable
 
 Make = Callable[[Cursor[Any]], None]
 Migration = Callable[[Cursor[Any], Make], None]
 """Brings tables to the next version; gets what makes those of the newest."""
 
+_COLUMNS: Final = (
+    "SELECT attname, format_type(atttypid, NULL) FROM pg_attribute "
+    "WHERE attrelid = to_regclass(quote_ident(%s)) AND attnum > 0 AND NOT attisdropped"
+)
 MIGRATION_LOCK_TIMEOUT_S: Final = 60
 _SCHEMA_TABLE: Final = (
     "CREATE TABLE IF NOT EXISTS saga_schema (component text PRIMARY KEY, version integer NOT NULL)"
@@ -95,6 +100,7 @@ class Component:
     Args:
         landmark: one of them; if `saga_schema` does not know of it, another program has made it.
         make: makes those of the newest version.
+        tables: of each its columns, as `name type, …`.
         facts: the table of what it remembers of itself.
         migrations: the first leads from version 1 to 2.
     """
@@ -102,6 +108,7 @@ class Component:
     name: str
     landmark: str
     make: Make
+    tables: Mapping[str, str]
     facts: str = ""
     migrations: Sequence[Migration] = ()
 
@@ -121,6 +128,22 @@ EVENT_STORE: Final = Component(
     name="event store",
     landmark="stored_events",
     make=_make_event_store,
+    tables={
+        "stored_events": "originator_id uuid, originator_version bigint, topic text, state bytea, "
+        "notification_id bigint",
+        "notification_tracking": "application_name text, notification_id bigint, topic_id text, "
+        "cluster_id text",
+        "saga_ids": "saga_id uuid, originator_id uuid",
+        "saga_index": "originator_id uuid, saga_id uuid, definition text, "
+        "definition_version integer, key text, status text, started_at bigint, updated_at bigint, "
+        "waiting_for text, reason text, version bigint",
+        "timers": "originator_id uuid, name text, due_at bigint",
+        "unhandled": "record_id bigint, kind text, reason text, message text, topic text, "
+        "partition integer, offset bigint, key bytea, value bytea, headers bytea, "
+        "timestamp bigint, kept_at bigint, saga_id uuid",
+        "backlog": "backlog_id bigint, positions bigint[], appended_at bigint",
+        "store_facts": "name text, value text",
+    },
     facts=STORE_FACTS,
     migrations=[keep_turns],
 )
@@ -203,16 +226,34 @@ def _to_be_mended(problem: str) -> StoreUnavailable:
 def _version(connection: Connection[Any], address: Address, component: Component) -> int:
     if not _exists(connection, "saga_schema"):
         return 0
+    _check_table(connection, address, "saga_schema", "component text, version integer")
     row = connection.execute(
         "SELECT version FROM saga_schema WHERE component = %s", (component.name,)
     ).fetchone()
     stored = int(row[0]) if row else 0
+    if stored == component.version:
+        for table, columns in component.tables.items():
+            _check_table(connection, address, table, columns)
     if stored > component.version:
         raise StoreTooNew(
             f"{address.name}: its {component.name} tables have version {stored}, this saga knows "
             f"up to {component.version}: upgrade saga, or name another database"
         )
     return stored
+
+
+def _check_table(connection: Connection[Any], address: Address, table: str, columns: str) -> None:
+    """Raise SchemaDiffers where a column is not there, or of another type; more are no harm."""
+    pairs = (each.partition(" ") for each in columns.split(", "))
+    expected = [(name, kind) for name, _, kind in pairs]
+    found = connection.execute(_COLUMNS, (table,)).fetchall()
+    known = [(name, kind) for name, kind in found if name in dict(expected)]
+    if set(known) != set(expected):
+        problem = difference(table, expected, known)
+        raise SchemaDiffers(
+            f"{address.name}: its tables are not those of this saga: {problem}: name another "
+            "database, or restore this one from a backup"
+        )
 
 
 def _exists(connection: Connection[Any], table: str) -> bool:

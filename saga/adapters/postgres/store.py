@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import groupby
 from operator import attrgetter, itemgetter
@@ -40,7 +40,9 @@ from saga.adapters.rows import (
     from_rebase,
     in_order,
     moved,
+    page_read,
     readable,
+    rows_read,
     timer_name,
     to_rebase,
     to_skipped,
@@ -52,7 +54,7 @@ from saga.adapters.rows import (
     where,
 )
 from saga.adapters.whose import Serves
-from saga.core.history import Entry
+from saga.core.history import TIME_END, Entry
 from saga.core.identity import Instant, SagaId, TimerId, is_saga_id
 from saga.core.status import SagaStatus
 from saga.errors import AlreadyRecorded, CorruptHistory, HistoryConflict
@@ -69,6 +71,7 @@ from saga.ports.store import (
     History,
     Place,
     Rebase,
+    Rows,
     SagaSummary,
     Skip,
     StatisticsReader,
@@ -83,9 +86,10 @@ LOG_PAGE_TURNS: Final = 2_000
 _UNIQUE_VIOLATION: Final = "23505"
 _LOCK_TIMEOUT: Final = "55P03"
 _HISTORIES: Final = (
-    "SELECT s.saga_id::text, s.originator_id::text, e.originator_version, e.topic, e.state "
-    "FROM saga_ids AS s CROSS JOIN LATERAL (SELECT * FROM stored_events "
-    "WHERE originator_id = s.originator_id ORDER BY originator_version) AS e "
+    "SELECT s.saga_id::text, s.originator_id::text, (SELECT i.version FROM saga_index AS i "
+    "WHERE i.originator_id = s.originator_id), e.originator_version, e.topic, e.state "
+    "FROM saga_ids AS s LEFT JOIN LATERAL (SELECT * FROM stored_events "
+    "WHERE originator_id = s.originator_id ORDER BY originator_version) AS e ON true "
     "WHERE s.saga_id = ANY(%s::uuid[]) ORDER BY s.saga_id, e.originator_version"
 )
 _NOW: Final = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
@@ -180,9 +184,10 @@ class PostgresEventStore(EventStore, TellsOfAppends):
             return {}
         rows = await self.database.fetch(_HISTORIES, uuids(dict.fromkeys(saga_ids)))
         histories: dict[SagaId, History | CorruptHistory] = {}
-        for (name, originator), turns in groupby(rows, key=itemgetter(0, 1)):
+        for (name, originator, known), turns in groupby(rows, key=itemgetter(0, 1, 2)):
             saga_id = SagaId(name)
-            history = histories[saga_id] = to_history(saga_id, (turn[2:] for turn in turns))
+            numbered = (turn[3:] for turn in turns if turn[3] is not None)
+            history = histories[saga_id] = to_history(saga_id, numbered, known=known)
             if isinstance(history, History):
                 self._known.remember(saga_id, (history.turns, originator.replace("-", "")))
         return histories
@@ -328,7 +333,11 @@ def _entries_in(rows: Iterable[tuple[Any, ...]]) -> list[Entry]:
 
 # What people and tools ask.
 
-_SUMMARY: Final = f"SELECT {SUMMARY_COLUMNS.replace('saga_id', 'saga_id::text')} FROM saga_index"
+_SUMMARY: Final = (
+    f"SELECT {SUMMARY_COLUMNS.replace('saga_id', 'saga_id::text')}, originator_id::text "
+    "FROM saga_index"
+)
+_BEHIND: Final = "originator_id > %s::uuid"
 _ORIGINATOR: Final = "SELECT originator_id FROM saga_ids WHERE saga_id = %s::uuid"
 _SUMMARIES: Final = (
     f"{_SUMMARY} WHERE originator_id = ANY(ARRAY(SELECT originator_id FROM saga_ids "
@@ -358,7 +367,7 @@ class PostgresCatalogue(Catalogue):
         definition: str | None = None,
         after: SagaId | None = None,
         limit: int = 100,
-    ) -> Sequence[SagaSummary]:
+    ) -> Rows[SagaSummary]:
         # Only where the query says so is the index by status used: it leaves out completed sagas.
         unfinished = "" if status is SagaStatus.COMPLETED else " AND status <> 'completed'"
         conditions, values = where(
@@ -366,13 +375,17 @@ class PostgresCatalogue(Catalogue):
             ("definition = %s", None if definition is None else text(definition)),
             (f"originator_id > coalesce(({_ORIGINATOR}), '{_NIL}')", after and uuid(after)),
         )
-        query = f"{_SUMMARY} WHERE {conditions} ORDER BY originator_id LIMIT %s"
-        return [_summary(row) for row in await self._database.fetch(query, *values, limit)]
+        query = f"{_SUMMARY} WHERE {conditions} AND {_BEHIND} ORDER BY originator_id LIMIT %s"
+
+        async def fetch(place: str | None, left: int) -> Sequence[Any]:
+            return await self._database.fetch(query, *values, uuid(place or _NIL), left)
+
+        return await page_read(_summary, fetch, limit)
 
     @override
-    async def summaries(self, saga_ids: Sequence[SagaId]) -> Sequence[SagaSummary]:
+    async def summaries(self, saga_ids: Sequence[SagaId]) -> Rows[SagaSummary]:
         rows = await self._database.fetch(_SUMMARIES, uuids(dict.fromkeys(saga_ids)))
-        return in_order(saga_ids, map(_summary, rows))
+        return in_order(saga_ids, rows_read(_summary, rows))
 
     @override
     async def unhandled(
@@ -383,7 +396,7 @@ class PostgresCatalogue(Catalogue):
         after: int = 0,
         limit: int = 100,
         values: bool = True,
-    ) -> Sequence[UnhandledRecord]:
+    ) -> Rows[UnhandledRecord]:
         conditions, given = where(
             ("record_id > %s", after),
             ("kind = %s", kind and text(kind)),
@@ -392,10 +405,13 @@ class PostgresCatalogue(Catalogue):
         columns = UNHANDLED_COLUMNS if values else UNHANDLED_LISTED.replace("NULL", "NULL::bytea")
         query = (
             f"SELECT {columns.replace('saga_id', 'saga_id::text')}, record_id FROM unhandled "
-            f"WHERE {conditions} ORDER BY record_id LIMIT %s"
+            f"WHERE {conditions} AND record_id > %s ORDER BY record_id LIMIT %s"
         )
-        rows = await self._database.fetch(query, *given, limit)
-        return [to_unhandled(row, text=unescaped) for row in rows]
+
+        async def fetch(place: int | None, left: int) -> Sequence[Any]:
+            return await self._database.fetch(query, *given, place or 0, left)
+
+        return await page_read(_record, fetch, limit)
 
     @override
     async def timers(self, *, after: TimerId | None = None, limit: int = 100) -> Sequence[DueTimer]:
@@ -406,7 +422,14 @@ class PostgresCatalogue(Catalogue):
             if not is_saga_id(saga_id):
                 return []
             rows = await self._database.fetch(_TIMERS_AFTER, uuid(saga_id), text(name), limit)
-        return [to_timer(row, text=unescaped) for row in rows]
+        return rows_read(_timer, rows)
+
+    @override
+    async def damaged(self, *, limit: int = 100) -> Sequence[str]:
+        found: list[str] = []
+        for query, read in _DAMAGED:
+            found += rows_read(read, await self._database.fetch(query, limit)).damaged
+        return found[:limit]
 
     @override
     async def skipped(self) -> Mapping[Skip, int]:
@@ -444,9 +467,41 @@ def _summary(row: Sequence[Any]) -> SagaSummary:
     return to_summary(row, text=unescaped)
 
 
+def _record(row: Sequence[Any]) -> UnhandledRecord:
+    return to_unhandled(row, text=unescaped)
+
+
+def _timer(row: Sequence[Any]) -> DueTimer:
+    return to_timer(row, text=unescaped)
+
+
 def _timers(rows: Iterable[Sequence[Any]]) -> list[DueTimer]:
-    timers = (to_timer(row, text=unescaped) for row in rows)
-    return sorted(timers, key=attrgetter("due_at", "timer_id"))
+    return sorted(rows_read(_timer, rows), key=attrgetter("due_at", "timer_id"))
+
+
+_KNOWN_STATUSES: Final = ", ".join(f"'{status}'" for status in SagaStatus)
+_LISTED: Final = (
+    f"SELECT {UNHANDLED_LISTED.replace('NULL', 'NULL::bytea').replace('saga_id', 'saga_id::text')}"
+    ", record_id FROM unhandled"
+)
+_DAMAGED: Final[Sequence[tuple[str, Callable[[Sequence[Any]], Any]]]] = (
+    (
+        (
+            f"{_SUMMARY} WHERE status NOT IN ({_KNOWN_STATUSES}) OR definition_version < 0 "
+            f"OR version < 0 OR started_at NOT BETWEEN 0 AND {TIME_END - 1} "
+            f"OR updated_at NOT BETWEEN 0 AND {TIME_END - 1} LIMIT %s"
+        ),
+        _summary,
+    ),
+    (f"{_LISTED} ORDER BY record_id LIMIT %s::bigint * 1000", _record),
+    (
+        (
+            f"SELECT coalesce({_SAGA.format('t')}, 'no saga'), name, due_at FROM timers AS t "
+            f"WHERE due_at NOT BETWEEN 0 AND {TIME_END - 1} OR {_SAGA.format('t')} IS NULL LIMIT %s"
+        ),
+        _timer,
+    ),
+)
 
 
 # What is counted.

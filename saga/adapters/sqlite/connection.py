@@ -140,6 +140,13 @@ def is_of_the_disk(error: BaseException) -> bool:
     return getattr(error, "sqlite_errorname", None) not in {None, *_OUR_MISTAKES}
 
 
+def is_refusal(error: BaseException) -> bool:
+    """Whether SQLite can keep everything but what it was given: too large, or against a check."""
+    if isinstance(error, OverflowError | UnicodeError | sqlite3.IntegrityError):
+        return True
+    return getattr(error, "sqlite_errorname", None) in {"SQLITE_TOOBIG", "SQLITE_MISMATCH"}
+
+
 def unavailable(path: str, error: Exception) -> StoreUnavailable:
     name = getattr(error, "sqlite_errorname", "") or ""
     for prefix, advice in _ADVICE.items():

@@ -9,12 +9,13 @@ import asyncio
 import os
 import queue
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Final, TypeVar
 
+from saga.adapters.schemas import difference
 from saga.adapters.sqlite.commits import WritingConnection
 from saga.adapters.sqlite.connection import (
     connect,
@@ -25,12 +26,14 @@ from saga.adapters.sqlite.connection import (
     unavailable,
 )
 from saga.adapters.sqlite.writer import EarlyReaders, Job, Writer
-from saga.errors import StoreTooNew, StoreUnavailable
+from saga.errors import SchemaDiffers, StoreTooNew, StoreUnavailable
 
 T = TypeVar("T")
 Migration = Callable[[sqlite3.Cursor], None]
 
 READER_THREADS: Final = 2
+NAMES_SHOWN: Final = 5
+_SCHEMA_COLUMNS: Final = [("component", "TEXT"), ("version", "INTEGER")]
 
 _SCHEMA_TABLE: Final = (
     "CREATE TABLE IF NOT EXISTS saga_schema ("
@@ -44,6 +47,7 @@ class SqliteDatabase:
     Args:
         path: the file; it and its folder are made where they are missing.
         is_to_write: otherwise a file will do that can only be read.
+        is_theirs: whether it may be a service's own, with tables of its.
         connection: used for everything, without threads, and left open, as in simulated worlds.
 
     Raises:
@@ -55,6 +59,7 @@ class SqliteDatabase:
         path: str | os.PathLike[str],
         *,
         is_to_write: bool = True,
+        is_theirs: bool = False,
         connection: sqlite3.Connection | None = None,
     ) -> None:
         self.path = str(path if connection is not None else Path(path).absolute())
@@ -65,6 +70,8 @@ class SqliteDatabase:
             self._readers = _Readers(self.path, connect, connection)
             self._writer = Writer(WritingConnection(self.path, given=connection))
             return
+        if not is_theirs:
+            _refuse_others(self.path)
         try:
             _prepare(self.path)
         except StoreUnavailable:
@@ -110,11 +117,13 @@ class SqliteDatabase:
 
         Raises:
             StoreTooNew: a newer version of saga wrote the file.
+            SchemaDiffers: its tables are not those that saga makes.
             StoreUnavailable: it cannot be read or written, or has older tables.
         """
         needed = len(migrations)
         stored = self.read_now(partial(stored_version, self.path, component, needed))
         if stored == needed:
+            self.read_now(partial(check_tables, self.path, component, migrations))
             return
         reason = None
         if self._writer is None:
@@ -127,6 +136,7 @@ class SqliteDatabase:
                 f"{needed}{reason}"
             )
         self.change(partial(_migrate, self.path, component, migrations))
+        self.read_now(partial(check_tables, self.path, component, migrations))
 
     def change(self, work: Callable[[sqlite3.Cursor], T]) -> T:
         """Run *work* in a transaction of its own, and wait for others that write; blocks.
@@ -257,15 +267,74 @@ def stored_version(path: str, component: str, known: int, cursor: sqlite3.Cursor
     cursor.execute("SELECT count(*) FROM sqlite_master WHERE name = 'saga_schema'")
     if not cursor.fetchone()[0]:
         return 0
+    if _columns("saga_schema", cursor) != _SCHEMA_COLUMNS:
+        raise SchemaDiffers(f"{path}: its table saga_schema is not saga's: name another file")
     cursor.execute("SELECT version FROM saga_schema WHERE component = ?", (component,))
     row = cursor.fetchone()
-    stored = int(row[0]) if row else 0
+    stored = row[0] if row else 0
+    if type(stored) is not int or stored < 0:
+        raise SchemaDiffers(
+            f"{path}: saga_schema says that its {component} tables have version {stored!r:.60}, "
+            "which is none: restore the file from a backup"
+        )
     if stored > known:
         raise StoreTooNew(
             f"{path}: its {component} tables have version {stored}, this saga knows up to {known}: "
             "upgrade saga, or name another file"
         )
     return stored
+
+
+def _columns(table: str, cursor: sqlite3.Cursor) -> list[tuple[str, str]]:
+    """Names and types."""
+    found = cursor.execute("SELECT name, type FROM pragma_table_info(?)", (table,))
+    return [(name, kind.upper()) for name, kind in found.fetchall()]
+
+
+@cache
+def _tables_made_by(migrations: tuple[Migration, ...]) -> Mapping[str, list[tuple[str, str]]]:
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    try:
+        cursor = connection.cursor()
+        for migration in migrations:
+            migration(cursor)
+        names = cursor.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+        tables = [name for (name,) in names if not name.startswith("sqlite_")]
+        return {table: _columns(table, cursor) for table in tables}
+    finally:
+        connection.close()
+
+
+def check_tables(
+    path: str, component: str, migrations: Sequence[Migration], cursor: sqlite3.Cursor
+) -> None:
+    for table, expected in _tables_made_by(tuple(migrations)).items():
+        found = _columns(table, cursor)
+        if found == expected:
+            continue
+        problem = difference(table, expected, found)
+        raise SchemaDiffers(
+            f"{path}: its {component} tables are not those of this saga: {problem}: name another "
+            "file, or restore this one from a backup"
+        )
+
+
+def _refuse_others(path: str) -> None:
+    """Raise SchemaDiffers where the file has tables, and none is saga's."""
+    if not Path(path).exists() or not Path(path).stat().st_size:
+        return
+    connection = connect(path)
+    try:
+        with translated(path):
+            rows = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+            names = [name for (name,) in rows.fetchall() if not name.startswith("sqlite_")]
+    finally:
+        connection.close()
+    if names and "saga_schema" not in names and "saga_effects_schema" not in names:
+        shown = ", ".join(sorted(names)[:NAMES_SHOWN]) + (", …" if len(names) > NAMES_SHOWN else "")
+        raise SchemaDiffers(
+            f"{path}: it is another program's file, with the tables {shown}: name another file"
+        )
 
 
 def _migrate(

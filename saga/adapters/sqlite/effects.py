@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Final
 
 from typing_extensions import override
 
-from saga.adapters.sqlite.connection import is_of_the_disk, unavailable
+from saga.adapters.sqlite.connection import is_of_the_disk, is_refusal, unavailable
 from saga.adapters.sqlite.database import SqliteDatabase
 from saga.adapters.sqlite.inbox import (
     COMPONENT,
@@ -29,6 +29,7 @@ from saga.adapters.sqlite.inbox import (
 from saga.adapters.sqlite.whose import INBOX_FACTS, settle_whose
 from saga.adapters.sqlite.writer import Job, Writer
 from saga.adapters.whose import Serves
+from saga.core.texts import described
 from saga.errors import StoreUnavailable, TransactionEnded
 from saga.ports.effects_store import (
     BEGINNING,
@@ -37,6 +38,7 @@ from saga.ports.effects_store import (
     EffectsStore,
     InboxRow,
     InboxWrite,
+    NotKept,
     SqlRow,
     SqlValue,
     ThreadDatabase,
@@ -129,9 +131,13 @@ class SqliteEffectsStore(EffectsStore):
         is_whole = writer.holder is unit and writer.writing.in_transaction
         try:
             is_kept = is_whole and write_rows(cursor, writes)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OverflowError, UnicodeError) as error:
             if not writer.leave(unit, keep=False):
                 self._lose_written()
+            if is_refusal(error):
+                not_kept: _Kept = asyncio.get_running_loop().create_future()
+                not_kept.set_result(NotKept(refused={unit: described(error)}))
+                return not_kept
             return self._refused(unavailable(self.path, error))
         if not writer.leave(unit, keep=is_kept):
             self._lose_written()
@@ -158,10 +164,37 @@ class SqliteEffectsStore(EffectsStore):
             self.database.writer.submit(Job(work, group.kept, is_of_handlers=True))
         return group
 
-    def _write_group(self, group: _Group, cursor: sqlite3.Cursor) -> Collection[Unit]:
-        """Returns the units that are not kept."""
+    def _write_group(self, group: _Group, cursor: sqlite3.Cursor) -> NotKept:
+        """Write the rows; where the file refuses one of them, unit by unit."""
         if self._group is group:
             self._group = None
+        cursor.execute("SAVEPOINT rows")
+        try:
+            not_kept = self._write_together(group, cursor)
+        except Exception as error:
+            if not is_refusal(error):
+                raise
+            cursor.execute("ROLLBACK TO rows")
+            not_kept = self._write_one_by_one(group, cursor)
+        cursor.execute("RELEASE rows")
+        return not_kept
+
+    def _write_one_by_one(self, group: _Group, cursor: sqlite3.Cursor) -> NotKept:
+        not_kept = NotKept(group.lost)
+        for unit, writes in group.rows_only:
+            cursor.execute("SAVEPOINT one")
+            try:
+                if not write_all_or_none(cursor, writes):
+                    not_kept.add(unit)
+            except Exception as error:
+                if not is_refusal(error):
+                    raise
+                cursor.execute("ROLLBACK TO one")
+                not_kept.refused[unit] = described(error)
+            cursor.execute("RELEASE one")
+        return not_kept
+
+    def _write_together(self, group: _Group, cursor: sqlite3.Cursor) -> NotKept:
         one_by_one = group.rows_only
         if len(one_by_one) > 1:
             new: list[InboxRow] = []
@@ -174,7 +207,7 @@ class SqliteEffectsStore(EffectsStore):
             if insert_all_or_none(cursor, new):
                 one_by_one = others
         taken = [unit for unit, writes in one_by_one if not write_all_or_none(cursor, writes)]
-        return {*group.lost, *taken}
+        return NotKept([*group.lost, *taken])
 
     def _lose_written(self) -> None:
         if self._group is not None:
@@ -184,7 +217,7 @@ class SqliteEffectsStore(EffectsStore):
     # Opening.
 
     def _opened(self) -> SqliteDatabase:
-        database = self._shared or SqliteDatabase(self.path)
+        database = self._shared or SqliteDatabase(self.path, is_theirs=True)
         try:
             database.migrate(COMPONENT, (create_tables,))
             if self._serves is not None:
@@ -205,7 +238,7 @@ class SqliteEffectsStore(EffectsStore):
         return future
 
 
-_Kept = asyncio.Future[Collection[Unit]]
+_Kept = asyncio.Future[NotKept]
 """Ends when units are durable, with those of them that are not kept."""
 
 

@@ -19,7 +19,12 @@ from saga.adapters.first_layout import OldRow, turns_of
 from saga.adapters.mapper import saga_id_of
 from saga.adapters.rows import originator_of_number
 from saga.adapters.sqlite.connection import connect, translated
-from saga.adapters.sqlite.database import Migration, SqliteDatabase, stored_version
+from saga.adapters.sqlite.database import (
+    Migration,
+    SqliteDatabase,
+    check_tables,
+    stored_version,
+)
 
 COMPONENT: Final = "event store"
 ROWS_TOGETHER: Final = 500
@@ -109,7 +114,10 @@ def component_version(path: str, component: str, known: int = 10**6) -> int:
     connection = connect(path)
     try:
         with translated(path):
-            return stored_version(path, component, known, connection.cursor())
+            stored = stored_version(path, component, known, connection.cursor())
+            if component == COMPONENT and stored == STORE_VERSION:
+                check_tables(path, component, MIGRATIONS, connection.cursor())
+            return stored
     finally:
         connection.close()
 

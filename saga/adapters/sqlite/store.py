@@ -8,7 +8,7 @@ share the pages that a commit writes; an originator id is that number as 32 hex 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
 from itertools import count
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -17,7 +17,9 @@ from typing_extensions import override
 
 from saga.adapters.mapper import TURN, to_entries, to_history
 from saga.adapters.rows import (
+    BACKLOG_FILE,
     COUNT_BACKLOG,
+    POSITION,
     REBASES,
     SKIPPED,
     SUMMARY_COLUMNS,
@@ -25,16 +27,20 @@ from saga.adapters.rows import (
     UNHANDLED_LISTED,
     KnownSagas,
     check_new_sagas,
+    check_row,
     covered,
     from_place,
     from_rebase,
     from_summary,
     from_unhandled,
     in_order,
+    is_originator,
     moved,
     number_of,
     originator_of_number,
+    page_read,
     readable,
+    rows_read,
     skipped_name,
     timer_name,
     to_rebase,
@@ -54,7 +60,7 @@ from saga.adapters.sqlite.schema import COMPONENT, MIGRATIONS
 from saga.adapters.sqlite.statements import ManyRows
 from saga.adapters.sqlite.whose import STORE_FACTS, settle_whose
 from saga.adapters.whose import Serves
-from saga.core.history import Entry
+from saga.core.history import TIME_END, Entry
 from saga.core.identity import Instant, SagaId, TimerId
 from saga.core.status import SagaStatus
 from saga.errors import (
@@ -66,6 +72,7 @@ from saga.errors import (
 )
 from saga.ports.bus import Origin, Source
 from saga.ports.store import (
+    DAMAGED_OFFSET,
     UNFINISHED,
     UNHANDLED_COUNTED_MAX,
     Appended,
@@ -77,6 +84,7 @@ from saga.ports.store import (
     History,
     Place,
     Rebase,
+    Rows,
     SagaSummary,
     Skip,
     StatisticsReader,
@@ -126,9 +134,9 @@ _SKIPPED: Final = ManyRows(
 )
 _RELAYED: Final = ManyRows("DELETE FROM backlog WHERE backlog_id IN {rows}", 1)
 _HISTORIES: Final = ManyRows(
-    "SELECT i.saga_id, e.originator_version, e.topic, e.state "
+    "SELECT i.saga_id, e.originator_version, e.topic, e.state, i.version "
     "FROM {rows} AS r CROSS JOIN saga_index AS i ON i.saga_id = r.column1 "
-    "CROSS JOIN stored_events AS e ON e.originator_id = printf('%032x', i.number)",
+    "LEFT JOIN stored_events AS e ON e.originator_id = printf('%032x', i.number)",
     1,
 )
 _POSITIONS: Final = ManyRows(
@@ -268,10 +276,18 @@ class SqliteEventStore(EventStore):
         wanted = dict.fromkeys(saga_ids)
 
         def query(cursor: sqlite3.Cursor) -> dict[SagaId, History | CorruptHistory]:
+            known: dict[SagaId, object] = {}
             by_saga: dict[SagaId, list[tuple[int, str, bytes]]] = {}
-            for saga_id, *row in _HISTORIES.fetch(cursor, [(saga_id,) for saga_id in wanted]):
-                by_saga.setdefault(saga_id, []).append((row[0], row[1], row[2]))
-            return {saga_id: to_history(saga_id, sorted(rows)) for saga_id, rows in by_saga.items()}
+            found = _HISTORIES.fetch(cursor, [(saga_id,) for saga_id in wanted])
+            for saga_id, number, topic, state, version in found:
+                known[saga_id] = version
+                turns = by_saga.setdefault(saga_id, [])
+                if number is not None:
+                    turns.append((number, topic, state))
+            return {
+                saga_id: to_history(saga_id, sorted(rows, key=_turn_number), known=known[saga_id])
+                for saga_id, rows in by_saga.items()
+            }
 
         if len(wanted) <= LOAD_INLINE_SAGAS_MAX:
             return self._database.read_now(query)
@@ -283,7 +299,9 @@ class SqliteEventStore(EventStore):
         rows = self._database.read_now(
             lambda cursor: _POSITIONS.fetch(cursor, [(name,) for name in names])
         )
-        return {names[name]: offset for name, offset in rows}
+        return {
+            names[name]: offset if type(offset) is int else DAMAGED_OFFSET for name, offset in rows
+        }
 
     @override
     async def origins(self, sources: Sequence[Source]) -> Mapping[Source, Origin]:
@@ -333,7 +351,7 @@ class SqliteEventStore(EventStore):
             )
             return [
                 Backlog(backlog_id, Instant(appended_at), _entries_between(cursor, first, last))
-                for backlog_id, first, last, appended_at in cursor.fetchall()
+                for backlog_id, first, last, appended_at in rows_read(_backlog, cursor.fetchall())
             ]
 
         return await self._database.read(query)
@@ -394,7 +412,7 @@ class SqliteEventStore(EventStore):
         if unknown:
             found: dict[SagaId, int] = {}
             for saga_id, number, turns in _NUMBERS.fetch(cursor, [(each,) for each in unknown]):
-                numbers[saga_id], found[saga_id] = number, turns or 0
+                numbers[saga_id], found[saga_id] = number, turns if type(turns) is int else 0
             if any(found.get(saga_id, 0) < turns for saga_id, turns in unknown.items()):
                 raise HistoryConflict(tuple(each.saga_id for each in batch.histories))
         return numbers
@@ -412,7 +430,7 @@ class SqliteCatalogue(Catalogue):
         definition: str | None = None,
         after: SagaId | None = None,
         limit: int = 100,
-    ) -> Sequence[SagaSummary]:
+    ) -> Rows[SagaSummary]:
         # Only where the query says so is the index by status used: it leaves out completed sagas.
         unfinished = "" if status is SagaStatus.COMPLETED else " AND status <> 'completed'"
         first = "SELECT number FROM saga_index WHERE saga_id = ?"
@@ -421,14 +439,21 @@ class SqliteCatalogue(Catalogue):
             ("definition = ?", definition),
             (f"number > coalesce(({first}), 0)", after),
         )
-        sql = f"{_SUMMARY} WHERE {conditions} ORDER BY number LIMIT ?"
-        return [to_summary(row) for row in await self._fetch(sql, *values, limit)]
+        sql = (
+            f"SELECT {SUMMARY_COLUMNS}, number FROM saga_index WHERE {conditions} AND number > ? "
+            "ORDER BY number LIMIT ?"
+        )
+
+        async def fetch(place: int | None, left: int) -> Sequence[Any]:
+            return await self._fetch(sql, *values, place or 0, left)
+
+        return await page_read(to_summary, fetch, limit)
 
     @override
-    async def summaries(self, saga_ids: Sequence[SagaId]) -> Sequence[SagaSummary]:
+    async def summaries(self, saga_ids: Sequence[SagaId]) -> Rows[SagaSummary]:
         wanted = [(saga_id,) for saga_id in saga_ids]
         rows = await self._database.read(lambda cursor: _SUMMARIES.fetch(cursor, wanted))
-        return in_order(saga_ids, map(to_summary, rows))
+        return in_order(saga_ids, rows_read(to_summary, rows))
 
     @override
     async def unhandled(
@@ -439,24 +464,33 @@ class SqliteCatalogue(Catalogue):
         after: int = 0,
         limit: int = 100,
         values: bool = True,
-    ) -> Sequence[UnhandledRecord]:
+    ) -> Rows[UnhandledRecord]:
         conditions, given = where(
             ("record_id > ?", after), ("kind = ?", kind and kind.value), ("saga_id = ?", saga_id)
         )
         columns = UNHANDLED_COLUMNS if values else UNHANDLED_LISTED
         sql = (
             f"SELECT {columns}, record_id FROM unhandled WHERE {conditions} "
-            "ORDER BY record_id LIMIT ?"
+            "AND record_id > ? ORDER BY record_id LIMIT ?"
         )
-        return [to_unhandled(row) for row in await self._fetch(sql, *given, limit)]
+
+        async def fetch(place: int | None, left: int) -> Sequence[Any]:
+            return await self._fetch(sql, *given, place or 0, left)
+
+        return await page_read(to_unhandled, fetch, limit)
 
     @override
     async def timers(self, *, after: TimerId | None = None, limit: int = 100) -> Sequence[DueTimer]:
         if after is None:
             return await self._database.read(lambda cursor: _timers(cursor, _FOREVER, limit))
-        return [
-            to_timer(row) for row in await self._fetch(_TIMERS_AFTER, *timer_name(after), limit)
-        ]
+        return rows_read(to_timer, await self._fetch(_TIMERS_AFTER, *timer_name(after), limit))
+
+    @override
+    async def damaged(self, *, limit: int = 100) -> Sequence[str]:
+        found: list[str] = []
+        for sql, read in _DAMAGED:
+            found += rows_read(read, await self._fetch(sql, limit)).damaged
+        return found[:limit]
 
     @override
     async def skipped(self) -> Mapping[Skip, int]:
@@ -562,13 +596,65 @@ def _is_stored(batch: Batch, turns: Sequence[Turn], cursor: sqlite3.Cursor) -> b
     """Whether *batch* is stored, judging by its first turn or position."""
     if turns:
         rows = _HISTORIES.fetch(cursor, [turns[0][:1]])
-        return any((number, state) == turns[0][1:] for _, number, _, state in rows)
+        return any((number, state) == turns[0][1:] for _, number, _, state, _ in rows)
     source, offset = next(iter(batch.positions.items()))
     return _POSITIONS.fetch(cursor, [(tracking_name(source),)]) == [(tracking_name(source), offset)]
 
 
 def _timers(cursor: sqlite3.Cursor, until: int, limit: int) -> list[DueTimer]:
-    return [to_timer(row) for row in cursor.execute(_TIMERS, (until, limit)).fetchall()]
+    return rows_read(to_timer, cursor.execute(_TIMERS, (until, limit)).fetchall())
+
+
+def _backlog(row: Sequence[Any]) -> Sequence[Any]:
+    check_row("backlog", row[0], BACKLOG_FILE, row)
+    return row
+
+
+def _position(row: Sequence[Any]) -> Sequence[Any]:
+    check_row("tracking", row[0], POSITION, row)
+    return row
+
+
+def _turn_number(turn: tuple[Any, ...]) -> tuple[bool, int]:
+    """Damaged numbers go last."""
+    number = turn[0]
+    return (False, number) if type(number) is int else (True, 0)
+
+
+_KNOWN_STATUSES: Final = ", ".join(f"'{status}'" for status in SagaStatus)
+_DAMAGED: Final[Sequence[tuple[str, Callable[[Sequence[Any]], Any]]]] = (
+    (
+        (
+            f"SELECT {SUMMARY_COLUMNS}, number FROM saga_index WHERE typeof(saga_id) <> 'text' "
+            "OR length(saga_id) <> 36 OR typeof(definition) <> 'text' OR typeof(key) <> 'text' "
+            "OR typeof(definition_version) <> 'integer' OR typeof(version) <> 'integer' "
+            "OR typeof(started_at) <> 'integer' OR typeof(updated_at) <> 'integer' "
+            f"OR started_at NOT BETWEEN 0 AND {TIME_END - 1} "
+            f"OR updated_at NOT BETWEEN 0 AND {TIME_END - 1} "
+            "OR typeof(waiting_for) NOT IN ('text', 'null') "
+            "OR typeof(reason) NOT IN ('text', 'null') "
+            f"OR status NOT IN ({_KNOWN_STATUSES}) LIMIT ?"
+        ),
+        to_summary,
+    ),
+    (
+        f"SELECT {UNHANDLED_LISTED}, record_id FROM unhandled ORDER BY record_id LIMIT ? * 1000",
+        to_unhandled,
+    ),
+    (
+        (
+            "SELECT coalesce(i.saga_id, 'no saga'), t.name, t.due_at FROM timers AS t "
+            "LEFT JOIN saga_index AS i ON i.number = t.saga WHERE typeof(t.name) <> 'text' "
+            "OR typeof(t.due_at) <> 'integer' OR t.due_at < 0 OR i.saga_id IS NULL LIMIT ?"
+        ),
+        to_timer,
+    ),
+    (
+        "SELECT backlog_id, first_position, last_position, appended_at FROM backlog LIMIT ?",
+        _backlog,
+    ),
+    ("SELECT application_name, notification_id FROM tracking LIMIT ? * 1000", _position),
+)
 
 
 def _entries_between(cursor: sqlite3.Cursor, first: int, last: int) -> list[Entry]:
@@ -584,6 +670,7 @@ def _with_saga_ids(
     cursor: sqlite3.Cursor, rows: Sequence[tuple[int, str, str, bytes]]
 ) -> list[tuple[int, SagaId, str, bytes]]:
     """*rows* with saga ids in place of originator ids; those of unknown sagas are left out."""
+    rows = [row for row in rows if is_originator(row[1])]
     numbers = {number_of(originator_id) for _, originator_id, _, _ in rows}
     saga_ids = dict(_SAGA_IDS.fetch(cursor, [(number,) for number in numbers]))
     return [

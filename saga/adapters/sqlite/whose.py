@@ -30,7 +30,7 @@ def settle_whose(path: str, table: str, serves: Serves, cursor: sqlite3.Cursor) 
 
 def adopt_file(path: str, table: str, serves: Serves) -> None:
     """Have the store in a file that is there serve *serves* from now on; blocks."""
-    database = SqliteDatabase(path)
+    database = SqliteDatabase(path, is_theirs=True)
     try:
         database.change(partial(adopt, table, serves))
     finally:
@@ -39,7 +39,7 @@ def adopt_file(path: str, table: str, serves: Serves) -> None:
 
 def whose_file(path: str, table: str) -> Serves | None:
     """Whom the store in a file serves; None where it does not say; blocks."""
-    database = SqliteDatabase(path, is_to_write=False)
+    database = SqliteDatabase(path, is_to_write=False, is_theirs=True)
     try:
         return database.read_now(partial(whose, table))
     finally:

@@ -49,7 +49,7 @@ async def dlq_ls(
     rows: list[dict[str, Any]] = []
     is_cut = False
     async with session.reading() as store:
-        async for record in _unhandled(store.catalogue, kind, reason, after):
+        async for record in _unhandled(session, store.catalogue, kind, reason, after):
             if is_cut := len(rows) == limit:
                 break
             rows.append(_row(record))
@@ -112,7 +112,7 @@ async def dlq_redrive(
     must_exist(session.settings.bus, "bus")
     redriven = 0
     async with closing(open_bus_and_store(session.settings)) as opened:
-        every = _unhandled(opened.catalogue, UnhandledKind.DEAD, code, 0)
+        every = _unhandled(session, opened.catalogue, UnhandledKind.DEAD, code, 0)
         async for listed in _chosen(opened.catalogue, numbers) if numbers else every:
             # One value at a time: a page of them may be more than there is memory.
             record = await _find(opened.catalogue, listed.record_id)
@@ -141,15 +141,17 @@ async def _redrive(bus: Bus, record: UnhandledRecord) -> None:
 
 
 async def _unhandled(
-    catalogue: Catalogue, kind: UnhandledKind, reason: str | None, after: int
+    session: Session, catalogue: Catalogue, kind: UnhandledKind, reason: str | None, after: int
 ) -> AsyncIterator[UnhandledRecord]:
-    while page := await catalogue.unhandled(
-        kind=kind, after=after, limit=PAGE_RECORDS, values=False
-    ):
+    is_more = True
+    while is_more:
+        page = await catalogue.unhandled(kind=kind, after=after, limit=PAGE_RECORDS, values=False)
+        is_more = len(page) == PAGE_RECORDS
+        session.printer.damaged(page.damaged)
         for record in page:
             if reason is None or record.reason == reason:
                 yield record
-        after = page[-1].record_id
+        after = page[-1].record_id if page else after
 
 
 async def _chosen(catalogue: Catalogue, numbers: list[int]) -> AsyncIterator[UnhandledRecord]:
@@ -164,9 +166,13 @@ async def _chosen(catalogue: Catalogue, numbers: list[int]) -> AsyncIterator[Unh
 
 
 async def _find(catalogue: Catalogue, number: int, *, values: bool = True) -> UnhandledRecord:
-    for record in await catalogue.unhandled(after=number - 1, limit=1, values=values):
+    page = await catalogue.unhandled(after=number - 1, limit=1, values=values)
+    for record in page:
         if record.record_id == number:
             return record
+    for damage in page.damaged:
+        if f"row {number}:" in damage:
+            raise NotSo(damage)
     raise NotSo(f"there is no dead letter {number} (`saga dlq ls` lists those that there are)")
 
 

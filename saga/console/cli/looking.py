@@ -50,9 +50,11 @@ async def ls(
 
         async def page(after: SagaSummary | None, count: int) -> Sequence[SagaSummary]:
             begin = start if after is None else after.saga_id
-            return await store.catalogue.sagas(
+            found = await store.catalogue.sagas(
                 status=status, definition=definition, after=begin, limit=count
             )
+            printer.damaged(found.damaged)
+            return found
 
         rows, is_cut = await first(limit, page)
     if printer.is_json:

@@ -107,6 +107,11 @@ class Printer:
             return text
         return _COMMAND.sub(lambda found: f"`{found[1]} {shlex.join(self.options)}`", text)
 
+    def damaged(self, rows: Sequence[str]) -> None:
+        """Name rows that cannot be read, beside those that can."""
+        for row in rows:
+            self.note(f"saga: cannot be read and is left out: {row}", style="red")
+
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
         """Print without borders: numbers to the right, None empty, only the last column folded."""
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")

@@ -149,6 +149,8 @@ def saga_id_from(text: str) -> SagaId:
 async def find_saga(store: OpenedStore, text: str) -> SagaSummary:
     """The summary of the saga that *text* means; NotSo where there is none."""
     summaries = await store.catalogue.summaries([saga_id_from(text)])
+    if summaries.damaged:
+        raise NotSo(f"saga {text}: {summaries.damaged[0]}")
     if not summaries:
         raise NotSo(f"there is no saga {text} (`saga ls` lists those that there are)")
     return summaries[0]

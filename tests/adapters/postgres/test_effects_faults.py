@@ -266,7 +266,7 @@ async def test_a_constraint_that_is_looked_at_last_refuses_one_handler(
 
     assert isinstance(kept[0], TransactionEnded)
     assert "twice" in str(kept[0])
-    assert kept[1] == ()
+    assert not kept[1]
     assert await names(store) == ["once"]
     assert set(await store.kept(SERVICE, ["k", "o"])) == {"o"}
 

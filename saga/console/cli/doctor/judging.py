@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import groupby
@@ -139,6 +139,7 @@ class Facts:
     timer_late_s: float | None = None
     dead: dict[str, int] = field(default_factory=dict)
     skipped: Mapping[Skip, int] = field(default_factory=dict)
+    damaged: Sequence[str] = ()
     outbox_waits_s: float | None = None
     outbox_refused: int = 0
     doubts: list[str] = field(default_factory=list)
@@ -157,6 +158,7 @@ def judge(facts: Facts, *, lag_max: int) -> list[Finding]:
         *map(_held_up, facts.held_up),
         *_dead_letters(facts),
         *_skipped(facts),
+        *_damaged(facts),
         *_handlers(facts),
         *_outbox(facts),
         *(_doubt(doubt) for doubt in facts.doubts),
@@ -298,6 +300,13 @@ def _dead_letters(facts: Facts) -> Iterator[Finding]:
         advice = f"look with {look}, mend the cause, then {redrive}"
         what = f"{count:,} records are dead letters: {reason}"
         yield Finding("dlq", Severity.WARNING, what, "store", advice)
+
+
+def _damaged(facts: Facts) -> Iterator[Finding]:
+    advice = "mend the row, or restore the store from a backup: until then it is left out, and all"
+    advice += " others are served"
+    for row in facts.damaged:
+        yield Finding("damaged", Severity.ERROR, row, "store", advice)
 
 
 def _skipped(facts: Facts) -> Iterator[Finding]:

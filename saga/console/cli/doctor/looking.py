@@ -228,6 +228,7 @@ async def _look_at_store(facts: Facts, session: Session) -> None:
             kind=UnhandledKind.DEAD, limit=DEAD_LETTERS_MAX, values=False
         )
         facts.dead = dict(Counter(record.reason for record in dead))
+        facts.damaged = await store.catalogue.damaged()
         facts.skipped = await store.catalogue.skipped()
 
 
