@@ -147,6 +147,7 @@ def test_wrong_topics_in_a_cluster_are_found(on_kafka, kafka):
 
 def test_positions_and_workers_on_a_cluster_are_compared(on_kafka, kafka):
     assert call("topics", "create").code == 0
+    assert call("store", "migrate").code == 0
     assert call("publish", ORDER, '{"order_id": "o-1", "amount": 1}').code == 0
     assert call("store", "migrate").code == 0
     called = call("doctor", "--json")
