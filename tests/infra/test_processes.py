@@ -129,7 +129,7 @@ def test_port_is_free_and_not_of_outgoing_connections() -> None:
 def test_missing_program_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who cannot install a program here is told which, and the command that does it."""
     monkeypatch.setattr("infra.programs._POSTGRES_FOLDERS", ())
-    monkeypatch.setattr("infra.programs.shutil.which", lambda n: n if n == "apt-get" else None)
+    monkeypatch.setattr("infra.programs.shutil.which", lambda n, **_: n if n == "apt-get" else None)
     monkeypatch.setattr("infra.programs.os.geteuid", lambda: 1000)
 
     with pytest.raises(NotInstalled, match=r"Java 17 .* apt-get install default-jre-headless"):

@@ -18,7 +18,7 @@ PROMETHEUS = yaml.safe_load((INFRA / "prometheus.yml").read_text("utf-8"))
 COMPOSE: dict[str, Any] = yaml.safe_load((INFRA / "compose.yaml").read_text("utf-8"))["services"]
 SCRAPED = {"job", "instance", "le"}
 """Labels that Prometheus adds by itself, or that belong to every histogram."""
-FUNCTIONS = {"sum", "max", "rate", "increase", "histogram_quantile", "by"}
+FUNCTIONS = {"abs", "sum", "max", "rate", "increase", "histogram_quantile", "by"}
 PROMETHEUS_OWN = {"up": set[str]()}
 
 
