@@ -44,7 +44,7 @@ def build_service(
     if "orchestrator" in roles:
         running.append(assembly.orchestrator)
         health.append(_orchestrator_health(assembly, opened))
-        waits = Waits(opened.catalogue, assembly.parts.clock)
+        waits = Waits(opened.catalogue, assembly.parts.clock, assembly.receiver.why_stopped)
     if "effects" in roles and app.effects:
         effects_store = open_effects_store(settings, files=opened.files)
         closers.insert(0, effects_store.close)

@@ -8,7 +8,7 @@ for without end.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Final
 
 from saga.core.identity import Instant
@@ -38,9 +38,11 @@ class Left:
     """Records that wait for their saga."""
     next_at: Instant | None
     """When the next retry or deadline is due."""
+    not_read: Sequence[str]
+    """Why partitions are not read: each waits for an operator."""
 
     def __bool__(self) -> bool:
-        return bool(self.sagas or self.deferred)
+        return bool(self.sagas or self.deferred or self.not_read)
 
     def __str__(self) -> str:
         sagas = [f"{count:,} {status.replace('_', ' ')}" for status, count in self.sagas.items()]
@@ -49,15 +51,21 @@ class Left:
         if len(waits) > WAITS_SHOWN_MAX:
             told.append(f"{sum(count for _, count in waits[WAITS_SHOWN_MAX:]):,} for other things")
         records = [f"{self.deferred:,} records are deferred"] if self.deferred else []
-        return "; ".join([", ".join(sagas) or "no saga", *told, *records])
+        return "; ".join([", ".join(sagas) or "no saga", *told, *records, *self.not_read])
 
 
 class Waits:
-    """The retries and deadlines that the orchestrator of this process is going to see to."""
+    """The retries and deadlines that the orchestrator of this process is going to see to.
 
-    def __init__(self, catalogue: Catalogue, clock: Clock) -> None:
+    *not_read* tells why it does not read some partitions.
+    """
+
+    def __init__(
+        self, catalogue: Catalogue, clock: Clock, not_read: Callable[[], Sequence[str]]
+    ) -> None:
         self._catalogue = catalogue
         self._clock = clock
+        self._not_read = not_read
 
     async def are_due(self, *, within_us: int) -> bool:
         """Whether one is due within that time, of a saga that waits for nobody."""
@@ -87,6 +95,7 @@ class Waits:
             waiting_for=waiting,
             deferred=len(deferred),
             next_at=await self._next_at(),
+            not_read=self._not_read(),
         )
 
     async def _next_at(self) -> Instant | None:

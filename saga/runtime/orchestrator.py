@@ -372,12 +372,15 @@ class Receiver:
         """The partitions that it is to read and cannot, and why; each waits for an operator."""
         return {} if self.consumer is None else self.consumer.stopped
 
+    def why_stopped(self) -> Sequence[str]:
+        return list(self.stopped.values())
+
     def problems(self) -> list[str]:
         if self.consumer is None:
             return ["not started yet, or stopped"]
         waits_for = self.consumer.waits_for
         waiting = [] if waits_for is None else [f"waits for {waits_for}"]
-        return [*waiting, *self.stopped.values()]
+        return [*waiting, *self.why_stopped()]
 
     def backoff(self, task: str) -> Backoff:
         return Backoff(f"{task}/{self._worker_id}", self._clock)

@@ -137,7 +137,7 @@ class Stored:
     def __init__(self) -> None:
         self.store = MemoryEventStore()
         self.clock = ManualClock(MOMENT)
-        self.waits = Waits(MemoryCatalogue(self.store), self.clock)
+        self.waits = Waits(MemoryCatalogue(self.store), self.clock, tuple)
 
     async def add(self, number: int, name: str, due_s: float, status=SagaStatus.RUNNING) -> None:
         saga_id = saga_number(number)

@@ -71,12 +71,16 @@ def run(
     if left:
         due = f"; the next retry or deadline is due at {iso(left.next_at)}" if left.next_at else ""
         session.printer.note(f"left behind: {left}{due}")
+        if left.not_read:
+            raise NotSo(
+                f"{len(left.not_read)} partitions are not read: `saga doctor` says what to do"
+            )
 
 
 def _left_row(left: Left) -> dict[str, Any]:
     row = {"sagas": dict(left.sagas), "waiting_for": dict(left.waiting_for)}
     next_at = None if left.next_at is None else iso(left.next_at)
-    return row | {"deferred": left.deferred, "next_at": next_at}
+    return row | {"deferred": left.deferred, "next_at": next_at, "not_read": list(left.not_read)}
 
 
 def roles_of(text: str) -> tuple[str, ...]:
