@@ -20,7 +20,7 @@ from saga.adapters.sqlite import groups
 from saga.adapters.sqlite.connection import as_bus_error
 from saga.adapters.sqlite.database import SqliteDatabase
 from saga.adapters.sqlite.delivery import EarlyDelivery, Reader
-from saga.adapters.sqlite.groups import Group
+from saga.adapters.sqlite.groups import NO_GROUP, Group
 from saga.adapters.sqlite.records import PlacedRecord, RecordBatch, RecordLog
 from saga.adapters.sqlite.writer import EarlyReaders
 from saga.core.retry import Retry
@@ -314,8 +314,12 @@ class LocalBus(Bus):
         while self._consumers:
             self._groups = self.read_now(groups.read_groups)
             for consumer in self._consumers:
-                consumer.follow(self._groups[consumer.group])
-            late = [each for each in self._consumers if _is_late(each, self._groups[each.group])]
+                consumer.follow(self._groups.get(consumer.group, NO_GROUP))
+            late = [
+                each
+                for each in self._consumers
+                if _is_late(each, self._groups.get(each.group, NO_GROUP))
+            ]
             if not late:
                 return
             await self._acknowledge(late)
@@ -328,13 +332,21 @@ class LocalBus(Bus):
 
     async def _expel_the_dead(self) -> None:
         now, ours = self._clock.now(), self._ours()
+        names = {consumer.group for consumer in self._consumers} & self._groups.keys()
+        followed = [self._groups[name] for name in names]
         dead = [
             member
-            for name in {consumer.group for consumer in self._consumers} & self._groups.keys()
-            for member in groups.dead_members(self._groups[name], now=now, ours=ours)
+            for group in followed
+            for member in groups.dead_members(group, now=now, ours=ours)
         ]
-        if dead:
-            await self.write(lambda cursor: groups.expel(cursor, dead))
+        damaged = [member_id for group in followed for member_id in group.damaged]
+
+        def work(cursor: sqlite3.Cursor) -> None:
+            groups.expel(cursor, dead)
+            groups.remove_damaged(cursor, damaged)
+
+        if dead or damaged:
+            await self.write(work)
             await self._follow_groups()
 
     def _ours(self) -> frozenset[int]:

@@ -7,19 +7,24 @@ A process that has ended is recognised by its id at once, one that hangs by its 
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import sqlite3
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import orjson
 
 from saga.core.identity import Instant
 
+log = logging.getLogger(__name__)
+
 HEARTBEAT_EXPIRY_S: Final = 10
 
+_PROCESS: Final = re.compile(r"\d{1,18} \S+ .")
 _STATE_AND_START: Final = (0, 19)
 """Fields of /proc/PID/stat behind the name: how it runs, and when it was started."""
 
@@ -36,6 +41,8 @@ class Member(NamedTuple):
 class Group(NamedTuple):
     generation: int
     members: tuple[Member, ...]
+    damaged: tuple[int, ...] = ()
+    """Members whose rows cannot be read; they are expelled, and join anew where they live."""
 
     @property
     def is_settled(self) -> bool:
@@ -46,18 +53,48 @@ class Group(NamedTuple):
         return any(member.member_id == member_id for member in self.members)
 
 
+NO_GROUP: Final = Group(0, ())
+
+
 def read_groups(cursor: sqlite3.Cursor) -> dict[str, Group]:
     """All groups with their members, the oldest first."""
-    generations = dict(cursor.execute("SELECT group_name, generation FROM bus_groups").fetchall())
+    generations = {
+        name: generation if type(generation) is int else 0  # the next one is a number again
+        for name, generation in cursor.execute("SELECT group_name, generation FROM bus_groups")
+    }
     members: dict[str, list[Member]] = {name: [] for name in generations}
+    damaged: dict[str, list[int]] = {}
     cursor.execute(
         "SELECT member_id, group_name, topics, process, heartbeat_at, generation "
         "FROM bus_members ORDER BY member_id"
     )
-    for member_id, group, topics, *rest in cursor.fetchall():
-        member = Member(member_id, group, tuple(orjson.loads(topics)), *rest)
-        members.setdefault(group, []).append(member)
-    return {name: Group(generations.get(name, 0), tuple(own)) for name, own in members.items()}
+    for row in cursor.fetchall():
+        member = _read_member(row)
+        if member is None:
+            damaged.setdefault(row[1], []).append(row[0])
+        else:
+            members.setdefault(member.group, []).append(member)
+    return {
+        name: Group(generations.get(name, 0), tuple(own), tuple(damaged.get(name, ())))
+        for name, own in members.items()
+    }
+
+
+def _read_member(row: Sequence[Any]) -> Member | None:
+    member_id, group, encoded, process, *numbers = row
+    try:
+        topics = orjson.loads(encoded)
+    except (ValueError, TypeError):
+        return None
+    is_sound = (
+        isinstance(topics, list)
+        and all(isinstance(topic, str) for topic in topics)
+        and isinstance(group, str)
+        and isinstance(process, str)
+        and _PROCESS.match(process)
+        and all(type(number) is int for number in numbers)
+    )
+    return Member(member_id, group, tuple(topics), process, *numbers) if is_sound else None
 
 
 def join(
@@ -72,6 +109,7 @@ def join(
     before = read_groups(cursor).get(group)
     if before is not None:
         expel(cursor, dead_members(before, now=now, ours=ours))
+        remove_damaged(cursor, before.damaged)
     generation = _next_generation(cursor, group)
     cursor.execute(
         "INSERT INTO bus_members (group_name, topics, process, heartbeat_at, generation) "
@@ -90,6 +128,13 @@ def leave(cursor: sqlite3.Cursor, member_ids: Iterable[int]) -> None:
         ).fetchall()
         for (group,) in gone:
             _next_generation(cursor, group)
+
+
+def remove_damaged(cursor: sqlite3.Cursor, member_ids: Collection[int]) -> None:
+    """A member that lives sees that it is gone, and joins anew."""
+    for member_id in member_ids:
+        log.error("bus_members, row %s cannot be read: it is removed", member_id)
+    leave(cursor, member_ids)
 
 
 def acknowledge(cursor: sqlite3.Cursor, generations: Mapping[int, int], *, now: Instant) -> None:

@@ -7,6 +7,7 @@ writes few pages. Offsets are given in the transaction that writes the records: 
 
 from __future__ import annotations
 
+import logging
 import secrets
 import sqlite3
 import struct
@@ -14,7 +15,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import takewhile
 from operator import itemgetter
-from typing import Final
+from typing import Any, Final
 
 import orjson
 
@@ -22,7 +23,9 @@ from saga.adapters.headers import decode_headers
 from saga.adapters.partitioner import Partitioner
 from saga.adapters.sqlite.database import SqliteDatabase
 from saga.adapters.sqlite.statements import ManyRows
+from saga.core.history import TIME_END
 from saga.core.identity import Instant, instant
+from saga.core.texts import described
 from saga.core.values import value
 from saga.errors import TopicMissing
 from saga.ports.bus import Headers, Inbound, Origin, Record, Source, TopicSpec
@@ -38,6 +41,8 @@ LARGE_RECORD_BYTES: Final = 16_384
 EXPIRED_PER_COMMIT_MAX: Final = 100
 """Batches."""
 READ_BYTES_MAX: Final = 16 * 1024 * 1024
+
+log = logging.getLogger(__name__)
 
 _OFFSETS: Final = (1 << OFFSET_BITS) - 1
 _BATCHES: Final = (
@@ -68,21 +73,34 @@ _TABLES: Final = (
 _INSERT: Final = ManyRows(
     "INSERT OR FAIL INTO bus_batches (place, records, timestamp, packed) VALUES {values}", 4
 )
+# A damaged number of records is the next best one.
+_BEHIND: Final = f"place + min(max(CAST(records AS INTEGER), 1), {BATCH_RECORDS_MAX})"
 _BOUNDS: Final = ManyRows(
-    "SELECT r.column1, p.begin_offset, (SELECT place + records FROM bus_batches "
+    "SELECT r.column1, max(0, coalesce(CAST(p.begin_offset AS INTEGER), 0)), "
+    f"(SELECT {_BEHIND} FROM bus_batches "
     f"WHERE place >= r.column1 << {OFFSET_BITS} AND place < (r.column1 + 1) << {OFFSET_BITS} "
     "ORDER BY place DESC LIMIT 1) "
-    "FROM {rows} AS r JOIN bus_partitions AS p ON p.source_id = r.column1",
+    "FROM {rows} AS r LEFT JOIN bus_partitions AS p ON p.source_id = r.column1",
     1,
 )
 _READ: Final = (
-    "SELECT place, records, timestamp, packed FROM bus_batches WHERE place < :end AND place >= "
+    "SELECT position, place, records, timestamp, packed FROM bus_batches "
+    "WHERE place < :end AND place >= "
     "coalesce((SELECT max(place) FROM bus_batches WHERE place BETWEEN :begin AND :place), :place) "
     "ORDER BY place LIMIT :limit"
 )
 _OLDEST: Final = (
-    "SELECT place + records, timestamp FROM bus_batches WHERE place >= ? AND place < ? "
+    f"SELECT {_BEHIND}, timestamp FROM bus_batches WHERE place >= ? AND place < ? "
     f"ORDER BY place LIMIT {EXPIRED_PER_COMMIT_MAX}"
+)
+
+
+_BEHIND_DAMAGED: Final = (
+    f"SELECT coalesce((SELECT min(place) FROM bus_batches WHERE place > :place AND place < :end), "
+    f"{_BEHIND}) FROM bus_batches WHERE place = :place"
+)
+_PARTITION_COUNT: Final = (
+    f"SELECT count(*) FROM bus_partitions WHERE source_id >> {PARTITION_BITS} = ?"
 )
 
 
@@ -128,6 +146,7 @@ class RecordLog:
         self._source_ids: dict[Source, int] = {}
         self._ends: dict[int, int] = {}
         self._ends_epoch = -1
+        self._named: set[str] = set()
         database.migrate("bus", MIGRATIONS)
 
     def partitions(self, cursor: sqlite3.Cursor) -> dict[str, int]:
@@ -179,19 +198,50 @@ class RecordLog:
         """Records from *offset* on: to the end of the batch with the *limit*-th, or to 16 MiB."""
         begin = self._source_id(cursor, source) << OFFSET_BITS
         places = {"begin": begin, "place": begin | offset, "end": begin + _OFFSETS + 1}
-        cursor.execute(_READ, {**places, "limit": limit})
         found: list[Inbound] = []
         size = 0
-        for place, count, timestamp, packed in cursor:
-            unpacked = unpack_records(packed, count)
-            for number, (key, text, headers) in enumerate(unpacked, place & _OFFSETS):
-                if number >= offset:
-                    inbound = Inbound(*source, number, key, text, headers, instant(timestamp))
-                    found.append(inbound)
-            size += len(packed)
+        for row in cursor.execute(_READ, {**places, "limit": limit}).fetchall():
+            found += [each for each in self._inbound(cursor, source, row) if each.offset >= offset]
+            size += len(row[-1]) if isinstance(row[-1], bytes) else 0
             if len(found) >= limit or size > READ_BYTES_MAX:
                 break
         return found
+
+    def _inbound(self, cursor: sqlite3.Cursor, source: Source, row: Sequence[Any]) -> list[Inbound]:
+        position, place, count, timestamp, packed = row
+        first = place & _OFFSETS
+        try:
+            at, unpacked = _checked_time(timestamp), unpack_records(packed, count)
+            if count > 1 and unpacked[0] == unpacked[-1]:  # a wrong number would look like that
+                self._check_count(cursor, place, count)
+        except _UNREADABLE as error:
+            return self._unreadable(cursor, source, position, place, described(error))
+        return [
+            Inbound(*source, number, key, text, headers, at)
+            for number, (key, text, headers) in enumerate(unpacked, first)
+        ]
+
+    def _check_count(self, cursor: sqlite3.Cursor, place: int, count: int) -> None:
+        if _behind_damaged(cursor, place) != place + count:
+            raise ValueError(f"it says that it has {count} records, and has not")
+
+    def _unreadable(
+        self, cursor: sqlite3.Cursor, source: Source, position: int, place: int, why: str
+    ) -> list[Inbound]:
+        """In the place of each record one that nobody can read: it becomes a dead letter."""
+        end = _behind_damaged(cursor, place)
+        text = f"bus_batches, row {position}: its records cannot be read: {why}"
+        self._name(f"{source.topic}[{source.partition}]: {text}")
+        return [
+            Inbound(*source, number, None, text.encode(), (), Instant(0))
+            for number in range(place & _OFFSETS, (place & _OFFSETS) + end - place)
+        ]
+
+    def _name(self, damage: str) -> None:
+        """Log it once."""
+        if damage not in self._named:
+            self._named.add(damage)
+            log.critical("the local bus has a damaged row: %s", damage, extra={"reason": damage})
 
     def committed(self, cursor: sqlite3.Cursor, group: str) -> dict[Source, int]:
         """The next offsets that *group* has committed."""
@@ -199,7 +249,16 @@ class RecordLog:
         cursor.execute(
             "SELECT source_id, next_offset FROM bus_offsets WHERE group_name = ?", (group,)
         )
-        return {self._sources[source_id]: offset for source_id, offset in cursor.fetchall()}
+        found = {}
+        for source_id, offset in cursor.fetchall():
+            if source_id not in self._sources or not _is_number(offset):
+                self._name(
+                    f"bus_offsets, row {group}, {source_id}: its next_offset is {offset!r:.60}; "
+                    "the group reads that partition from its beginning"
+                )
+            else:
+                found[self._sources[source_id]] = offset
+        return found
 
     def commit(self, cursor: sqlite3.Cursor, group: str, offsets: Mapping[Source, int]) -> None:
         for source, offset in offsets.items():
@@ -229,7 +288,13 @@ class RecordLog:
             "SELECT topic_id, partitions, retention_s FROM bus_topics WHERE retention_s IS NOT NULL"
         )
         for topic_id, partitions, retention_s in cursor.fetchall():
-            for partition in range(partitions):
+            if not _is_number(retention_s):
+                self._name(
+                    f"bus_topics, row {topic_id}: its retention_s is {retention_s!r:.60}; all "
+                    "its records are kept"
+                )
+                continue
+            for partition in range(self._partition_count(cursor, topic_id, partitions)):
                 source_id = topic_id << PARTITION_BITS | partition
                 if _expire_source(cursor, source_id, now - retention_s * 1_000_000):
                     return True
@@ -273,11 +338,26 @@ class RecordLog:
 
     def _load_topics(self, cursor: sqlite3.Cursor) -> None:
         cursor.execute("SELECT name, topic_id, partitions FROM bus_topics")
-        for name, topic_id, partitions in cursor.fetchall():
+        for name, topic_id, stored in cursor.fetchall():
+            if not isinstance(name, str):
+                self._name(f"bus_topics, row {topic_id}: its name is {name!r:.60}, no text")
+                continue
+            partitions = self._partition_count(cursor, topic_id, stored)
             self._topics[name] = (topic_id, partitions)
             for partition in range(partitions):
                 source, source_id = Source(name, partition), topic_id << PARTITION_BITS | partition
                 self._sources[source_id], self._source_ids[source] = source, source_id
+
+    def _partition_count(self, cursor: sqlite3.Cursor, topic_id: int, stored: object) -> int:
+        """As it is *stored*, or where that is damaged, as many as there are rows of them."""
+        if type(stored) is int and 1 <= stored <= PARTITIONS_MAX:
+            return stored
+        [count] = cursor.execute(_PARTITION_COUNT, (topic_id,)).fetchone()
+        self._name(
+            f"bus_topics, row {topic_id}: its partitions is {stored!r:.60}, no number from 1 to "
+            f"{PARTITIONS_MAX}; it has {count}, by its rows of bus_partitions"
+        )
+        return min(int(count), PARTITIONS_MAX)
 
 
 def pack_records(records: Sequence[Record]) -> bytes:
@@ -303,11 +383,15 @@ def pack_records(records: Sequence[Record]) -> bytes:
 
 
 def unpack_records(packed: bytes, count: int) -> list[tuple[bytes | None, bytes | None, Headers]]:
-    """Key, value and headers of the *count* records."""
+    """Key, value and headers of the *count* records; raises one of `_UNREADABLE`."""
+    if not (type(count) is int and 1 <= count <= BATCH_RECORDS_MAX):
+        raise ValueError(f"its records is {count!r:.60}, no number from 1 to {BATCH_RECORDS_MAX}")
     fields, varied = struct.unpack_from("<2i", packed)
     texts_count = 1 + fields + varied * (count - 1)
     numbers = struct.unpack_from(f"<{varied + texts_count}i", packed, 8)
     texts = _split(packed, 8 + 4 * len(numbers), numbers[varied:])
+    if 8 + 4 * len(numbers) + sum(filter(_IS_LENGTH, numbers[varied:])) != len(packed):
+        raise ValueError("its texts are not as long as it says")
     names = orjson.loads(next(texts) or b"")
     row = [next(texts) for _ in range(fields)]
     records = []
@@ -316,6 +400,27 @@ def unpack_records(packed: bytes, count: int) -> list[tuple[bytes | None, bytes 
             row[field] = next(texts)
         records.append((row[0], row[1], tuple(zip(names, row[2:], strict=True))))
     return records
+
+
+def _behind_damaged(cursor: sqlite3.Cursor, place: int) -> int:
+    """The place of the next batch, which is known where there is one: offsets have no gaps."""
+    values = {"place": place, "end": (place | _OFFSETS) + 1}
+    [end] = cursor.execute(_BEHIND_DAMAGED, values).fetchone()
+    return int(end)
+
+
+_UNREADABLE: Final = (ValueError, TypeError, LookupError, StopIteration, struct.error)
+_IS_LENGTH: Final = (0).__lt__
+
+
+def _is_number(stored: object) -> bool:
+    return type(stored) is int and stored >= 0
+
+
+def _checked_time(timestamp: object) -> Instant:
+    if type(timestamp) is int and 0 <= timestamp < TIME_END:
+        return instant(timestamp)
+    raise ValueError(f"its timestamp is {timestamp!r:.60}, no time")
 
 
 def _split(packed: bytes, start: int, lengths: Iterable[int]) -> Iterator[bytes | None]:
@@ -359,7 +464,9 @@ def _is_large(record: Record) -> bool:
 def _expire_source(cursor: sqlite3.Cursor, source_id: int, keep_from: int) -> bool:
     first = source_id << OFFSET_BITS
     oldest = cursor.execute(_OLDEST, (first, first + _OFFSETS + 1)).fetchall()
-    expired = [*takewhile(lambda batch: batch[1] < keep_from, oldest)]
+    # A damaged time is as old as the next that is none.
+    dated = [batch for batch in oldest if _is_number(batch[1])]
+    expired = [*takewhile(lambda batch: batch[1] < keep_from, dated)]
     if expired:
         begin = expired[-1][0]
         cursor.execute("DELETE FROM bus_batches WHERE place >= ? AND place < ?", (first, begin))
@@ -367,7 +474,7 @@ def _expire_source(cursor: sqlite3.Cursor, source_id: int, keep_from: int) -> bo
             "UPDATE bus_partitions SET begin_offset = ? WHERE source_id = ?",
             (begin & _OFFSETS, source_id),
         )
-    return len(expired) == EXPIRED_PER_COMMIT_MAX
+    return len(oldest) == len(expired) == EXPIRED_PER_COMMIT_MAX
 
 
 def _create_tables(cursor: sqlite3.Cursor) -> None:
