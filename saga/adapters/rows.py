@@ -11,11 +11,13 @@ import orjson
 
 from saga.adapters.headers import decode_headers, encode_headers
 from saga.adapters.mapper import to_entries, to_state
+from saga.core.events import ReplyOutcome
 from saga.core.history import TIME_END, Entry
 from saga.core.identity import Instant, SagaId, TimerId, is_saga_id
 from saga.core.status import SagaStatus
 from saga.errors import CorruptHistory
 from saga.ports.bus import Position, Source
+from saga.ports.effects_store import InboxRow, Kept
 from saga.ports.store import (
     KEY_BYTES_LISTED,
     Batch,
@@ -53,6 +55,7 @@ SKIPPED: Final = "skipped/"
 Text = Callable[[str], str]
 Known = TypeVar("Known")
 T = TypeVar("T")
+K = TypeVar("K")
 
 
 def as_it_is(text: str) -> str:
@@ -105,6 +108,7 @@ class DamagedRow(ValueError):
 
 
 _STATUSES: Final = frozenset(status.value for status in SagaStatus)
+_OUTCOMES: Final = frozenset(outcome.value for outcome in ReplyOutcome)
 _UNHANDLED_KINDS: Final = frozenset(kind.value for kind in UnhandledKind)
 Column = tuple[str, str]
 """Its name, and the kind of its values: one of `_IS`, with a question mark where null is one."""
@@ -117,6 +121,8 @@ _IS: Final[dict[str, Callable[[Any], bool]]] = {
     "saga id": lambda value: isinstance(value, str) and is_saga_id(value),
     "status": lambda value: value in _STATUSES,
     "kind": lambda value: value in _UNHANDLED_KINDS,
+    "outcome": lambda value: value in _OUTCOMES,
+    "flag": lambda value: type(value) in {bool, int} and value in {0, 1},
 }
 
 
@@ -137,6 +143,10 @@ UNHANDLED: Final = columns(
 )
 TIMER: Final = columns("saga_id:saga_id, name:text, due_at:time")
 POSITION: Final = columns("application_name:text, notification_id:number")
+INBOX: Final = columns(
+    "attempt:number, outcome:outcome, contract:text?, payload:text?, code:text?, message:text?, "
+    "digest:bytes?, handled_at:time, undone:flag"
+)
 BACKLOG_FILE: Final = columns(
     "backlog_id:number, first_position:number, last_position:number, appended_at:time"
 )
@@ -148,6 +158,18 @@ def check_row(table: str, place: object, kinds: Sequence[Column], row: Sequence[
         plain = kind.removesuffix("?")
         if not (_IS[plain](value) or (value is None and plain != kind)):
             raise DamagedRow(f"{table}, row {place}: its {name} is {value!r:.60}, no {plain}")
+
+
+def inbox_read(found: Iterable[tuple[K, Sequence[Any]]], read: Callable[..., InboxRow]) -> Kept[K]:
+    """*found* are keys, and the columns that *read* makes a row of."""
+    kept = Kept[K]()
+    for key, row in found:
+        try:
+            check_row("saga_inbox", key, INBOX, row)
+            kept[key] = read(key, *row)
+        except DamagedRow as damage:
+            kept.damaged[key] = str(damage)
+    return kept
 
 
 def rows_read(read: Callable[[Sequence[Any]], T], found: Iterable[Sequence[Any]]) -> Rows[T]:

@@ -170,13 +170,13 @@ class Handling:
             self._pool.put(jobs)
 
     def _refuse(self, request: Request, row: InboxRow) -> None:
-        """Answer a message whose id came before with other content; a fact is a dead letter."""
+        """Answer a message that what is kept forbids to handle; a fact is a dead letter."""
         keys = {"saga_id": request.saga_id, "topic": request.inbound.topic, "reason": row.code}
         log.error("%s: %s", row.code, row.message, extra=keys)
         if request.route.is_intent:
             self._answer([(request, row)])
         else:
-            self._keep_dead_letter(request, DeadLetterReason.ID_CONFLICT, str(row.message))
+            self._keep_dead_letter(request, DeadLetterReason(str(row.code)), str(row.message))
 
     async def _handle(self, run: Run) -> None:
         request, unit = run.request, self._parts.store.unit()

@@ -6,14 +6,14 @@ the step's do has no effect if it comes late.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from enum import StrEnum
 
 from saga.core.events import ReplyOutcome
 from saga.core.identity import Direction, Instant
+from saga.core.texts import storable
 from saga.core.values import value
 from saga.effects.request import Request
-from saga.ports.effects_store import InboxRow, InboxWrite
+from saga.ports.effects_store import InboxRow, InboxWrite, Kept
 
 
 class FailureCode(StrEnum):
@@ -25,6 +25,7 @@ class FailureCode(StrEnum):
     REPLY_TOO_LARGE = "reply_too_large"
     TRANSACTION_ENDED = "transaction_ended"
     NOT_KEPT = "not_kept"
+    INBOX_DAMAGED = "inbox_damaged"
 
 
 @value
@@ -52,7 +53,10 @@ class NothingToUndo:
 
 @value
 class Conflict:
-    """The same key came before with another payload, which stands; *row* is the answer."""
+    """What is kept forbids to go on; *row* is the answer.
+
+    The same key came before with another payload, which stands, or its row cannot be read.
+    """
 
     row: InboxRow
 
@@ -60,10 +64,12 @@ class Conflict:
 Verdict = Run | Answer | NothingToUndo | Conflict
 
 
-def judge(
-    request: Request, rows: Mapping[str, InboxRow], *, handled: frozenset[str], now: Instant
-) -> Verdict:
+def judge(request: Request, rows: Kept[str], *, handled: frozenset[str], now: Instant) -> Verdict:
     """What to do with *request*, from its keys' *rows* and the intents *handled* by the service."""
+    if rows.damaged:
+        for key in request.inbox_keys:
+            if key in rows.damaged:
+                return Conflict(_failed_by(rows.damaged[key], request, now))
     kept = rows.get(request.idempotency_key)
     if kept is not None:
         verdict = _judge_repeated(request, kept)
@@ -97,6 +103,12 @@ def _judge_repeated(request: Request, kept: InboxRow) -> Verdict | None:
     if request.attempt == kept.attempt or kept.outcome is not ReplyOutcome.FAILED:
         return Answer(kept)
     return Answer(_undone_before(kept)) if kept.undone else None
+
+
+def _failed_by(damage: str, request: Request, now: Instant) -> InboxRow:
+    message = f"{damage}; nothing is done until that row is mended or deleted"
+    code = FailureCode.INBOX_DAMAGED.value
+    return request.row(ReplyOutcome.FAILED, now, code=code, message=storable(message))
 
 
 def _undone_before(row: InboxRow) -> InboxRow:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol, TypeVar
 
 from saga.core.events import Json, ReplyOutcome
 from saga.core.identity import Instant
 
 SqlValue = None | int | float | str | bytes
+K = TypeVar("K")
 SqlRow = dict[str, SqlValue]
 
 
@@ -42,6 +43,16 @@ class InboxRow(NamedTuple):
     handled_at: Instant
     undone: bool = False
     """Whether a failed do was undone, so that no later attempt may have an effect."""
+
+
+class Kept(dict[K, InboxRow]):
+    """The rows that could be read of those asked for; *damaged* says what is wrong with others."""
+
+    def __init__(
+        self, rows: Mapping[K, InboxRow] | None = None, damaged: Mapping[K, str] | None = None
+    ) -> None:
+        super().__init__(rows or {})
+        self.damaged: dict[K, str] = dict(damaged or {})
 
 
 class InboxWrite(NamedTuple):
@@ -153,8 +164,10 @@ class EffectsStore(Protocol):
             StoreTooNew: a newer version of saga wrote it.
         """
 
-    async def kept(self, service: str, keys: Sequence[str]) -> Mapping[str, InboxRow]:
+    async def kept(self, service: str, keys: Sequence[str]) -> Kept[str]:
         """The inbox rows of these idempotency keys; a key without one is left out.
+
+        A row that cannot be read is named in its `damaged`, and hides no other.
 
         Raises:
             StoreUnavailable: try again later.

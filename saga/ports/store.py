@@ -125,6 +125,8 @@ class DeadLetterReason(StrEnum):
     NO_INTENT_ID = "no_intent_id"
     BAD_INTENT_ID = "bad_intent_id"
     LISTENER_FAILED = "listener_failed"
+    INBOX_DAMAGED = "inbox_damaged"
+    """What the service keeps of it cannot be read."""
     REPLY_TOO_LARGE = "reply_too_large"
     UNSTORABLE = "unstorable"
     """The store refused all that it led to; it is kept with what the store takes of it."""

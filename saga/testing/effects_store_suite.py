@@ -274,6 +274,27 @@ class EffectsStoreSuite:
         assert await store.kept(SERVICE, ["k"]) == {"k": mine}
         assert await store.kept("other", ["k"]) == {"k": other}
 
+    async def test_a_damaged_row_is_named_and_hides_no_other(self, store: EffectsStore) -> None:
+        """Nor does it let what is to be kept with it go on, or be tried for ever."""
+        rows = [inbox_row(f"s/{name}/do", attempt=n) for n, name in enumerate(("a", "bad", "c"), 1)]
+        for row in rows:
+            assert not await keep_rows(store.unit(), row)
+        for change in (f"handled_at = {10**18}", "outcome = 'dancing'", "attempt = -2"):
+            unit = store.unit()
+            await unit.db.execute(f"UPDATE saga_inbox SET {change} WHERE step LIKE '%bad%'")  # noqa: S608
+            assert not await unit.keep([])
+
+            kept = await store.kept(SERVICE, [row.key for row in rows])
+            assert set(kept) == {"s/a/do", "s/c/do"}
+            assert change.partition(" ")[0] in kept.damaged["s/bad/do"]
+            assert (await store.kept(SERVICE, ["s/bad/do"])).damaged
+
+        first, second = store.unit(), store.unit()
+        later = rows[1]._replace(attempt=9)
+        replacing = first.keep([InboxWrite(later, rows[1])])
+        assert await replacing == {first}
+        assert await second.keep([InboxWrite(later)]) == {second}
+
     async def test_the_longest_key_is_kept(self, store: EffectsStore) -> None:
         """A fact is known by source and id, a thousand bytes each, in a service of a long name."""
         parts = [blake2b(b"%d" % number).hexdigest() for number in range(16)]

@@ -9,7 +9,7 @@ a deadlock, or waits too long for a lock, is called again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from functools import partial
 from typing import Any, Final, NamedTuple
@@ -30,11 +30,12 @@ from saga.adapters.postgres.database import (
     is_refusal,
     unavailable,
 )
-from saga.adapters.postgres.inbox import INBOX, Inbox, Key, fits, key_of, selecting, to_row
+from saga.adapters.postgres.inbox import INBOX, Inbox, Key, fits, key_of, keyed, selecting, to_row
 from saga.adapters.postgres.pipeline import Call, Session, exchange, rows_of
 from saga.adapters.postgres.schema import prepare
 from saga.adapters.postgres.sql import Statement, bound, parsed
 from saga.adapters.postgres.whose import INBOX_FACTS, settle_whose
+from saga.adapters.rows import inbox_read
 from saga.adapters.whose import Serves
 from saga.core.texts import described
 from saga.errors import StoreUnavailable, TransactionEnded
@@ -43,8 +44,8 @@ from saga.ports.effects_store import (
     RAW_TOO_EARLY,
     Database,
     EffectsStore,
-    InboxRow,
     InboxWrite,
+    Kept,
     NotKept,
     SqlRow,
     SqlValue,
@@ -84,8 +85,10 @@ class EndedUnit(NamedTuple):
     def keys(self) -> list[Key]:
         return [key_of(write.row) for write in self.writes]
 
-    def fits(self, stored: Mapping[Key, InboxRow]) -> bool:
-        return all(fits(write, stored.get(key_of(write.row))) for write in self.writes)
+    def fits(self, stored: Kept[Key]) -> bool:
+        return stored.damaged.keys().isdisjoint(self.keys) and all(
+            fits(write, stored.get(key_of(write.row))) for write in self.writes
+        )
 
 
 class PostgresEffectsStore(EffectsStore):
@@ -134,10 +137,13 @@ class PostgresEffectsStore(EffectsStore):
                 self._is_open = True
 
     @override
-    async def kept(self, service: str, keys: Sequence[str]) -> Mapping[str, InboxRow]:
+    async def kept(self, service: str, keys: Sequence[str]) -> Kept[str]:
         self._refuse_if_closed()
         rows = await self._rows((service, key) for key in keys)
-        return {key: row for (_, key), row in rows.items()}
+        return Kept(
+            {key: row for (_, key), row in rows.items()},
+            {key: damage for (_, key), damage in rows.damaged.items()},
+        )
 
     @override
     def unit(self, *, alone: bool = False) -> PostgresUnit:
@@ -289,9 +295,9 @@ class PostgresEffectsStore(EffectsStore):
         stored = await self._rows(key_of(write.row) for write in writes)
         return bool(writes) and all(stored.get(key_of(row)) == row for row, _ in writes)
 
-    async def _rows(self, keys: Iterable[Key]) -> dict[Key, InboxRow]:
-        rows = map(to_row, await self._database.fetch(selecting(set(keys))))
-        return {key_of(row): row for row in rows}
+    async def _rows(self, keys: Iterable[Key]) -> Kept[Key]:
+        found = await self._database.fetch(selecting(set(keys)))
+        return inbox_read(map(keyed, found), to_row)
 
     async def _configure(self, session: Session) -> None:
         await self.address.configure(session)

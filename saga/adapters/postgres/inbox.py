@@ -163,12 +163,16 @@ def fits(write: InboxWrite, stored: InboxRow | None) -> bool:
     )
 
 
-def to_row(columns: Sequence[Any]) -> InboxRow:
-    key, service, attempt, outcome, *texts, digest, handled_at, undone = columns
+def keyed(columns: Sequence[Any]) -> tuple[Key, Sequence[Any]]:
+    key, service, *rest = columns
+    return (unescaped(service), unescaped(key)), rest
+
+
+def to_row(key: Key, *columns: Any) -> InboxRow:
+    attempt, outcome, *texts, digest, handled_at, undone = columns
     contract, payload, code, message = (None if text is None else unescaped(text) for text in texts)
     return InboxRow(
-        unescaped(service),
-        unescaped(key),
+        *key,
         attempt,
         ReplyOutcome(outcome),
         contract,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
@@ -38,6 +38,7 @@ from saga.ports.effects_store import (
     EffectsStore,
     InboxRow,
     InboxWrite,
+    Kept,
     NotKept,
     SqlRow,
     SqlValue,
@@ -88,7 +89,7 @@ class SqliteEffectsStore(EffectsStore):
             self._database = self._opened()
 
     @override
-    async def kept(self, service: str, keys: Sequence[str]) -> Mapping[str, InboxRow]:
+    async def kept(self, service: str, keys: Sequence[str]) -> Kept[str]:
         return self.database.read_now(partial(select_rows, service, keys))
 
     @override

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Final
 
+from saga.adapters.rows import inbox_read
 from saga.adapters.sqlite.statements import ManyRows
 from saga.core.events import ReplyOutcome
-from saga.ports.effects_store import InboxRow, InboxWrite
+from saga.ports.effects_store import InboxRow, InboxWrite, Kept
 
 COMPONENT: Final = "effects"
 
@@ -86,12 +88,14 @@ def create_tables(cursor: sqlite3.Cursor) -> None:
         cursor.execute(statement)
 
 
-def select_rows(service: str, keys: Sequence[str], cursor: sqlite3.Cursor) -> dict[str, InboxRow]:
+def select_rows(service: str, keys: Sequence[str], cursor: sqlite3.Cursor) -> Kept[str]:
     if len(keys) == 1:
         columns = cursor.execute(_SELECT_ONE, (*_split(keys[0]), service)).fetchone()
-        return {} if columns is None else {keys[0]: _row(service, keys[0], columns)}
-    wanted = [(*_split(key), service, key) for key in keys]
-    return {key: _row(service, key, columns) for key, *columns in _SELECT.fetch(cursor, wanted)}
+        found = [] if columns is None else [(keys[0], columns)]
+    else:
+        wanted = [(*_split(key), service, key) for key in keys]
+        found = [(key, columns) for key, *columns in _SELECT.fetch(cursor, wanted)]
+    return inbox_read(found, partial(_row, service)) if found else Kept()
 
 
 def write_rows(cursor: sqlite3.Cursor, writes: Sequence[InboxWrite]) -> bool:
@@ -143,6 +147,6 @@ def _split(key: str) -> tuple[str, str]:
     return saga, step
 
 
-def _row(service: str, key: str, columns: Sequence[Any]) -> InboxRow:
+def _row(service: str, key: str, *columns: Any) -> InboxRow:
     row = InboxRow._make((service, key, *columns))
     return row._replace(outcome=ReplyOutcome(row.outcome), undone=bool(row.undone))
