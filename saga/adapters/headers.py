@@ -13,6 +13,8 @@ import orjson
 from saga.ports.bus import Headers
 
 _BYTES: Final = "latin-1"
+UNREADABLE: Final = (ValueError, TypeError, AttributeError, LookupError)
+"""What texts raise that are no headers."""
 
 
 def encode_headers(headers: Headers) -> bytes:
@@ -26,13 +28,19 @@ def encode_headers(headers: Headers) -> bytes:
 
 
 def decode_headers(text: bytes) -> Headers:
+    """Raises one of `UNREADABLE`."""
     if not text:
         return ()
     pairs = orjson.loads(text)
     encoding = "utf-8"
     if isinstance(pairs, dict):
         encoding, pairs = _BYTES, pairs[_BYTES]
-    return tuple((name, None if value is None else value.encode(encoding)) for name, value in pairs)
+    headers = tuple(
+        (name, None if value is None else value.encode(encoding)) for name, value in pairs
+    )
+    if not all(isinstance(name, str) for name, _ in headers):
+        raise ValueError("a name of a header is no text")
+    return headers
 
 
 def _text(value: bytes | None) -> str | None:

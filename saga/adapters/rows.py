@@ -9,7 +9,7 @@ from typing import Any, Final, Generic, TypeVar
 
 import orjson
 
-from saga.adapters.headers import decode_headers, encode_headers
+from saga.adapters.headers import UNREADABLE, decode_headers, encode_headers
 from saga.adapters.mapper import to_entries, to_state
 from saga.core.events import ReplyOutcome
 from saga.core.history import TIME_END, Entry
@@ -329,7 +329,7 @@ def to_unhandled(row: Sequence[Any], *, text: Text = as_it_is) -> UnhandledRecor
     timestamp, kept_at, saga_id, record_id = rest
     try:
         decoded = decode_headers(headers)
-    except (ValueError, TypeError, AttributeError, LookupError) as error:
+    except UNREADABLE as error:
         raise DamagedRow(
             f"unhandled, row {record_id}: its headers cannot be read: {error}"
         ) from None

@@ -208,12 +208,14 @@ class OutboxRelay:
         """Publish and remove one batch; False where there is none."""
         now = asyncio.get_running_loop().time()
         self._missing = {topic: until for topic, until in self._missing.items() if until > now}
-        rows = await session.waiting(
+        rows, damaged = await session.waiting(
             limit=BATCH_ROWS, bytes_max=BATCH_BYTES, without=tuple(self._missing)
         )
         self._has_begun = True
+        for each in damaged:
+            await self._refuse(session, each.outbox_id, each.message_id, each.problem)
         if not rows:
-            return False
+            return bool(damaged)
         try:
             await self._publish(rows)
         except TopicMissing as error:
@@ -229,19 +231,25 @@ class OutboxRelay:
             try:
                 await self._publish([row])
             except MessageTooLarge as error:
-                log.warning(
-                    "the bus refused event %s: %s",
-                    row.message_id,
-                    error,
-                    extra={"message_id": row.message_id, "reason": str(error)},
-                )
-                await session.refuse(row.outbox_id, str(error))
-                self.counts["refused"] += 1
+                await self._refuse(session, row.outbox_id, row.message_id, str(error))
             except TopicMissing as error:
                 self._miss(error)
                 return  # what follows in this topic must not overtake it
             else:
                 await self._remove(session, [row])
+
+    async def _refuse(
+        self, session: OutboxSession, outbox_id: int, message_id: str, problem: str
+    ) -> None:
+        """Set an event aside, whether the bus refuses it or its row cannot be read."""
+        log.warning(
+            "event %s cannot be published: %s",
+            message_id,
+            problem,
+            extra={"message_id": message_id, "reason": problem},
+        )
+        await session.refuse(outbox_id, problem)
+        self.counts["refused"] += 1
 
     async def _publish(self, rows: Sequence[OutboxRow]) -> None:
         await self._publisher.send([WrittenEvent(row.record, row.message_id) for row in rows])

@@ -327,6 +327,38 @@ async def test_a_topic_that_is_missing_holds_up_its_own_events_only(
     assert waiting(database) == 0
 
 
+@pytest.mark.parametrize(
+    "headers", ["{{", "7", "[1]", '[["ce_id"]]', '[["ce_id", 5]]', '[[5, "x"]]', '{"utf-8": []}']
+)
+async def test_an_event_whose_row_is_damaged_is_set_aside(
+    database, bus, outbox, monkeypatch, headers
+):
+    """It is named and kept; those before and behind it are published, and it once it is mended."""
+    with psycopg.connect(database) as connection:
+        ids = [outbox.add(connection, CupSold(cup="c", cents=cents)) for cents in (1, 2, 3)]
+        [sound] = connection.execute(
+            "SELECT headers FROM saga_outbox WHERE message_id = %s", [ids[1]]
+        ).fetchone()
+        change = "UPDATE saga_outbox SET headers = %s WHERE message_id = %s"
+        connection.execute(change, [headers, ids[1]])
+
+    relayed = await relay(database, bus=bus)
+
+    records = await records_on(TOPIC, 2, bus=bus)
+    assert [json.loads(record.value)["cents"] for record in records] == [1, 3]
+    assert dict(relayed.counts) == {"published": 2, "refused": 1}
+    monkeypatch.setenv("SAGA_OUTBOX", database)
+    status = await asyncio.to_thread(call, "outbox", "status", "--json")
+    assert status.code == 1
+    [event] = status.row["refused_events"]
+    assert "saga_outbox, row" in event["problem"]
+    assert "headers cannot be read" in event["problem"]
+    with psycopg.connect(database) as connection:
+        connection.execute(change, [sound, ids[1]])
+    await asyncio.to_thread(call, "outbox", "retry", "--json")
+    assert dict((await relay(database, bus=bus)).counts) == {"published": 1}
+
+
 async def test_what_the_bus_refuses_for_ever_is_set_aside(database, bus, outbox, monkeypatch):
     with psycopg.connect(database) as connection:
         outbox.add(connection, CupSold(cup="c", cents=1))

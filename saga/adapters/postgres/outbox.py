@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 from psycopg import AsyncConnection, Cursor
 from psycopg.errors import UndefinedTable
 
-from saga.adapters.headers import decode_headers
+from saga.adapters.headers import UNREADABLE, decode_headers
 from saga.adapters.postgres.database import Address, translated
 from saga.adapters.postgres.schema import Component
 from saga.errors import StoreUnavailable
@@ -62,6 +62,14 @@ class OutboxRow(NamedTuple):
     outbox_id: int
     message_id: str
     record: Record
+
+
+class DamagedEvent(NamedTuple):
+    """A row that cannot be read, and why."""
+
+    outbox_id: int
+    message_id: str
+    problem: str
 
 
 class OutboxStatus(NamedTuple):
@@ -116,15 +124,24 @@ class OutboxSession:
 
     async def waiting(
         self, *, limit: int, bytes_max: int, without: Collection[str] = ()
-    ) -> list[OutboxRow]:
-        """The next events, up to *limit* and about *bytes_max* bytes, none on topics *without*."""
-        rows = await self._rows(_WAITING, (list(without), limit, bytes_max))
-        return [
-            OutboxRow(
-                outbox_id, message_id, Record(topic, key, value, decode_headers(headers.encode()))
-            )
-            for outbox_id, message_id, topic, key, value, headers in rows
-        ]
+    ) -> tuple[list[OutboxRow], list[DamagedEvent]]:
+        """The next events, up to *limit* and about *bytes_max* bytes, none on topics *without*.
+
+        Those among them that cannot be read stand apart.
+        """
+        events: list[OutboxRow] = []
+        damaged: list[DamagedEvent] = []
+        for row in await self._rows(_WAITING, (list(without), limit, bytes_max)):
+            outbox_id, message_id, topic, key, value, text = row
+            try:
+                headers = decode_headers(text.encode())
+            except UNREADABLE as error:
+                problem = f"saga_outbox, row {outbox_id}: its headers cannot be read: {error}"
+                damaged.append(DamagedEvent(outbox_id, message_id, problem))
+            else:
+                record = Record(topic, key, value, headers)
+                events.append(OutboxRow(outbox_id, message_id, record))
+        return events, damaged
 
     async def remove(self, outbox_ids: Sequence[int]) -> None:
         await self._do("DELETE FROM saga_outbox WHERE outbox_id = ANY(%s)", (list(outbox_ids),))
