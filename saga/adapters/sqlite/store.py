@@ -195,6 +195,12 @@ class _Written(NamedTuple):
     records: Sequence[RecordBatch]
 
 
+_TAKEN: Final = frozenset(
+    f"SQLITE_CONSTRAINT_{what}" for what in ("UNIQUE", "PRIMARYKEY", "ROWID", "NOTNULL")
+)
+"""What SQLite says where a row is there already, or the one that it belongs to is gone."""
+
+
 class SqliteEventStore(EventStore):
     """Histories in the file of *database*, which stays its maker's to close.
 
@@ -376,6 +382,8 @@ class SqliteEventStore(EventStore):
                 _TURNS.execute(cursor, rows)
                 last = cursor.lastrowid or 0
         except sqlite3.IntegrityError as error:
+            if error.sqlite_errorname not in _TAKEN:
+                raise  # a check or trigger of somebody else: it would refuse the row again
             raise HistoryConflict(tuple(each.saga_id for each in batch.histories)) from error
         if batch.timers_armed or batch.timers_cleared:
             _write_timers(cursor, batch, numbers)
