@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -143,3 +144,16 @@ def environment(folder: Path) -> dict[str, str]:
     """What a `saga` process of its own needs."""
     root = str(Path(__file__).parents[2])
     return os.environ | {"PYTHONPATH": root, "SAGA_APP": "toys:app", "PWD": str(folder)}
+
+
+def start(folder, *words, **more):
+    """`saga words…` as a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "saga", *words],
+        cwd=folder,
+        env=environment(folder),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **more,
+    )

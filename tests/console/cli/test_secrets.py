@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from saga.console.cli import logs
-from tests.console.conftest import call
+from tests.console.conftest import call, start
 from tests.console.toys import LEAVE
 
 ADDRESSES = [
@@ -30,7 +30,6 @@ COMMANDS = [
     ("config", "show"),
     ("ls",),
     ("show", "leave/ann"),
-    ("run", "--until-idle"),
     ("replay",),
     ("store", "status"),
     ("store", "migrate"),
@@ -45,6 +44,23 @@ def test_no_command_shows_a_password(looking, monkeypatch, words):
         monkeypatch.setenv("SAGA_STORE", address)
         called = call(*words, *(["--json"] if number % 2 else []))
         assert not re.search("s3c|3cret", called.out + called.err), address
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_who_waits_for_a_server_shows_no_password(looking, monkeypatch, address):
+    """Where the address can be used; otherwise it has ended."""
+    monkeypatch.setenv("SAGA_STORE", address)
+    said = []
+    with start(looking, "run") as worker:
+        for line in worker.stderr:
+            said.append(line)
+            if "waits for the store" in line:
+                break
+        worker.kill()
+        shown = "".join([*said, *worker.communicate()])
+
+    assert said
+    assert not re.search("s3c|3cret", shown)
 
 
 @pytest.mark.parametrize("setting", ["SAGA_EFFECTS_STORE", "SAGA_OUTBOX"])

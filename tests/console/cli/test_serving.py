@@ -4,30 +4,15 @@ import asyncio
 import json
 import signal
 import sqlite3
-import subprocess
-import sys
 from contextlib import closing
 
 import pytest
 
 from saga.console.cli.output import ExitCode
 from saga.errors import StoreTooNew
-from tests.console.conftest import call, environment
+from tests.console.conftest import call, start
 from tests.console.toys import ORDER
 from tests.patience import HANG_S, wait_until
-
-
-def start(folder, *words, **more):
-    """`saga words…` as a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "saga", *words],
-        cwd=folder,
-        env=environment(folder),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        **more,
-    )
 
 
 def until_serving(worker):
