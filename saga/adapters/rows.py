@@ -117,6 +117,7 @@ _IS: Final[dict[str, Callable[[Any], bool]]] = {
     "text": lambda value: isinstance(value, str),
     "bytes": lambda value: isinstance(value, bytes),
     "number": lambda value: type(value) is int and value >= 0,
+    "position": lambda value: type(value) is int and value >= -1,  # -1: nothing was read yet
     "time": lambda value: type(value) is int and 0 <= value < TIME_END,
     "saga id": lambda value: isinstance(value, str) and is_saga_id(value),
     "status": lambda value: value in _STATUSES,
@@ -142,7 +143,7 @@ UNHANDLED: Final = columns(
     "saga_id:saga_id?, record_id:number"
 )
 TIMER: Final = columns("saga_id:saga_id, name:text, due_at:time")
-POSITION: Final = columns("application_name:text, notification_id:number")
+POSITION: Final = columns("application_name:text, notification_id:position")
 INBOX: Final = columns(
     "attempt:number, outcome:outcome, contract:text?, payload:text?, code:text?, message:text?, "
     "digest:bytes?, handled_at:time, undone:flag"

@@ -11,6 +11,7 @@ import queue
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
 from typing import Final, TypeVar
@@ -82,6 +83,10 @@ class SqliteDatabase:
         self._readers = _Readers(self.path, connect)
         with translated(self.path):
             self._writer = Writer(WritingConnection(self.path))
+
+    @property
+    def can_write(self) -> bool:
+        return self._writer is not None
 
     @property
     def writer(self) -> Writer:
@@ -323,7 +328,9 @@ def _refuse_others(path: str) -> None:
     """Raise SchemaDiffers where the file has tables, and none is saga's."""
     if not Path(path).exists() or not Path(path).stat().st_size:
         return
-    connection = connect(path)
+    connection = _connected_somehow(path)
+    if connection is None:
+        return  # whoever is to use the file finds out what is the matter
     try:
         with translated(path):
             rows = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
@@ -335,6 +342,13 @@ def _refuse_others(path: str) -> None:
         raise SchemaDiffers(
             f"{path}: it is another program's file, with the tables {shown}: name another file"
         )
+
+
+def _connected_somehow(path: str) -> sqlite3.Connection | None:
+    for way in (connect, connect_to_read):
+        with suppress(StoreUnavailable):
+            return way(path)
+    return None
 
 
 def _migrate(

@@ -222,7 +222,7 @@ class SqliteEffectsStore(EffectsStore):
         try:
             database.migrate(COMPONENT, (create_tables,))
             if self._serves is not None:
-                database.change(partial(settle_whose, self.path, INBOX_FACTS, self._serves))
+                settle_whose(database, INBOX_FACTS, self._serves)
         except BaseException:
             if self._shared is None:
                 database.abandon()

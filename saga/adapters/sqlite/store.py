@@ -231,7 +231,7 @@ class SqliteEventStore(EventStore):
         self._known = KnownSagas[tuple[int, int]]()  # turns and number
         database.migrate(COMPONENT, MIGRATIONS, may_change=False)
         if serves is not None:
-            database.change(partial(settle_whose, database.path, STORE_FACTS, serves))
+            settle_whose(database, STORE_FACTS, serves)
 
     @override
     async def append(self, batch: Batch, *, at: Instant) -> Appended:

@@ -16,15 +16,30 @@ _TABLE: Final = (
 )
 
 
-def settle_whose(path: str, table: str, serves: Serves, cursor: sqlite3.Cursor) -> None:
-    """Have the store remember whom it serves; raises StoreForeign where that is somebody else."""
+def settle_whose(database: SqliteDatabase, table: str, serves: Serves) -> None:
+    """Have the store remember whom it serves, where it can be written; blocks.
+
+    Raises:
+        StoreForeign: it serves somebody else.
+        StoreUnavailable: the file cannot be used.
+    """
+    work = partial(_settle, database.path, table, serves, may_write=database.can_write)
+    if not database.can_write or database.read_now(partial(whose, table)) is not None:
+        database.read_now(work)
+    else:
+        database.change(work)
+
+
+def _settle(
+    path: str, table: str, serves: Serves, cursor: sqlite3.Cursor, *, may_write: bool
+) -> None:
     stored = whose(table, cursor)
     earlier: set[Serves] = set()
     if stored is None and table == STORE_FACTS:
         rows = cursor.execute("SELECT application_name FROM tracking").fetchall()
         earlier = served_by(name for (name,) in rows)
     refuse_others(path, serves, stored, earlier)
-    if stored is None:
+    if stored is None and may_write:
         adopt(table, serves, cursor)
 
 

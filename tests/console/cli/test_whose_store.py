@@ -37,16 +37,16 @@ def test_a_worker_of_others_is_refused_by_name(deployment, others):
     assert "saga store migrate --adopt" in called.err
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        ("publish", ORDER, '{"order_id": "o-2", "amount": 1}'),
-        ("cancel", "order/o-1", "--reason", "r"),
-    ],
-    ids=["publish", "cancel"],
-)
-def test_no_command_acts_on_the_store_of_others(deployment, command):
-    called = call(*command, *OTHER_ENV)
+def test_no_command_acts_on_the_store_of_others(deployment):
+    called = call("cancel", "order/o-1", "--reason", "r", *OTHER_ENV)
+
+    assert (called.code, "serves dev/saga, not prod/saga" in called.err) == (2, True)
+
+
+@pytest.mark.parametrize("deployment", ["file"], indirect=True)
+def test_nobody_publishes_into_the_file_of_others(deployment):
+    """On servers a publisher needs the bus alone, whose topics have other names there."""
+    called = call("publish", ORDER, '{"order_id": "o-2", "amount": 1}', *OTHER_ENV)
 
     assert (called.code, "serves dev/saga, not prod/saga" in called.err) == (2, True)
 
