@@ -73,6 +73,9 @@ class StagedStore(Busy):
         self._commits = commits
         self._stored = stored
 
+    async def now(self) -> None:
+        """Time passes on the stage alone: a server's own clock would stand nearly still."""
+
     async def load(self, saga_ids: Sequence[SagaId]):
         """The histories, which may have entries that nobody knew to be stored."""
         with self._loop.working():
