@@ -151,12 +151,13 @@ def _scratch(folder: Path) -> Iterator[str]:
 
 
 def _print(report: dict[str, Any], printer: Printer) -> None:
-    printer.say(f"{heading(report)}\n")
+    printer.say(heading(report), "")
     cpu = {"cpu_us_per_saga": "CPU µs/saga"}
     print_levels(report["levels"], "floor", cpu, printer)
     replayed, opened = report["replay"], report["open"]
     printer.say(
-        f"\nreplay: {replayed['folded_per_s']:,.0f} entries/s of one core;"
-        f" {replayed['checked_per_s']:,.0f} with reading them, as `saga replay` does"
+        "",
+        f"replay: {replayed['folded_per_s']:,.0f} entries/s of one core;"
+        f" {replayed['checked_per_s']:,.0f} with reading them, as `saga replay` does",
+        f"{opened['sagas']:,.0f} open sagas: {opened['resident_mb']:,.0f} MB at most",
     )
-    printer.say(f"{opened['sagas']:,.0f} open sagas: {opened['resident_mb']:,.0f} MB at most")

@@ -77,18 +77,19 @@ def measure_loaded(
 
 
 def print_report(report: dict[str, Any], printer: Printer) -> None:
-    printer.say(f"{heading(report)}\n")
+    printer.say(heading(report), "")
     print_levels(report["levels"], FLOOR, CPU, printer)
-    printer.say("\nµs/saga: CPU of each process; Kafka and PostgreSQL take theirs beside it.")
+    printer.say("", "µs/saga: CPU of each process; Kafka and PostgreSQL take theirs beside it.")
 
 
 def print_loaded(report: dict[str, Any], printer: Printer) -> None:
     past = report["past"]
-    printer.say(heading(report))
     printer.say(
+        heading(report),
         f"loaded: {past['finished']:,} finished and {past['open']:,} open sagas,"
         f" {past['entries']:,.0f} entries, {past['megabytes']:,.0f} MB,"
-        f" filled in {past['seconds']:,.0f} s\n"
+        f" filled in {past['seconds']:,.0f} s",
+        "",
     )
     print_levels(report["levels"], EMPTY, CPU, printer)
 

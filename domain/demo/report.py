@@ -57,13 +57,12 @@ def print_report(
         printer.say(f"{len(tally.parked):,} sagas are parked and wait for an operator", style="red")
     killed = f", {kills} times a worker was killed" if kills else ""
     printer.say(
-        f"\n{len(tally.ended):,} sagas in {tally.working_us / SECOND_US:.1f} s: {_per_s(tally):,}"
-        f" a second; {tally.undone_steps:,} steps undone, {tally.entries:,} entries{killed}"
-    )
-    printer.say(
+        "",
+        f"{len(tally.ended):,} sagas in {tally.working_us / SECOND_US:.1f} s: {_per_s(tally):,}"
+        f" a second; {tally.undone_steps:,} steps undone, {tally.entries:,} entries{killed}",
         f"from first turn to end: p50 {tally.latency_ms(0.5):,.0f} ms, p99"
         f" {tally.latency_ms(0.99):,.0f} ms (they came all at once, so this is how long they"
-        " stood in line, not how long one takes)"
+        " stood in line, not how long one takes)",
     )
     if books is not None:
         _print_books(printer, books)
@@ -92,7 +91,7 @@ def _print_next(printer: Printer, tally: Tally, settings: Settings) -> None:
     program = _program()
     rolled_back = next((name for status, name in tally.examples.items() if "roll" in status), None)
     example = rolled_back or next(iter(tally.examples.values()), None)
-    printer.say("\nTo look around:")
+    printer.say("", "To look around:")
     printer.say(
         f"  export {PREFIX}STORE={redacted(settings.store)} {PREFIX}BUS={settings.bus}"
         + (f" {PREFIX}APP={settings.app}" if "app" in settings.model_fields_set else "")

@@ -130,6 +130,7 @@ class DemoRun:
                     return
                 ended = self._workers.ended
                 if ended is not None:
+                    self._printer.note(*ended.log_tail())
                     raise _ended(ended)
                 if self._clock.monotonic_s() - moved_at > STALL_S:
                     raise self._stalled()
@@ -159,8 +160,8 @@ class DemoRun:
     def _stalled(self) -> NotSo:
         left = len(self._expected) - self.settled
         return NotSo(
-            f"nothing has moved for {STALL_S:g} s, and {left:,} sagas have not ended; the workers"
-            f" say:\n{self._workers.log_tail()}"
+            f"nothing has moved for {STALL_S:g} s, and {left:,} sagas have not ended",
+            *self._workers.log_tails(),
         )
 
 
@@ -205,7 +206,7 @@ def _progress_lines(
 
 
 def _ended(worker: Worker) -> Exception:
-    text = f"the {worker.name} has ended with {worker.returncode}:\n{worker.log_tail()}"
+    text = f"the {worker.name} has ended with {worker.returncode}"
     return StoreUnavailable(text) if worker.returncode == ExitCode.UNREACHABLE else NotSo(text)
 
 

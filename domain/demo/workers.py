@@ -74,9 +74,10 @@ class Worker:
             process.kill()
             await process.wait()
 
-    def log_tail(self) -> str:
+    def log_tail(self) -> list[str]:
+        """The last lines of its log, below its name."""
         lines = self._log_file.read_text("utf-8", "replace").splitlines()
-        return "\n".join(lines[-LOG_LINES_SHOWN:])
+        return [f"{self.name}:", *lines[-LOG_LINES_SHOWN:]]
 
 
 class Workers:
@@ -110,8 +111,8 @@ class Workers:
     async def stop(self) -> None:
         await asyncio.gather(*(worker.stop() for worker in self._workers))
 
-    def log_tail(self) -> str:
-        return "\n".join(f"{worker.name}:\n{worker.log_tail()}" for worker in self._workers)
+    def log_tails(self) -> list[str]:
+        return [line for worker in self._workers for line in worker.log_tail()]
 
     def _one_of_each_kind(self) -> list[Worker]:
         kinds: dict[tuple[str, ...], list[Worker]] = {}

@@ -121,6 +121,8 @@ def test_ctrl_c_stops_and_a_second_run_carries_on(folder):
     out, _ = start(folder, *words).communicate(timeout=HANG_S)
 
     assert "The books balance." in out
+    assert "\n\nTo look around:\n" in out
+    assert "\\n" not in out
     assert "sqlite:///here/saga.db" in out
     assert " show order/" in out
     called = call("ls", "--store", "sqlite:///here/saga.db", "--limit", 500, "--json")

@@ -122,7 +122,7 @@ def topics_lock(
     changes = check(registry, before)
     breaking = [str(change) for change in changes if not change.compatible]
     if breaking and not force:
-        raise NotSo("\n".join([*breaking, "not locked (--force locks it all the same)"]))
+        raise NotSo(*breaking, "not locked (--force locks it all the same)")
     if changes or not file.exists():
         _write(file, lock_text(lock_of(registry)), with_folder=True)
     contracts = len(registry.published)

@@ -94,12 +94,14 @@ class Printer:
     def flush(self) -> None:
         sys.stdout.flush()
 
-    def say(self, text: str, *, style: str | None = None) -> None:
-        self.out.print(Text(shown(text), style=style or ""))
+    def say(self, *lines: str, style: str | None = None) -> None:
+        for line in lines:
+            self.out.print(Text(shown(line), style=style or ""))
 
-    def note(self, text: str, *, style: str | None = None) -> None:
+    def note(self, *lines: str, style: str | None = None) -> None:
         """Say something beside the result, on standard error."""
-        self.err.print(Text(shown(self.pasteable(text)), style=style or ""))
+        for line in lines:
+            self.err.print(Text(shown(self.pasteable(line)), style=style or ""))
 
     def pasteable(self, text: str) -> str:
         """*text*, its commands with the options that this one was called with."""
@@ -170,6 +172,10 @@ INTERRUPTED: Final = 130
 class NotSo(SagaError):
     """Raised when what was asked for is not there, is refused, or a check has failed."""
 
+    def __init__(self, *lines: str) -> None:
+        super().__init__("\n".join(lines))
+        self.lines = lines
+
 
 class Misused(SagaError):
     """Raised when a command was called in a way that cannot be meant."""
@@ -190,8 +196,10 @@ class TooFewFiles(SagaError):
 def report(error: BaseException, printer: Printer) -> ExitCode:
     """Print *error* as a sentence on standard error; gives the exit code."""
     cause = _first_cause(error)
-    text = str(cause)
+    text, more = str(cause), list[str]()
     match cause:
+        case NotSo():
+            (text, *more), code = cause.lines, ExitCode.NOT_SO
         case SettingsError() | Misused() | AppRefused() | StoreForeign():
             code = ExitCode.USAGE
         case StoreUnavailable() | BusUnavailable() | StoreRefused() | TooFewFiles():
@@ -207,7 +215,7 @@ def report(error: BaseException, printer: Printer) -> ExitCode:
             for line in traced(cause):
                 printer.note(line)
             text, code = "this is a bug in saga, or in what it was asked to run", ExitCode.NOT_SO
-    printer.note(f"saga: {text}", style="red")
+    printer.note(f"saga: {text}", *more, style="red")
     return code
 
 

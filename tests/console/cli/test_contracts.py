@@ -65,7 +65,8 @@ def test_a_change_that_breaks_readers_is_not_locked(locked):
 
     assert called.code == 1
     assert (called.rows[-1]["breaking"], called.rows[-1]["ok"]) == (1, False)
-    call("topics", "lock").fails(1, "receipt")
+    refused = call("topics", "lock").fails(1, "receipt")
+    assert refused.err.splitlines()[-1] == "not locked (--force locks it all the same)"
     assert (locked / "topics/contracts.lock.json").read_bytes() == before
     assert call("topics", "lock", "--force").code == 0
     assert call("topics", "check").code == 0
