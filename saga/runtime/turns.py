@@ -14,6 +14,7 @@ from dataclasses import replace
 from saga.core.decider import Disposition
 from saga.core.events import (
     Event,
+    Fact,
     ReplyReceived,
     SagaStarted,
     TimerFired,
@@ -161,19 +162,18 @@ class Turns:
             self._freed.clear()
             await self._freed.wait()
         self._busy.add(saga_id)
-        unit = UnitOfWork(self._clock.now())
+        unit = UnitOfWork(Instant(0))
         try:
+            unit.at = await self._clock.read()
             unit.sagas = await self._cache.load([saga_id])
             saga = unit.sagas.get(saga_id)
             if not isinstance(saga, LoadedSaga):
                 return
-            state, before = saga.state, saga.state.status
-            if state.is_poisoned or before.is_ended:
+            before = saga.state.status
+            if saga.state.is_poisoned or before.is_ended:
                 self._cache.keep(saga)
                 return
-            fact = TurnFailed(error=storable(reason))
-            event = Event(fact, unit.at, MessageId(f"{saga_id}/refused/{saga.version}"))
-            self._record(unit, saga, event, saga.decider.handle(state, event).intents)
+            self._note(unit, saga, TurnFailed(error=storable(reason)), f"{saga_id}/refused")
             unit.count_change(saga, has_started=False, before=before)
             await self._append(unit, InboundBatch())
         except BaseException:
@@ -445,10 +445,13 @@ class Turns:
 
     def _add_timers(self, unit: UnitOfWork, saga: LoadedSaga) -> None:
         """Arm the timeouts that this code has and the history has not, in a turn of its own."""
-        cause = MessageId(f"{saga.saga_id}/timers-added/{saga.version}")
-        event = Event(TimersAdded(), unit.at, cause)
-        decision = saga.decider.handle(saga.state, event)
-        self._record(unit, saga, event, decision.intents)
+        self._note(unit, saga, TimersAdded(), f"{saga.saga_id}/timers-added")
+
+    def _note(self, unit: UnitOfWork, saga: LoadedSaga, fact: Fact, cause: str) -> None:
+        """Take a turn on a *fact* of our own; it is not dated before the entry before it."""
+        at = max(unit.at, saga.last_at)
+        event = Event(fact, at, MessageId(f"{cause}/{saga.version}"))
+        self._record(unit, saga, event, saga.decider.handle(saga.state, event).intents)
 
     def _fail(
         self, unit: UnitOfWork, saga: LoadedSaga, delivery: Delivery, error: BaseException
@@ -468,10 +471,7 @@ class Turns:
             definition_version=None if saga.state.is_started else saga.decider.version,
             key=started.key if isinstance(started, SagaStarted) else None,
         )
-        at = max(unit.at, saga.last_at)
-        event = Event(fact, at, MessageId(f"{delivery.event.cause}/failed/{saga.version}"))
-        decision = saga.decider.handle(saga.state, event)
-        self._record(unit, saga, event, decision.intents)
+        self._note(unit, saga, fact, f"{delivery.event.cause}/failed")
         unit.count_change(saga, has_started=False, before=before)
         unit.defer(delivery, DeferralReason.TURN_FAILED, text)
 

@@ -6,6 +6,7 @@ from saga.adapters.clocks import ManualClock
 from saga.assembly import Assembly, Parts
 from saga.core.durations import SECOND_US
 from saga.core.identity import Instant, saga_id
+from saga.core.state import Unarmed
 from saga.errors import StoreUnavailable
 from saga.ports import Clock, DueTimer
 from saga.runtime.store_clock import AGE_S_MAX, ERROR_S_MAX, MEASURE_S, StoreClock
@@ -234,21 +235,39 @@ async def test_the_distance_may_change_while_it_runs():
     pytest.fail("it never fired")
 
 
-async def test_entries_never_go_back_in_time():
+async def stop(workers: Workers) -> None:
+    await workers.take(1, workers.scenario.signal(ALARM, "stop", "now", id="c-1"))
+
+
+async def park(workers: Workers) -> None:
+    await workers.assemblies[1].turns.park(ALARM, "its topic does not take it")
+
+
+async def look(workers: Workers) -> None:
+    """Its code has a timeout by now that it had not."""
+    [saga] = (await workers.assemblies[1].cache.load([ALARM])).values()
+    [timer] = saga.state.timers.values()
+    saga.state.unarmed[timer.timer_id] = Unarmed(timer, MINUTE * SECOND_US)
+    workers.assemblies[1].cache.keep(saga)
+    await take(workers.assemblies[1].turns, InboundBatch(looks=[ALARM]))
+
+
+@pytest.mark.parametrize("act", [stop, park, look])
+async def test_entries_never_go_back_in_time(act):
     """A history that a wrong worker of an earlier release has dated an hour ahead goes on there."""
     workers = Workers(0, 0)
     workers.timed.true.advance(HOUR)
     await workers.take(0, workers.scenario.event(AlarmSet(name="a"), "a"))
-    ahead = workers.scenario.history(ALARM)[-1].at
+    before = workers.scenario.history(ALARM)
     workers.true.advance(-HOUR / 2)
     await workers.assemblies[1].store_clock.measure()
-    await workers.take(1, workers.scenario.signal(ALARM, "stop", "now", id="c-1"))
+    await act(workers)
 
     times = [entry.at for entry in workers.scenario.history(ALARM)]
-    assert len(times) > 2
+    assert len(times) > len(before)
     assert times == sorted(times)
-    assert times[-1] == ahead
-    assert workers.scenario.store.inner.summaries[ALARM].updated_at == ahead
+    assert times[-1] == before[-1].at
+    assert workers.scenario.store.inner.summaries[ALARM].updated_at == before[-1].at
 
 
 async def test_a_worker_that_does_not_know_the_time_fires_nothing_and_says_so():
