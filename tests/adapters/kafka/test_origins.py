@@ -73,6 +73,17 @@ def receiver_of(bus: KafkaBus, store: MemoryEventStore, topic: str) -> Receiver:
     )
 
 
+async def begun(bus: KafkaBus, topic: str) -> tuple[MemoryEventStore, Receiver]:
+    """A receiver that has read all of a topic of two partitions, and a store that says so."""
+    store = MemoryEventStore()
+    receiver = receiver_of(bus, store, topic)
+    await fill(bus, topic, b"old", 2, 3)
+    await receiver.start()
+    assert len(await read(receiver.consumer, 6)) == 6
+    await store.append(Batch(positions={Source(topic, n): 2 for n in range(2)}), at=MOMENT)
+    return store, receiver
+
+
 async def until_stopped(consumer, count: int) -> list:
     """Fetch until so many sources are stopped; what was read meanwhile."""
     records = []
@@ -86,12 +97,7 @@ async def test_a_topic_made_anew_is_not_read_on_however_long_it_is(
     bus: KafkaBus, topic: str, again
 ) -> None:
     """Its neighbour is; a store that was told so by an operator goes on by itself."""
-    store = MemoryEventStore()
-    receiver = receiver_of(bus, store, topic)
-    await fill(bus, topic, b"old", 2, 3)
-    await receiver.start()
-    assert len(await read(receiver.consumer, 6)) == 6
-    await store.append(Batch(positions={Source(topic, n): 2 for n in range(2)}), at=MOMENT)
+    store, receiver = await begun(bus, topic)
     await receiver.close()
 
     await again(topic, records=8)
@@ -115,12 +121,7 @@ async def test_a_topic_made_anew_under_its_reader_stops_it(
     bus: KafkaBus, topic: str, again
 ) -> None:
     """Also with fewer partitions, and where it has grown past the reader meanwhile."""
-    store = MemoryEventStore()
-    receiver = receiver_of(bus, store, topic)
-    await fill(bus, topic, b"old", 2, 3)
-    await receiver.start()
-    assert len(await read(receiver.consumer, 6)) == 6
-    await store.append(Batch(positions={Source(topic, n): 2 for n in range(2)}), at=MOMENT)
+    _, receiver = await begun(bus, topic)
 
     await again(topic, partitions=1, records=8)
 
