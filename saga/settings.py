@@ -459,8 +459,7 @@ def _values_of(variables: Mapping[str, str], names: set[str], secrets: set[str])
 def _secret_in(variable: str, path: str) -> str:
     """What a file holds, but for the line's end that editors leave there."""
     try:
-        # Without waiting: a pipe that nobody writes to would hold up the start for ever.
-        with open(path, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        with open(path, encoding="utf-8", opener=_without_waiting) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise SettingsError(variable, f"{path!r} is no file but a pipe or device")
             text = file.read(SECRET_BYTES_MAX + 1)
@@ -469,6 +468,11 @@ def _secret_in(variable: str, path: str) -> str:
     if len(text) > SECRET_BYTES_MAX:
         raise SettingsError(variable, f"{path!r} is too long to hold a secret")
     return text.rstrip("\r\n")
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """A pipe that nobody writes to would hold up the start for ever."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _is_open_to_all(file: Path) -> bool:

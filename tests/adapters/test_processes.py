@@ -2,6 +2,8 @@
 
 import asyncio
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -96,6 +98,21 @@ async def test_a_killed_writer_leaves_whole_batches(bus: LocalBus, path: Path) -
     with sqlite3.connect(path) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     connection.close()
+
+
+def test_a_process_may_have_any_bytes_in_its_name():
+    """Linux cuts names after 15 bytes, in the middle of a character where there is one."""
+    names_itself = "import ctypes, sys; ctypes.CDLL(None).prctl(15, b'\\xff) Z \\xc3', 0, 0, 0)"
+    says_so = "print(flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", f"{names_itself}; {says_so}"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        process.stdout.readline()
+        started = groups._start_of(process.pid)
+
+    assert started.isdecimal()
 
 
 async def _check(bus: LocalBus, name: str, *, told: int) -> None:

@@ -199,7 +199,8 @@ def _start_of(pid: int) -> str | None:
     except OSError:
         pass  # it belongs to somebody else
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        text = Path(f"/proc/{pid}/stat").read_text("ascii", "replace")  # names have any bytes
+        fields = text.rpartition(")")[2].split()
     except OSError:
         return "?"
     state, start = (fields[place] for place in _STATE_AND_START)
