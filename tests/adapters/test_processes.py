@@ -110,7 +110,7 @@ def test_a_process_may_have_any_bytes_in_its_name():
         stdout=subprocess.PIPE,
     ) as process:
         process.stdout.readline()
-        started = groups._start_of(process.pid)
+        started = groups.start_of(process.pid)
 
     assert started.isdecimal()
 

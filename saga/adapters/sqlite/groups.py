@@ -178,7 +178,7 @@ def is_dead(member: Member, now: Instant) -> bool:
     pid, start, namespace = member.process.split(" ", 2)
     if namespace != this_process().split(" ", 2)[2]:
         return False  # its process ids mean nothing here
-    return _start_of(int(pid)) not in {start, "?"}
+    return start_of(int(pid)) not in {start, "?"}
 
 
 @cache
@@ -187,10 +187,10 @@ def _described(pid: int) -> str:
         namespace = f"{os.uname().nodename} {Path('/proc/self/ns/pid').readlink()}"
     except OSError:
         namespace = os.uname().nodename
-    return f"{pid} {_start_of(pid) or '?'} {namespace}"
+    return f"{pid} {start_of(pid) or '?'} {namespace}"
 
 
-def _start_of(pid: int) -> str | None:
+def start_of(pid: int) -> str | None:
     """When the process was started, `?` where that cannot be told, None where it has ended."""
     try:
         os.kill(pid, 0)
