@@ -11,6 +11,7 @@ import uvloop
 
 from saga.adapters.clocks import ManualClock
 from saga.adapters.sqlite import LocalBus, SqliteDatabase, SqliteEventStore
+from saga.adapters.sqlite.delivery import Reader
 from saga.adapters.sqlite.writer import LINGER_S
 from saga.errors import BusUnavailable, RecordsRetracted, StoreUnavailable
 from saga.ports.bus import Record, Source, TopicSpec
@@ -133,6 +134,25 @@ def test_a_turn_that_took_long_to_decide_still_shares_the_commit(
 
     with asyncio.Runner(loop_factory=loop) as runner:
         assert 10 <= runner.run(hops()) < 15  # heartbeats have commits of their own
+
+
+@pytest.mark.parametrize("loop", [uvloop.new_event_loop, asyncio.new_event_loop])
+def test_a_wait_that_is_over_at_once_hinders_no_other(
+    loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    """Its timer has not rung yet where a record wakes the reader first."""
+
+    async def waits() -> None:
+        reader = Reader(is_early=False)
+        first = asyncio.create_task(reader.wait(0))
+        await asyncio.sleep(0)
+        reader.wake(always=True)
+        second = asyncio.create_task(reader.wait(0))
+        await first
+        await second
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(asyncio.wait_for(waits(), HANG_S))
 
 
 async def test_a_commit_waits_for_nobody_for_long(desk: Desk) -> None:

@@ -31,7 +31,9 @@ class Reader:
         self.behind: set[Source] = set()
         self.buffer: deque[Inbound] = deque()
         self._waiter: asyncio.Future[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._rings_at = 0.0
+        """When the timer rings: uvloop's handle of a moment that has passed does not say."""
         self._until = 0.0
 
     @property
@@ -107,7 +109,7 @@ class Reader:
         self._waiter = loop.create_future()
         self._until = loop.time() + seconds
         # The timer outlives the wait: most waits end early, and the next one needs it again.
-        if self._timer is None or self._timer.when() > self._until:
+        if self._timer is None or self._rings_at > self._until:
             self._set_timer(loop)
         try:
             await self._waiter
@@ -117,6 +119,7 @@ class Reader:
     def _set_timer(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        self._rings_at = self._until
         self._timer = loop.call_at(self._until, self._time_out, loop)
 
     def _time_out(self, loop: asyncio.AbstractEventLoop) -> None:
