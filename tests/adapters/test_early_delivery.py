@@ -137,19 +137,22 @@ def test_a_turn_that_took_long_to_decide_still_shares_the_commit(
 
 
 @pytest.mark.parametrize("loop", [uvloop.new_event_loop, asyncio.new_event_loop])
-def test_a_wait_that_is_over_at_once_hinders_no_other(
+def test_a_wait_shorter_than_the_loops_clock_hinders_no_other(
     loop: Callable[[], asyncio.AbstractEventLoop],
 ) -> None:
-    """Its timer has not rung yet where a record wakes the reader first."""
+    """Its timer is set anew in the very round of the loop in which a record wakes the reader."""
 
     async def waits() -> None:
         reader = Reader(is_early=False)
-        first = asyncio.create_task(reader.wait(0))
-        await asyncio.sleep(0)
-        reader.wake(always=True)
-        second = asyncio.create_task(reader.wait(0))
-        await first
-        await second
+        waiting = asyncio.create_task(wait_often(reader))
+        while not waiting.done():
+            reader.wake(always=True)
+            await asyncio.sleep(0)
+        await waiting
+
+    async def wait_often(reader: Reader) -> None:
+        for _ in range(100):
+            await reader.wait(0.0004)
 
     with asyncio.Runner(loop_factory=loop) as runner:
         runner.run(asyncio.wait_for(waits(), HANG_S))
