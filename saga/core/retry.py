@@ -23,7 +23,7 @@ class Retry:
 
     Args:
         attempts: all attempts, the first included; None is without limit.
-        factor: by how much each further delay grows.
+        factor: by how much each further delay grows; below 1, they shrink.
         jitter: the share of a delay that is left to chance, from 0 to 1.
         within: no attempt begins later than this after the first one.
         never_on: codes of failures that are final at once.
@@ -43,8 +43,8 @@ class Retry:
     def __post_init__(self) -> None:
         if self.attempts is not None and self.attempts < 1:
             raise ValueError(f"attempts={self.attempts}: at least one attempt is needed")
-        if not 1 <= self.factor <= sys.float_info.max:
-            raise ValueError(f"factor={self.factor}: expected a finite number from 1 on")
+        if not 0 <= self.factor <= sys.float_info.max:
+            raise ValueError(f"factor={self.factor}: expected a finite number that is not below 0")
         if not 0 <= self.jitter <= 1:
             raise ValueError(f"jitter={self.jitter}: expected a share, from 0 to 1")
         for duration in (self.initial, self.cap, self.within):

@@ -195,7 +195,7 @@ def test_delays_stop_growing_at_the_cap():
     "wrong",
     [
         {"attempts": 0},
-        {"factor": 0.5},
+        {"factor": -0.5},
         {"factor": math.nan},
         {"factor": math.inf},
         {"factor": 10**400},
@@ -225,6 +225,15 @@ def test_any_finite_factor_leads_to_the_cap(factor, initial):
     assert delays[0] == duration_us(initial)
     expected = delays[0] if factor == 1 or initial == "0s" else duration_us("36600d")
     assert delays[-1] == expected
+
+
+@pytest.mark.parametrize(("factor", "seconds"), [(0.5, [8, 4, 2, 1]), (0, [8, 0, 0, 0])])
+def test_a_factor_below_1_shrinks_the_delays(factor, seconds):
+    retry = Retry(attempts=None, initial="8s", factor=factor, cap="1m", jitter=0)
+    delays = [retry.delay_us(failed_attempts=n, seed="") for n in (1, 2, 3, 4)]
+
+    assert delays == [second * 10**6 for second in seconds]
+    assert retry.delay_us(failed_attempts=10**9, seed="") == 0
 
 
 def test_small_factor_reaches_its_cap_beyond_the_64th_failure():
