@@ -1,59 +1,49 @@
-"""One process of a benchmark: `python -m benchmarks.child NAME ARGUMENTS`, a JSON array."""
+"""One process of a benchmark: `python -m benchmarks.child NAME ARGUMENTS`, a JSON array.
+
+What is measured is imported only when it is named: on an older commit the rest would not import.
+"""
 
 from __future__ import annotations
 
+import logging
 import sys
-from collections.abc import Callable
+from importlib import import_module
 from typing import Any, Final
 
 import orjson
 
-from benchmarks import driving, embedded, processes
-from benchmarks.measuring import Measured
-from saga.console.cli import logs
+from benchmarks.serving import serve
 
-
-def _fill(*arguments: Any) -> Measured:
-    # Only this one needs the driver of PostgreSQL.
-    from benchmarks.past import fill
-
-    return fill(*arguments)
-
-
-MEASUREMENTS: Final[dict[str, Callable[..., Measured]]] = {
-    "floor": embedded.floor,
-    "engine": embedded.engine,
-    "replaying": embedded.replaying,
-    "opening": embedded.opening,
-    "servers": driving.on_servers,
-    "fill": _fill,
+MEASUREMENTS: Final = {
+    "engine": "benchmarks.product:engine",
+    "replaying": "benchmarks.product:replaying",
+    "folding": "benchmarks.embedded:folding",
+    "opening": "benchmarks.embedded:opening",
+    "floor": "benchmarks.embedded:floor",
+    "servers": "benchmarks.driving:on_servers",
+    "fill": "benchmarks.past:fill",
+}
+PROCESSES: Final = {
+    "orchestrator": "benchmarks.product:orchestrator",
+    "effects": "benchmarks.product:effects",
+    "floor-orchestrator": "benchmarks.kafka_floor:orchestrator",
+    "floor-effects": "benchmarks.kafka_floor:effects",
 }
 
 
 def main() -> None:
-    name, arguments = sys.argv[1:]
-    logs.configure("error")
-    start = _process(name)
-    if start is not None:
-        processes.serve(start, *orjson.loads(arguments))
-        return
-    print(orjson.dumps(MEASUREMENTS[name](*orjson.loads(arguments))).decode())  # noqa: T201
+    name, text = sys.argv[1:]
+    arguments = orjson.loads(text)
+    logging.basicConfig(level=logging.ERROR)
+    if name in PROCESSES:
+        serve(_named(PROCESSES[name]), *arguments)
+    else:
+        print(orjson.dumps(_named(MEASUREMENTS[name])(*arguments)).decode())  # noqa: T201
 
 
-def _process(name: str) -> processes.Start | None:
-    match name:
-        case "orchestrator":
-            return processes.orchestrator
-        case "effects":
-            return processes.effects
-        case "floor-orchestrator" | "floor-effects":
-            # The floor needs drivers that the rest does without.
-            from benchmarks import kafka_floor
-
-            is_first = name == "floor-orchestrator"
-            return kafka_floor.orchestrator if is_first else kafka_floor.effects
-        case _:
-            return None
+def _named(place: str) -> Any:
+    module, _, function = place.partition(":")
+    return getattr(import_module(module), function)
 
 
 if __name__ == "__main__":

@@ -1,30 +1,22 @@
-"""The command line: what to measure, and the table of what was measured."""
+"""The command line: what to measure, and what of it is printed or written into the page."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from shutil import rmtree
-from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Final
 
 import typer
-from rich.progress import Progress
 
-from benchmarks import servers
-from benchmarks.measuring import (
-    Bar,
-    Measured,
-    Plan,
-    circumstances,
-    heading,
-    measure_levels,
-    print_levels,
-)
+from benchmarks import embedded, servers
+from benchmarks.measuring import Plan
+from benchmarks.revisions import commit_of
+from benchmarks.tables import Table, put_into_page
 from saga.console.cli.output import ExitCode, Misused, NotSo, Printer
 
 IN_FLIGHT: Final = "1,64,256"
+PARTITIONS: Final = "4,16"
+CONTRACTS: Final = "20,100"
 QUICK_SHARE: Final = 10
 QUICK_RUNS: Final = 1
 OPEN_SAGAS: Final = 100_000
@@ -44,10 +36,14 @@ def benchmark(
         str, typer.Option(metavar="N,…", help="How many sagas run at a time.")
     ] = IN_FLIGHT,
     sagas: Annotated[int, typer.Option(min=100, help="Sagas of a run.")] = 6_000,
-    runs: Annotated[int, typer.Option(min=1, help="Runs, of which the median is told.")] = 3,
+    runs: Annotated[int, typer.Option(min=1, help="Runs, of which the median is told.")] = 5,
     folder: Annotated[
         Path, typer.Option("--in", help="Where the files go; the disk counts.")
     ] = Path(),
+    revision: Annotated[
+        str | None,
+        typer.Option("--vs", metavar="REV", help="Run the code of this commit in turns with it."),
+    ] = None,
     bus: Annotated[
         str | None,
         typer.Option(metavar="ADDRESS", help="Measure on a Kafka, kafka://HOST:PORT, …"),
@@ -56,6 +52,12 @@ def benchmark(
         str | None,
         typer.Option(metavar="ADDRESS", help="… and a PostgreSQL, postgresql://USER@HOST/DB."),
     ] = None,
+    partitions: Annotated[
+        str, typer.Option(metavar="N,…", help="There: partitions of each topic.")
+    ] = PARTITIONS,
+    contracts: Annotated[
+        str, typer.Option(metavar="N,…", help="There: contracts of the application.")
+    ] = CONTRACTS,
     is_loaded: Annotated[
         bool,
         typer.Option("--loaded", help="There: a store with many sagas beside an empty one."),
@@ -68,20 +70,20 @@ def benchmark(
     ] = OPEN_IN_STORE,
     is_quick: Annotated[bool, typer.Option("--quick", help="One short run: a first idea.")] = False,
     is_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    is_for_docs: Annotated[
+        bool, typer.Option("--docs", help="Also renew the tables in docs/explanation/.")
+    ] = False,
 ) -> None:
-    """Measure sagas per second on this machine, beside a floor without an engine."""
+    """Measure sagas per second on this machine, beside floors without an engine."""
     printer = Printer(is_json=is_json)
     try:
-        plan = _plan(in_flight, sagas, runs, is_quick=is_quick)
-        addresses = _addresses(bus, store, is_loaded=is_loaded)
-        if addresses is None:
-            report, show = _measure_files(plan, folder, printer), _print
-        elif is_loaded:
-            past = servers.Past(finished, still_open)
-            report = servers.measure_loaded(plan, past, addresses, printer)
-            show = servers.print_loaded
-        else:
-            report, show = servers.measure(plan, addresses, printer), servers.print_report
+        plan = _plan(in_flight, sagas, runs, revision, is_quick=is_quick)
+        sizes = _sizes(partitions, contracts, is_quick=is_quick)
+        on_servers = _servers(bus, store, sizes, is_loaded=is_loaded)
+        past = servers.Past(finished, still_open) if is_loaded else None
+        section, report, parts = _measured(plan, on_servers, past, folder, printer)
+        if is_for_docs:
+            put_into_page(section, parts)
     except (Misused, NotSo) as error:
         printer.note(f"saga: {error}", style="red")
         code = ExitCode.USAGE if isinstance(error, Misused) else ExitCode.NOT_SO
@@ -89,75 +91,74 @@ def benchmark(
     if is_json:
         printer.json(report)
     else:
-        show(report, printer)
+        _print(parts, printer)
 
 
-def _plan(in_flight: str, sagas: int, runs: int, *, is_quick: bool) -> Plan:
-    numbers = _numbers(in_flight)
+def _measured(
+    plan: Plan,
+    on_servers: servers.Servers | None,
+    past: servers.Past | None,
+    folder: Path,
+    printer: Printer,
+) -> tuple[str, dict[str, Any], Sequence[str | Table]]:
+    """The name of its place in the page, and the report as data and for people."""
+    if on_servers is None:
+        report = embedded.measure(plan, folder, printer)
+        return "embedded", report, embedded.parts(report)
+    if past is None:
+        report = servers.measure(plan, on_servers, printer)
+        return "servers", report, servers.parts(report)
+    report = servers.measure_loaded(plan, past, on_servers, printer)
+    return "loaded", report, servers.parts_loaded(report)
+
+
+def _plan(in_flight: str, sagas: int, runs: int, revision: str | None, *, is_quick: bool) -> Plan:
+    if revision is not None:
+        commit_of(revision)
+    levels = _numbers("--in-flight", in_flight, IN_FLIGHT)
     if is_quick:
-        return Plan(numbers, sagas // QUICK_SHARE, QUICK_RUNS, OPEN_SAGAS // QUICK_SHARE)
-    return Plan(numbers, sagas, runs, OPEN_SAGAS)
+        return Plan(levels, sagas // QUICK_SHARE, QUICK_RUNS, OPEN_SAGAS // QUICK_SHARE, revision)
+    return Plan(levels, sagas, runs, OPEN_SAGAS, revision)
 
 
-def _addresses(bus: str | None, store: str | None, *, is_loaded: bool) -> dict[str, str] | None:
+def _sizes(
+    partitions: str, contracts: str, *, is_quick: bool
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    sizes = (
+        _numbers("--partitions", partitions, PARTITIONS),
+        _numbers("--contracts", contracts, CONTRACTS),
+    )
+    return (sizes[0][:1], sizes[1][:1]) if is_quick else sizes
+
+
+def _servers(
+    bus: str | None,
+    store: str | None,
+    sizes: tuple[tuple[int, ...], tuple[int, ...]],
+    *,
+    is_loaded: bool,
+) -> servers.Servers | None:
     if bus is None and store is None:
         if is_loaded:
             raise Misused("--loaded needs servers: --bus kafka://… and --store postgresql://…")
         return None
     if bus is None or store is None:
         raise Misused("--bus and --store go together: kafka://… and postgresql://…")
-    return {"bus": bus, "store": store}
+    return servers.Servers(bus, store, *sizes)
 
 
-def _numbers(text: str) -> tuple[int, ...]:
+def _numbers(option: str, text: str, example: str) -> tuple[int, ...]:
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise Misused(f"--in-flight: {text!r}: expected numbers above 0 like {IN_FLIGHT}")
+        raise Misused(f"{option}: {text!r}: expected numbers above 0 like {example}")
     return tuple(dict.fromkeys(int(part) for part in parts))
 
 
-def _measure_files(plan: Plan, folder: Path, printer: Printer) -> dict[str, Any]:
-    with Progress(console=printer.err, transient=True) as progress, _scratch(folder) as kept:
-        bar = Bar(progress, 2 * plan.runs * len(plan.in_flight) + 2)
-
-        def measured(name: str, place: str, sagas: int, in_flight: int) -> Measured:
-            return bar.run(
-                f"measuring: {name}, {in_flight} in flight", name, place, sagas, in_flight
-            )
-
-        def in_turn(rival: str, sagas: int, in_flight: int) -> Measured:
-            if rival == "saga":  # the last run is replayed
-                rmtree(last, ignore_errors=True)
-                return measured("engine", last, sagas, in_flight)
-            with _scratch(folder) as place:
-                return measured("floor", place, sagas, in_flight)
-
-        last = f"{kept}/engine"
-        levels = measure_levels(plan, ("saga", "floor"), "floor", in_turn)
-        replayed = bar.run("measuring: replay", "replaying", last)
-        with _scratch(folder) as place:
-            opened = bar.run("measuring: open sagas", "opening", place, plan.open_sagas)
-    return circumstances(plan) | {"levels": levels, "replay": replayed, "open": opened}
-
-
-@contextmanager
-def _scratch(folder: Path) -> Iterator[str]:
-    try:
-        made = TemporaryDirectory(prefix="saga-bench-", dir=folder)
-    except OSError as error:
-        raise Misused(f"--in: {folder}: {error.strerror}") from None
-    with made as path:
-        yield str(Path(path).resolve())
-
-
-def _print(report: dict[str, Any], printer: Printer) -> None:
-    printer.say(heading(report), "")
-    cpu = {"cpu_us_per_saga": "CPU µs/saga"}
-    print_levels(report["levels"], "floor", cpu, printer)
-    replayed, opened = report["replay"], report["open"]
-    printer.say(
-        "",
-        f"replay: {replayed['folded_per_s']:,.0f} entries/s of one core;"
-        f" {replayed['checked_per_s']:,.0f} with reading them, as `saga replay` does",
-        f"{opened['sagas']:,.0f} open sagas: {opened['resident_mb']:,.0f} MB at most",
-    )
+def _print(parts: Sequence[str | Table], printer: Printer) -> None:
+    for number, part in enumerate(parts):
+        if number:
+            printer.say("")
+        if isinstance(part, Table):
+            part.print(printer)
+        else:
+            printer.say(part)

@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from itertools import islice
-from typing import Final
+from typing import Final, TypedDict
 
-from benchmarks.measuring import Measured, percentiles
-from benchmarks.order import OrderConfirmed, OrderRejected, app, placed
+from benchmarks.measuring import SAGA
+from benchmarks.order import OrderConfirmed, OrderRejected, app_with, placed
 from benchmarks.processes import FLOOR_TOPICS, Process, floor_topic, running
+from benchmarks.timing import Measured, percentiles, run_fast, tune_gc
 from saga.adapters.ids import new_id
 from saga.adapters.opening import open_bus
 from saga.console.cli.output import NotSo
-from saga.console.cli.serving import run_fast, tune_gc
 from saga.contracts import contract_of
 from saga.ports import Bus, Consumer, Record, Source, TopicSpec
 from saga.runtime.publisher import Publisher
@@ -25,24 +26,30 @@ WARM_UP_SAGAS: Final = 600
 FETCH_S: Final = 0.05
 STALL_S: Final = 30.0
 
-RIVALS: Final[Mapping[str, tuple[str, ...]]] = {
-    "saga": ("orchestrator", "effects"),
-    "saga, two orchestrators": ("orchestrator", "orchestrator", "effects"),
-    "floor": ("floor-orchestrator", "floor-effects"),
+TWO: Final = "saga, two orchestrators"
+ENGINES: Final[Mapping[str, tuple[str, ...]]] = {
+    SAGA: ("orchestrator", "effects"),
+    TWO: ("orchestrator", "orchestrator", "effects"),
 }
+FLOORS: Final[Mapping[str, tuple[str, ...]]] = {"floor": ("floor-orchestrator", "floor-effects")}
 
 
-def on_servers(
-    rival: str, addresses: dict[str, str], first: int, sagas: int, in_flight: int
-) -> Measured:
-    """*sagas* of *rival* on the servers at *addresses*, numbered from *first*."""
-    return run_fast(_drive(rival, addresses, first, sagas, in_flight))
+class Place(TypedDict):
+    """What is measured on servers, beside a rival and a load."""
+
+    settings: dict[str, str]
+    contracts: int
+    folder: str | None
+    """The engine's code; None: today's."""
 
 
-async def _drive(
-    rival: str, addresses: dict[str, str], first: int, sagas: int, in_flight: int
-) -> Measured:
-    settings = Settings.read({}, **addresses)
+def on_servers(rival: str, place: Place, first: int, sagas: int, in_flight: int) -> Measured:
+    """*sagas* of *rival* at a *place*, numbered from *first*."""
+    return run_fast(_drive(rival, place, range(first, first + sagas), in_flight))
+
+
+async def _drive(rival: str, place: Place, numbers: range, in_flight: int) -> Measured:
+    settings, sagas = Settings.read({}, **place["settings"]), len(numbers)
     opened = open_bus(settings)
     try:
         await opened.bus.create_topics(
@@ -51,24 +58,31 @@ async def _drive(
                 for name in FLOOR_TOPICS
             ]
         )
+        app = app_with(place["contracts"])
         service = build_service(app, settings, roles=())  # it makes the engine's
-        async with service, running(RIVALS[rival], addresses) as processes:
+        async with service, _running(rival, place) as processes:
             driver = await Driver.listening(
-                opened.bus, service.publisher, settings, is_floor=rival == "floor"
+                opened.bus, service.publisher, settings, is_floor=rival in FLOORS
             )
-            warm_up = min(sagas, WARM_UP_SAGAS)
-            await driver.run(range(first, first + warm_up), in_flight)
+            warm_up = range(numbers.stop, numbers.stop + min(sagas, WARM_UP_SAGAS))
+            await driver.run(warm_up, in_flight)
             tune_gc()
             used = await _cpu_s(processes)
             began_at = time.perf_counter()
-            numbers = range(first + warm_up, first + warm_up + sagas)
             latencies = await driver.run(numbers, in_flight)
             seconds = time.perf_counter() - began_at
             used = {name: after - used[name] for name, after in (await _cpu_s(processes)).items()}
     finally:
         await opened.close()
     cpu = {f"cpu_us_{name}": cpu_s / sagas * 1e6 for name, cpu_s in used.items()}
+    cpu["cpu_us_per_saga"] = cpu["cpu_us_orchestrator"] + cpu["cpu_us_effects"]
     return cpu | {"sagas_per_s": sagas / seconds} | percentiles(latencies)
+
+
+def _running(rival: str, place: Place) -> AbstractAsyncContextManager[list[Process]]:
+    if rival in FLOORS:
+        return running(FLOORS[rival], [place["settings"]])
+    return running(ENGINES[rival], [place["settings"], place["contracts"]], place["folder"])
 
 
 class Driver:

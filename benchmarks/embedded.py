@@ -1,31 +1,123 @@
-"""Measurements on files, each run in a process of its own."""
+"""Measuring on files: engine, floors and the same saga as a plain program, in turns.
+
+Each run is a process of its own with files of its own.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import resource
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from shutil import rmtree
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
-from benchmarks.measuring import Measured, percentiles
+from rich.progress import Progress
+
+from benchmarks.measuring import (
+    SAGA,
+    Bar,
+    Plan,
+    circumstances,
+    compared,
+    figures_table,
+    heading,
+    in_turns,
+    measure_levels,
+    ratios_table,
+    told,
+)
 from benchmarks.order import app, order, placed
+from benchmarks.product import WARM_UP_SAGAS, addresses
+from benchmarks.revisions import laid_out
 from benchmarks.sqlite_floor import Floor
+from benchmarks.tables import Table
+from benchmarks.timing import Measured, percentiles, resident_mb, run_fast, stopwatch, tune_gc
 from saga.adapters.opening import open_store
-from saga.audit.replaying import replay_all
-from saga.console.cli.serving import run_fast, tune_gc
+from saga.console.cli.output import Misused, Printer
 from saga.core.replay import replay
 from saga.service import Service
 from saga.settings import Settings
 
-WARM_UP_SAGAS: Final = 300
 OPENED_AT_ONCE: Final = 500
 OPENED_AHEAD_MAX: Final = 2_000
 FOLDS_MIN: Final = 3
 FOLD_SAGAS_MAX: Final = 1_000
+WITHOUT_ENGINE: Final = {"floor": "floor"}
+"""Rivals, and what measures them."""
+CPU: Final = {"cpu_us_per_saga": "CPU µs/saga"}
+
+
+def measure(plan: Plan, folder: Path, printer: Printer) -> dict[str, Any]:
+    """All rivals in turns; NotSo if a run failed."""
+    with ExitStack() as stack:
+        progress = stack.enter_context(Progress(console=printer.err, transient=True))
+        engines: dict[str, Path | None] = {SAGA: None}
+        if plan.revision is not None:
+            engines[plan.revision] = stack.enter_context(laid_out(plan.revision))
+        rivals = [*engines, *WITHOUT_ENGINE]
+        total = plan.runs * (len(plan.in_flight) * len(rivals) + len(engines)) + 2
+        bar = Bar(progress, total)
+        kept = stack.enter_context(_scratch(folder))
+
+        def run(rival: str, sagas: int, in_flight: int) -> Measured:
+            text, size = f"measuring: {rival}, {in_flight} in flight", (sagas, in_flight)
+            if rival in engines:  # the last run is replayed
+                place = f"{kept}/{rival}"
+                rmtree(place, ignore_errors=True)
+                return bar.run(text, "engine", place, *size, folder=engines[rival])
+            with _scratch(folder) as place:
+                return bar.run(text, WITHOUT_ENGINE[rival], place, *size)
+
+        levels = measure_levels(plan, rivals, [SAGA], run)
+        replays = in_turns(
+            list(engines),
+            plan.runs,
+            lambda rival: bar.run(
+                f"measuring: replay, {rival}",
+                "replaying",
+                f"{kept}/{rival}",
+                folder=engines[rival],
+            ),
+        )
+        folded = bar.run("measuring: replay without reading", "folding", f"{kept}/{SAGA}")
+        place = stack.enter_context(_scratch(folder))
+        opened = bar.run("measuring: open sagas", "opening", place, plan.open_sagas)
+    measured = {"levels": levels, "replay": compared(replays, [SAGA]) | folded, "open": opened}
+    return circumstances(plan) | measured
+
+
+def parts(report: dict[str, Any]) -> Sequence[str | Table]:
+    """The report for people."""
+    replayed, opened = report["replay"], report["open"]
+    rate = replayed["measured"][SAGA]["entries_per_s"]["median"]
+    beside = "".join(
+        f", {told(ratios['entries_per_s'])} times {other}'s"
+        for other, ratios in replayed["beside"][SAGA].items()
+    )
+    replay_rate = (
+        f"`saga replay`: {rate:,.0f} entries/s of one core{beside};"
+        f" {replayed['folded_per_s']:,.0f} without reading them"
+    )
+    return (
+        heading(report),
+        figures_table(report["levels"], CPU),
+        ratios_table(report["levels"]),
+        replay_rate,
+        f"{opened['sagas']:,.0f} open sagas: {opened['resident_mb']:,.0f} MB at most",
+    )
+
+
+@contextmanager
+def _scratch(folder: Path) -> Iterator[str]:
+    try:
+        made = TemporaryDirectory(prefix="saga-bench-", dir=folder)
+    except OSError as error:
+        raise Misused(f"--in: {folder}: {error.strerror}") from None
+    with made as path:
+        yield str(Path(path).resolve())
 
 
 def floor(folder: str, sagas: int, in_flight: int) -> Measured:
@@ -33,66 +125,27 @@ def floor(folder: str, sagas: int, in_flight: int) -> Measured:
     rows = Floor(Path(folder))
     rows.run(sagas=min(sagas, WARM_UP_SAGAS), in_flight=in_flight)
     tune_gc()
-    with _stopwatch(sagas) as measured:
+    with stopwatch(sagas) as measured:
         latencies = rows.run(sagas=sagas, in_flight=in_flight, first=WARM_UP_SAGAS)
     rows.close()
     return measured | percentiles(latencies)
 
 
-def engine(folder: str, sagas: int, in_flight: int) -> Measured:
-    """*sagas* with all that a user gets, from before each is published until it has ended."""
-    return run_fast(_engine(folder, sagas, in_flight))
+def folding(folder: str) -> Measured:
+    """Entries a second of one core, only folded."""
+    return asyncio.run(_folding(folder))
 
 
-async def _engine(folder: str, sagas: int, in_flight: int) -> Measured:
-    async with app.service(**_addresses(folder)) as service:
-        await _run(service, range(min(sagas, WARM_UP_SAGAS)), in_flight)
-        tune_gc()
-        with _stopwatch(sagas) as measured:
-            numbers = range(WARM_UP_SAGAS, WARM_UP_SAGAS + sagas)
-            latencies = await _run(service, numbers, in_flight)
-    return measured | percentiles(latencies)
-
-
-async def _run(service: Service, numbers: range, in_flight: int) -> list[float]:
-    """Run these orders, *in_flight* at a time; gives the latency of each in seconds."""
-    waiting = iter(numbers)
-    latencies: list[float] = []
-
-    async def customer() -> None:
-        for number in waiting:
-            begun_at = time.perf_counter()
-            saga_id = await service.publish(placed(number))
-            assert saga_id is not None
-            await service.outcome(saga_id)
-            latencies.append(time.perf_counter() - begun_at)
-
-    async with asyncio.TaskGroup() as group:
-        for _ in range(in_flight):
-            group.create_task(customer())
-    return latencies
-
-
-def replaying(folder: str) -> Measured:
-    """Entries a second of one core, read and checked as by `saga replay`, and only folded."""
-    return asyncio.run(_replaying(folder))
-
-
-async def _replaying(folder: str) -> Measured:
-    opened = open_store(Settings.read(**_addresses(folder)))
+async def _folding(folder: str) -> Measured:
+    opened = open_store(Settings.read({}, **addresses(folder)))
     try:
-        tune_gc()
-        entries, begun_at = 0, time.process_time()
-        async for result in replay_all(opened.store, opened.catalogue, app.registry):
-            assert result.is_ok, result
-            entries += result.entries
-        checked = entries / (time.process_time() - begun_at)
         page = await opened.catalogue.sagas(limit=FOLD_SAGAS_MAX)
         histories = await opened.store.load([summary.saga_id for summary in page])
     finally:
         await opened.close()
     registered = app.registry.find(order.name, order.version)
     assert registered is not None
+    tune_gc()
     folded, begun_at = 0, time.process_time()
     for _ in range(FOLDS_MIN):
         for saga_id, history in histories.items():
@@ -101,11 +154,7 @@ async def _replaying(folder: str) -> Measured:
             assert state.program is not None
             state.program.close()  # as every replay does: an open one costs a collection
             folded += len(history)
-    return {
-        "entries": entries,
-        "checked_per_s": checked,
-        "folded_per_s": folded / (time.process_time() - begun_at),
-    }
+    return {"folded_per_s": folded / (time.process_time() - begun_at)}
 
 
 def opening(folder: str, sagas: int) -> Measured:
@@ -115,9 +164,9 @@ def opening(folder: str, sagas: int) -> Measured:
 
 async def _opening(folder: str, sagas: int) -> Measured:
     unanswered = type(app)(sagas=app.sagas)
-    async with unanswered.service(**_addresses(folder)) as service:
+    async with unanswered.service(**addresses(folder)) as service:
         tune_gc()
-        before, begun_at = _resident_mb(), time.perf_counter()
+        before, begun_at = resident_mb(), time.perf_counter()
         publisher = service.publisher
         for first in range(0, sagas, OPENED_AT_ONCE):
             numbers = range(first, min(first + OPENED_AT_ONCE, sagas))
@@ -126,7 +175,7 @@ async def _opening(folder: str, sagas: int) -> Measured:
         await _until_started(service, sagas)
         return {
             "sagas": sagas,
-            "resident_mb": _resident_mb(),
+            "resident_mb": resident_mb(),
             "before_mb": before,
             "seconds": time.perf_counter() - begun_at,
         }
@@ -135,25 +184,3 @@ async def _opening(folder: str, sagas: int) -> Measured:
 async def _until_started(service: Service, sagas: int) -> None:
     while service.counts["started"] < sagas:  # noqa: ASYNC110  # the counts tell nobody
         await asyncio.sleep(0.005)
-
-
-def _addresses(folder: str) -> dict[str, Any]:
-    return {
-        "bus": f"local:///{folder}/saga.db",
-        "store": f"sqlite:///{folder}/saga.db",
-        "effects_store": f"sqlite:///{folder}/effects.db",
-    }
-
-
-@contextmanager
-def _stopwatch(sagas: int) -> Iterator[Measured]:
-    measured: Measured = {}
-    wall, cpu = time.perf_counter(), time.process_time()
-    yield measured
-    measured["cpu_us_per_saga"] = (time.process_time() - cpu) / sagas * 1e6
-    measured["sagas_per_s"] = sagas / (time.perf_counter() - wall)
-
-
-def _resident_mb() -> float:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1e6 if sys.platform == "darwin" else 1e3)  # bytes there, kilobytes elsewhere

@@ -18,7 +18,8 @@ import orjson
 import psycopg
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
-from benchmarks.processes import Stop, floor_topic
+from benchmarks.processes import floor_topic
+from benchmarks.serving import Stop
 from saga.adapters.rows import tracking_name
 from saga.ports import Source
 from saga.settings import Settings

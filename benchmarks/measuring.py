@@ -1,6 +1,7 @@
-"""What all benchmarks share: the plan, runs in processes of their own, and their medians.
+"""What all benchmarks share: the plan, runs in processes of their own, and what they come to.
 
-Machines are noisy: only runs of the same minute are compared.
+Machines are noisy: only runs of the same minute are compared, each with its neighbour. A figure is
+a median, and is told with the least and the most.
 """
 
 from __future__ import annotations
@@ -11,19 +12,30 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median, quantiles
+from pathlib import Path
+from statistics import median
 from typing import Any, Final
 
 import orjson
 from rich.progress import Progress
 
-from saga.console.cli.output import NotSo, Printer
+from benchmarks.revisions import todays_commit
+from benchmarks.tables import Table
+from benchmarks.timing import Measured
+from saga.console.cli.output import NotSo
 
 SAGAS_AT_ONE: Final = 600
 """One at a time takes milliseconds for each."""
-PERCENT: Final = 100
+SAGA: Final = "saga"
+COMPARED: Final = {
+    "sagas_per_s": "sagas/s",
+    "p50_ms": "p50",
+    "p99_ms": "p99",
+    "cpu_us_per_saga": "CPU",
+}
 
-Measured = dict[str, float]
+Spread = dict[str, Any]
+"""Of some runs: median, least, most, and all of them."""
 Level = dict[str, Any]
 
 
@@ -33,15 +45,19 @@ class Plan:
     sagas: int
     runs: int
     open_sagas: int
+    revision: str | None = None
 
     def sagas_at(self, in_flight: int) -> int:
         return min(self.sagas, SAGAS_AT_ONE) if in_flight == 1 else self.sagas
 
 
-def run_child(name: str, *arguments: object) -> Measured:
-    """One measurement in a process of its own; NotSo if that fails."""
+def run_child(name: str, *arguments: object, folder: Path | None = None) -> Measured:
+    """One measurement in a process of its own; NotSo if that fails.
+
+    In a *folder* laid out for it, it measures the engine that is there.
+    """
     command = [sys.executable, "-m", "benchmarks.child", name, orjson.dumps(arguments).decode()]
-    child = subprocess.run(command, capture_output=True, text=True, check=False)
+    child = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
     if child.returncode:
         last_line = child.stderr.strip().splitlines()[-1:] or ["it said nothing"]
         raise NotSo(f"measuring {name} ended with {child.returncode}: {last_line[0]}")
@@ -56,71 +72,118 @@ class Bar:
         self._progress = progress
         self._task = progress.add_task("measuring", total=total)
 
-    def run(self, text: str, name: str, *arguments: object) -> Measured:
+    def run(self, text: str, name: str, *arguments: object, folder: Path | None = None) -> Measured:
         self._progress.update(self._task, description=text)
-        measured = run_child(name, *arguments)
+        measured = run_child(name, *arguments, folder=folder)
         self._progress.advance(self._task)
         return measured
 
 
 def measure_levels(
-    plan: Plan, rivals: Sequence[str], baseline: str, measure: Callable[[str, int, int], Measured]
+    plan: Plan,
+    rivals: Sequence[str],
+    subjects: Sequence[str],
+    measure: Callable[[str, int, int], Measured],
 ) -> list[Level]:
-    """The rivals in turns, another one first each time: medians, and ratios to *baseline*."""
+    """The rivals in turns at each level, and each of the *subjects* beside each other rival."""
     levels: list[Level] = []
     for in_flight in plan.in_flight:
         sagas = plan.sagas_at(in_flight)
-        runs: dict[str, list[Measured]] = {name: [] for name in rivals}
-        for run in range(plan.runs):
-            for name in rivals if run % 2 else reversed(rivals):
-                runs[name].append(measure(name, sagas, in_flight))
-        level: Level = {"in_flight": in_flight, "sagas": sagas}
-        for name in rivals:
-            pairs = zip(runs[name], runs[baseline], strict=True)
-            ratio = median(one["sagas_per_s"] / other["sagas_per_s"] for one, other in pairs)
-            figures = {each: median(one[each] for one in runs[name]) for each in runs[name][0]}
-            level[name] = figures | {"ratio": ratio}
-        levels.append(level)
+        runs = in_turns(rivals, plan.runs, lambda name: measure(name, sagas, in_flight))  # noqa: B023
+        levels.append({"in_flight": in_flight, "sagas": sagas} | compared(runs, subjects))
     return levels
 
 
-def print_levels(
-    levels: Sequence[Level], baseline: str, cpu: Mapping[str, str], printer: Printer
-) -> None:
-    """The table of what was measured; *cpu* names the figures of processor and their columns."""
-    columns = ("in flight", "", "sagas/s", f"of the {baseline}", "p50 ms", "p99 ms", *cpu.values())
+def in_turns(
+    rivals: Sequence[str], runs: int, measure: Callable[[str], Measured]
+) -> dict[str, list[Measured]]:
+    """Each of the *rivals* so many times, another one first each time."""
+    measured: dict[str, list[Measured]] = {name: [] for name in rivals}
+    for run in range(runs):
+        for name in rivals if run % 2 else reversed(rivals):
+            measured[name].append(measure(name))
+    return measured
+
+
+def compared(runs: Mapping[str, Sequence[Measured]], subjects: Sequence[str]) -> dict[str, Any]:
+    """The figures of all, and ratios: each run of a subject to the run of a rival beside it."""
+    others = [name for name in runs if name not in subjects]
+    return {
+        "measured": {
+            name: {figure: spread([run[figure] for run in own]) for figure in own[0]}
+            for name, own in runs.items()
+        },
+        "beside": {
+            name: {other: _ratios(runs[name], runs[other]) for other in others} for name in subjects
+        },
+    }
+
+
+def _ratios(own: Sequence[Measured], other: Sequence[Measured]) -> dict[str, Spread]:
+    pairs = list(zip(own, other, strict=True))
+    return {
+        figure: spread([one[figure] / beside[figure] for one, beside in pairs])
+        for figure in own[0]
+        if figure in other[0]
+    }
+
+
+def spread(values: Sequence[float]) -> Spread:
+    return {
+        "median": median(values),
+        "least": min(values),
+        "most": max(values),
+        "runs": list(values),
+    }
+
+
+def figures_table(levels: Sequence[Level], cpu: Mapping[str, str]) -> Table:
+    """What was measured; *cpu* names the figures of processor and their columns."""
+    columns = ("in flight", "", "sagas/s", "p50 ms", "p99 ms", *cpu.values())
     rows: list[tuple[object, ...]] = []
     for level in levels:
-        in_flight = level["in_flight"]
-        for name in [each for each in level if each not in {"in_flight", "sagas"}]:
-            figures = level[name]
-            rows.append(
-                (
-                    in_flight,
-                    name,
-                    round(figures["sagas_per_s"]),
-                    "" if name == baseline else f"{figures['ratio']:.0%}",
-                    f"{figures['p50_ms']:.2f}",
-                    f"{figures['p99_ms']:.2f}",
-                    *(round(figures[each]) for each in cpu),
-                )
-            )
-            in_flight = None
-    printer.table(columns, rows)
+        shown: int | None = level["in_flight"]
+        for name, figures in level["measured"].items():
+            of = {figure: each["median"] for figure, each in figures.items()}
+            latencies = (f"{of['p50_ms']:.2f}", f"{of['p99_ms']:.2f}")
+            used = (round(of[each]) if each in of else None for each in cpu)
+            rows.append((shown, name, round(of["sagas_per_s"]), *latencies, *used))
+            shown = None
+    return Table(columns, rows)
 
 
-def percentiles(latencies: list[float]) -> Measured:
-    cuts = quantiles(latencies, n=PERCENT, method="inclusive")
-    return {"p50_ms": cuts[49] * 1e3, "p99_ms": cuts[98] * 1e3}
+def ratios_table(levels: Sequence[Level]) -> Table:
+    """How often the subject's figure holds the other's: the median, and the least and the most."""
+    columns = ("in flight", "", "beside", *COMPARED.values())
+    rows: list[tuple[object, ...]] = []
+    for level in levels:
+        shown: int | None = level["in_flight"]
+        for name, others in level["beside"].items():
+            for other, ratios in others.items():
+                rows.append((shown, name, other, *(told(ratios[each]) for each in COMPARED)))
+                shown = None
+    return Table(columns, rows)
+
+
+def told(ratio: Spread) -> str:
+    """A ratio with its spread."""
+    return f"{ratio['median']:.2f} ({ratio['least']:.2f}-{ratio['most']:.2f})"
 
 
 def circumstances(plan: Plan) -> dict[str, Any]:
+    """Where and of what everything is measured; *load* is that of the minute before."""
     return {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
+        "load": round(os.getloadavg()[0], 1),
         "python": platform.python_version(),
+        "commit": todays_commit(),
+        "beside_commit": plan.revision,
         "runs": plan.runs,
     }
 
 
-def heading(report: dict[str, Any]) -> str:
-    return f"{report['machine']}, Python {report['python']}, median of {report['runs']} runs"
+def heading(report: Mapping[str, Any]) -> str:
+    return (
+        f"{report['machine']} (load {report['load']:g} before), Python {report['python']}, "
+        f"commit {report['commit']}, median of {report['runs']} runs"
+    )

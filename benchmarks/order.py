@@ -6,7 +6,7 @@ A second saga stays open. Services keep their inbox and nothing else: the engine
 from __future__ import annotations
 
 from saga.app import SagaApp
-from saga.authoring import Context, saga
+from saga.authoring import Context, SagaDefinition, saga
 from saga.contracts import Event, Intent
 from saga.effects import EffectContext, Effects, Refused
 
@@ -131,6 +131,34 @@ async def ship(intent: Ship, ctx: EffectContext) -> Shipped:
 
 
 app = SagaApp(sagas=[order, question], effects=[services])
+
+
+IDLE_CONTRACTS = 3
+"""Of each idle saga; beside them its domain has two for its failures and ends."""
+
+
+def app_with(contracts: int) -> SagaApp:
+    """The same application, with sagas that nobody starts until it has so many contracts."""
+    missing = contracts - len(app.contracts.contracts) - 2
+    idle = [_idle(number) for number in range(missing // IDLE_CONTRACTS)]
+    return SagaApp(sagas=[*app.sagas, *idle], effects=app.effects) if idle else app
+
+
+def _idle(number: int) -> SagaDefinition:
+    class Asked(Event, topic=f"bench-idle.asked-{number}", version=1, key="name"):
+        name: str
+
+    class Answered(Event, topic=f"bench-idle.answered-{number}", version=1):
+        answer: str
+
+    class Answer(Intent[Answered], topic=f"bench-idle.answer-{number}", version=1):
+        name: str
+
+    @saga(f"bench-idle-{number}", version=1, starts_on=Asked)
+    async def idle(ctx: Context, asked: Asked) -> None:
+        await ctx.do(Answer(name=asked.name))
+
+    return idle
 
 
 def placed(number: int) -> OrderPlaced:

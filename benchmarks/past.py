@@ -16,12 +16,11 @@ from typing import Any, Final
 
 import psycopg
 
-from benchmarks.measuring import Measured
 from benchmarks.order import OrderPlaced, OrderQuestioned, app, order, question
+from benchmarks.timing import Measured, run_fast
 from saga.adapters.clocks import SystemClock
 from saga.adapters.postgres.statements import OriginatorIds
 from saga.console.cli.output import NotSo
-from saga.console.cli.serving import run_fast
 from saga.contracts import Event
 from saga.core.identity import SagaId, saga_id
 from saga.core.status import SagaStatus

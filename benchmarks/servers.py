@@ -1,41 +1,55 @@
-"""Measuring on servers: engine and floor on the same Kafka and PostgreSQL, in turns.
+"""Measuring on servers: engine and floors on the same Kafka and PostgreSQL, in turns.
 
-Each run has a namespace of topics and a database of its own. The database is dropped afterwards;
-topics stay, with a retention of an hour. With a past, a store with many sagas and an empty one take
-turns instead, and keep what earlier turns have left in them.
+Each place, so many partitions a topic and so many contracts, has a namespace of topics and a
+database of its own. The database is dropped afterwards; topics stay, with a retention of an hour.
+With a past, a store with many sagas and an empty one take turns instead, and keep what earlier
+turns have left in them.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, Final
 from urllib.parse import urlsplit, urlunsplit
 
 from rich.progress import Progress
 
-from benchmarks.driving import RIVALS, WARM_UP_SAGAS
+from benchmarks.driving import ENGINES, FLOORS, WARM_UP_SAGAS, Place
 from benchmarks.measuring import (
+    SAGA,
     Bar,
-    Measured,
+    Level,
     Plan,
     circumstances,
+    figures_table,
     heading,
     measure_levels,
-    print_levels,
+    ratios_table,
 )
+from benchmarks.revisions import laid_out
+from benchmarks.tables import Table
+from benchmarks.timing import Measured
 from saga.adapters.ids import new_id
 from saga.console.cli.output import NotSo, Printer
 
 RETENTION: Final = "1h"
-PARTITIONS: Final = "4"
-ENGINE: Final = "saga"
-FLOOR: Final = "floor"
 LOADED: Final = "loaded"
 EMPTY: Final = "empty"
 CPU: Final = {f"cpu_us_{name}": f"{name} µs/saga" for name in ("orchestrator", "effects", "driver")}
+
+
+@dataclass(frozen=True, slots=True)
+class Servers:
+    """Their addresses, and what is measured on them."""
+
+    bus: str
+    store: str
+    partitions: tuple[int, ...]
+    contracts: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,65 +58,92 @@ class Past:
     still_open: int
 
 
-def measure(plan: Plan, addresses: dict[str, str], printer: Printer) -> dict[str, Any]:
-    """The engine and the floor in turns; NotSo if a server is away or a run failed."""
-    with Progress(console=printer.err, transient=True) as progress, scratch(addresses) as own:
-        turns = _Turns(Bar(progress, len(RIVALS) * plan.runs * len(plan.in_flight)))
-        levels = measure_levels(
-            plan, list(RIVALS), FLOOR, lambda name, *size: turns.take(name, name, own, *size)
-        )
-    return circumstances(plan) | {"levels": levels}
+def measure(plan: Plan, servers: Servers, printer: Printer) -> dict[str, Any]:
+    """The engine and the floors in turns; NotSo if a server is away or a run failed."""
+    sizes = list(product(servers.partitions, servers.contracts))
+    with ExitStack() as stack:
+        progress = stack.enter_context(Progress(console=printer.err, transient=True))
+        rivals, folder = [*ENGINES, *FLOORS], None
+        if plan.revision is not None:
+            rivals.insert(len(ENGINES), plan.revision)
+            folder = str(stack.enter_context(laid_out(plan.revision)))
+        bar = Bar(progress, len(sizes) * len(rivals) * plan.runs * len(plan.in_flight))
+        places: list[dict[str, Any]] = []
+        for partitions, contracts in sizes:
+            with scratch(servers, partitions) as settings:
+                turns = _Turns(bar, plan.revision)
+                place = Place(settings=settings, contracts=contracts, folder=folder)
+                levels = _levels(plan, rivals, turns, place)
+            places.append({"partitions": partitions, "contracts": contracts, "levels": levels})
+    return circumstances(plan) | {"places": places}
 
 
-def measure_loaded(
-    plan: Plan, past: Past, addresses: dict[str, str], printer: Printer
-) -> dict[str, Any]:
+def _levels(plan: Plan, rivals: Sequence[str], turns: _Turns, place: Place) -> list[Level]:
+    return measure_levels(
+        plan, rivals, list(ENGINES), lambda name, *size: turns.take(name, name, place, *size)
+    )
+
+
+def measure_loaded(plan: Plan, past: Past, servers: Servers, printer: Printer) -> dict[str, Any]:
     """The engine with *past* and without; NotSo if a server is away or a run failed."""
+    partitions, contracts = servers.partitions[0], servers.contracts[0]
     with (
         Progress(console=printer.err, transient=True) as progress,
-        scratch(addresses) as empty,
-        scratch(addresses) as loaded,
+        scratch(servers, partitions) as empty,
+        scratch(servers, partitions) as loaded,
     ):
         bar = Bar(progress, 1 + 2 * plan.runs * len(plan.in_flight))
-        turns, places = _Turns(bar), {LOADED: loaded, EMPTY: empty}
+        turns = _Turns(bar)
+        places = {
+            name: Place(settings=settings, contracts=contracts, folder=None)
+            for name, settings in ((LOADED, loaded), (EMPTY, empty))
+        }
         filled = bar.run("filling a store", "fill", loaded, past.finished, past.still_open)
         levels = measure_levels(
             plan,
             list(places),
-            EMPTY,
-            lambda name, *size: turns.take(name, ENGINE, places[name], *size),
+            [LOADED],
+            lambda name, *size: turns.take(name, SAGA, places[name], *size),
         )
     sizes = {"finished": past.finished, "open": past.still_open}
     return circumstances(plan) | {"past": sizes | filled, "levels": levels}
 
 
-def print_report(report: dict[str, Any], printer: Printer) -> None:
-    printer.say(heading(report), "")
-    print_levels(report["levels"], FLOOR, CPU, printer)
-    printer.say("", "µs/saga: CPU of each process; Kafka and PostgreSQL take theirs beside it.")
+def parts(report: dict[str, Any]) -> Sequence[str | Table]:
+    """The report for people."""
+    told: list[str | Table] = [heading(report)]
+    for place in report["places"]:
+        told.append(f"{place['partitions']} partitions a topic, {place['contracts']} contracts:")
+        told += [figures_table(place["levels"], CPU), ratios_table(place["levels"])]
+    told.append("µs/saga: CPU of each process; Kafka and PostgreSQL take theirs beside it.")
+    return told
 
 
-def print_loaded(report: dict[str, Any], printer: Printer) -> None:
+def parts_loaded(report: dict[str, Any]) -> Sequence[str | Table]:
+    """The report for people."""
     past = report["past"]
-    printer.say(
-        heading(report),
+    filled = (
         f"loaded: {past['finished']:,} finished and {past['open']:,} open sagas,"
         f" {past['entries']:,.0f} entries, {past['megabytes']:,.0f} MB,"
-        f" filled in {past['seconds']:,.0f} s",
-        "",
+        f" filled in {past['seconds']:,.0f} s"
     )
-    print_levels(report["levels"], EMPTY, CPU, printer)
+    return (
+        heading(report),
+        filled,
+        figures_table(report["levels"], CPU),
+        ratios_table(report["levels"]),
+    )
 
 
 @contextmanager
-def scratch(addresses: dict[str, str]) -> Iterator[dict[str, str]]:
+def scratch(servers: Servers, partitions: int) -> Iterator[dict[str, str]]:
     """A namespace and a database that nobody else has; NotSo if none can be made."""
     import psycopg
 
     from benchmarks.kafka_floor import make_tables
 
     name = f"bench_{new_id().replace('-', '')[:12]}"
-    server = addresses["store"]
+    server = servers.store
     try:
         with psycopg.connect(server, autocommit=True) as connection:
             connection.execute(f"CREATE DATABASE {name}".encode())
@@ -111,9 +152,9 @@ def scratch(addresses: dict[str, str]) -> Iterator[dict[str, str]]:
     store = urlunsplit(urlsplit(server)._replace(path=f"/{name}"))
     try:
         asyncio.run(make_tables(store))
-        own = {"namespace": name.replace("_", "-"), "store": store}
-        fixed = {"env": "bench", "partitions": PARTITIONS, "retention": RETENTION, "log": "error"}
-        yield addresses | own | fixed
+        own = {"bus": servers.bus, "store": store, "namespace": name.replace("_", "-")}
+        fixed = {"env": "bench", "retention": RETENTION, "log": "error"}
+        yield own | fixed | {"partitions": str(partitions)}
     finally:
         with psycopg.connect(server, autocommit=True) as connection:
             connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
@@ -122,13 +163,17 @@ def scratch(addresses: dict[str, str]) -> Iterator[dict[str, str]]:
 class _Turns:
     """Measurements one after another, each with orders that no other has had."""
 
-    def __init__(self, bar: Bar) -> None:
+    def __init__(self, bar: Bar, revision: str | None = None) -> None:
         self._bar = bar
+        self._revision = revision
         self._first = 0
 
-    def take(
-        self, name: str, rival: str, settings: dict[str, str], sagas: int, in_flight: int
-    ) -> Measured:
+    def take(self, name: str, rival: str, place: Place, sagas: int, in_flight: int) -> Measured:
         first, self._first = self._first, self._first + sagas + WARM_UP_SAGAS
-        text = f"measuring: {name}, {in_flight} in flight"
-        return self._bar.run(text, "servers", rival, settings, first, sagas, in_flight)
+        partitions, contracts = place["settings"]["partitions"], place["contracts"]
+        text = f"{name}, {in_flight} in flight, {partitions} partitions, {contracts} contracts"
+        if rival == self._revision:
+            rival = SAGA
+        else:
+            place = {**place, "folder": None}
+        return self._bar.run(f"measuring: {text}", "servers", rival, place, first, sagas, in_flight)

@@ -3,7 +3,8 @@
 import psycopg
 import pytest
 
-from benchmarks.driving import RIVALS
+from benchmarks.driving import ENGINES, FLOORS
+from benchmarks.order import app, app_with
 from tests.benchmarks.conftest import call
 
 DATABASES = "SELECT datname FROM pg_database WHERE datname LIKE 'bench\\_%' ORDER BY datname"
@@ -22,18 +23,27 @@ def test_engine_and_floor_take_turns_on_the_same_servers(kafka, postgres, tmp_pa
     words = ("--bus", kafka.url, "--store", postgres, "--quick", "--sagas", 1_000)
     before = databases(postgres)
 
-    report = call(*words, "--in-flight", "16", "--json").row
+    report = call(*words, "--vs", "HEAD", "--in-flight", "16", "--json").row
 
-    (level,) = report["levels"]
+    (place,) = report["places"]
+    assert (place["partitions"], place["contracts"]) == (4, 20)
+    (level,) = place["levels"]
     assert (level["in_flight"], level["sagas"]) == (16, 100)
-    for name in RIVALS:
-        measured = level[name]
-        assert 0 < measured["p50_ms"] <= measured["p99_ms"]
-        assert all(measured[f"cpu_us_{part}"] > 0 for part in ("orchestrator", "effects", "driver"))
-        assert measured["ratio"] == pytest.approx(
-            measured["sagas_per_s"] / level["floor"]["sagas_per_s"]
-        )
+    assert set(level["measured"]) == {*ENGINES, "HEAD", *FLOORS}
+    for figures in level["measured"].values():
+        assert 0 < figures["p50_ms"]["median"] <= figures["p99_ms"]["median"]
+        for part in ("orchestrator", "effects", "driver"):
+            assert figures[f"cpu_us_{part}"]["median"] > 0
+    for name in ENGINES:
+        assert set(level["beside"][name]) == {"HEAD", *FLOORS}
     assert databases(postgres) == before
+
+
+def test_idle_sagas_make_up_the_number_of_contracts():
+    """One more topic to read for each trigger and each reply."""
+    assert app_with(20) is app
+    assert len(app_with(100).contracts.contracts) == 100
+    assert app_with(100).effects == app.effects
 
 
 def test_a_kafka_without_a_store_is_refused():
