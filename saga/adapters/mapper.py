@@ -14,7 +14,7 @@ from typing import Any, Final
 import orjson
 
 from saga.core.events import Json
-from saga.core.history import NAME_OF, Entry, from_plain, to_plain
+from saga.core.history import NAME_OF, Entry, body_to_plain, from_plain
 from saga.core.identity import SagaId
 from saga.errors import CorruptHistory
 from saga.ports.store import History
@@ -29,25 +29,20 @@ _embed: Final = orjson.Fragment
 
 
 def to_state(entries: Sequence[Entry]) -> bytes:
-    first = entries[0]
-    shared = (first.at, first.cause, first.source)
+    saga_id, version, at, cause, _, source = entries[0]
     plain_entries = []
     for entry in entries:
-        plain = to_plain(entry, _embed)
-        own = (plain.pop("at"), plain.pop("cause"), plain.pop("source", None))
-        assert own == shared, f"entries of one turn differ in time, cause or source: {entries}"
-        plain["type"] = NAME_OF[type(entry.body)]
+        _, _, own_at, own_cause, body, own_source = entry
+        is_shared = own_at == at and own_cause == cause and own_source == source
+        assert is_shared, f"entries of one turn differ in time, cause or source: {entries}"
+        plain = body_to_plain(body, _embed)
+        plain["type"] = NAME_OF[type(body)]
         plain_entries.append(plain)
-    state = {
-        "at": first.at,
-        "cause": first.cause,
-        "entries": plain_entries,
-        "version": first.version,
-    }
-    if first.source is not None:
-        state["source"] = first.source
-    if first.version == 1:
-        state["saga"] = first.saga_id
+    state = {"at": at, "cause": cause, "entries": plain_entries, "version": version}
+    if source is not None:
+        state["source"] = source
+    if version == 1:
+        state["saga"] = saga_id
     return _dumps(state, option=_SORTED)
 
 

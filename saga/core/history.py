@@ -144,11 +144,16 @@ def turn_bounds(bodies: Sequence[Fact | Intent]) -> Iterator[tuple[int, int]]:
 
 def to_plain(entry: Entry, embed: Callable[[Json], object]) -> dict[str, object]:
     """The plain form of *entry*, without None and defaults; *embed* puts payload text into JSON."""
-    body = entry.body
-    shape = _SHAPE_OF[type(body)]
-    plain: dict[str, object] = {"at": entry.at, "cause": entry.cause}
+    plain = {"at": entry.at, "cause": entry.cause} | body_to_plain(entry.body, embed)
     if entry.source is not None:
         plain["source"] = entry.source
+    return plain
+
+
+def body_to_plain(body: Fact | Intent, embed: Callable[[Json], object]) -> dict[str, object]:
+    """What `to_plain` gives of one entry, and not of the whole turn."""
+    shape = _SHAPE_OF[type(body)]
+    plain: dict[str, object] = {}
     for name in shape.names:
         value = getattr(body, name)
         if value is not None:
