@@ -6,9 +6,13 @@ import os
 import socket
 from uuid import uuid4
 
+from saga.core.identity import uuid_text
+
+UUID_BYTES = 16
+
 
 def new_id() -> str:
-    return str(uuid4())
+    return uuid_text(os.urandom(UUID_BYTES), version=4)
 
 
 def worker_id() -> str:
