@@ -8,7 +8,7 @@ functions, so what it knows is what the history says (`docs/reference/history.md
 
 from __future__ import annotations
 
-import itertools
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias
 
@@ -102,8 +102,7 @@ def _describe_step(state: SagaState, intent: intents.IntentIssued, *, says_order
     step = state.steps[intent.step]
     step.contract, step.payload, step.kind = intent.contract, intent.payload, intent.kind
     if says_order:
-        before = itertools.takewhile(lambda step_id: step_id != intent.step, state.steps)
-        step.after = tuple(before)[-1:] if intent.after is None else intent.after
+        step.after = step.before if intent.after is None else intent.after
 
 
 def _become(state: SagaState, status: SagaStatus) -> None:
@@ -132,12 +131,12 @@ def _replied(state: SagaState, fact: events.ReplyReceived, _: Instant) -> None:
         return
     if name.direction is DO:
         if step.status is ISSUED:
-            step.status = DONE
+            state.stand(step, DONE)
             step.is_backing_off = False
             if step.kind is _PIVOT:
                 state.is_past_pivot = True
     elif step.status is UNDOING and name.attempt >= step.undo_floor:
-        step.status = StepStatus.UNDONE
+        state.stand(step, StepStatus.UNDONE)
         step.is_backing_off = False
 
 
@@ -159,15 +158,15 @@ def _timer_fired(state: SagaState, fact: events.TimerFired, _: Instant) -> None:
 def _signalled(state: SagaState, fact: events.SignalReceived, _: Instant) -> None:
     waits = state.waits.get(fact.name)
     if waits:
-        _end_wait(state, waits[0])
+        _end_wait(state, next(iter(waits)))
     else:
-        state.signals.setdefault(fact.name, []).append(fact.payload)
+        state.signals.setdefault(fact.name, deque()).append(fact.payload)
 
 
 def _cancel_requested(state: SagaState, fact: events.CancelRequested, _: Instant) -> None:
     if fact.mode is not events.CancelMode.ABANDON:
         state.cancel_reason = fact.reason
-        state.waits.clear()
+        _end_waits(state)
 
 
 def _operator_acted(state: SagaState, fact: events.OperatorActed, _: Instant) -> None:
@@ -192,15 +191,16 @@ def _issued(state: SagaState, intent: intents.IntentIssued, at: Instant) -> None
         assert step is not None, (state.saga_id, intent)
         _issued_undo(state, step, intent, at)
     elif step is None:
-        after = state.latest_step if intent.after is None else intent.after
+        before = state.latest_step
+        after = before if intent.after is None else intent.after
         state.latest_step = (intent.step,)
-        state.steps[intent.step] = Step(
-            intent.step, intent.contract, intent.payload, intent.kind, after, at
+        state.steps[intent.step] = state.in_flight[intent.step] = Step(
+            intent.step, intent.contract, intent.payload, intent.kind, after, before, at
         )
     else:
         assert intent.attempt == step.attempts + 1, (state.saga_id, step.id, intent.attempt)
         step.attempts = intent.attempt
-        step.status = ISSUED
+        state.stand(step, ISSUED)
         step.is_backing_off = False
 
 
@@ -211,7 +211,7 @@ def _issued_undo(state: SagaState, step: Step, intent: intents.IntentIssued, at:
         step.undo_began_at = at
         step.undo_spent = step.undo_attempts
     step.undo_attempts = intent.attempt
-    step.status = UNDOING
+    state.stand(step, UNDOING)
     step.is_backing_off = False
     step.is_undo_blind = not step.has_reply
     state.undo_contracts[step.id] = intent.contract
@@ -227,7 +227,7 @@ def _settled(state: SagaState, intent: intents.StepSettled, _: Instant) -> None:
                 state.is_past_pivot = True
         elif step.status is ISSUED and is_going_forward:
             step.is_dropped = True
-    step.status = intent.status
+    state.stand(step, intent.status)
     step.is_backing_off = False
 
 
@@ -256,23 +256,31 @@ def _step_of(state: SagaState, timer: intents.TimerArmed) -> Step:
 
 
 def _awaited(state: SagaState, intent: intents.SignalAwaited, _: Instant) -> None:
-    unread = state.signals.get(intent.name, [])
-    del unread[: intent.refused or 0]
+    name = intent.name
+    unread = state.signals.get(name) or deque()
+    for _refused in range(min(intent.refused or 0, len(unread))):
+        unread.popleft()
     if unread:
-        del unread[0]
+        unread.popleft()
     else:
-        state.waits.setdefault(intent.name, []).append(intent.wait)
-    if intent.name in state.signals and not unread:
-        del state.signals[intent.name]
+        state.waits.setdefault(name, {})[intent.wait] = None
+        state.waited[intent.wait] = name
+    if not unread:
+        state.signals.pop(name, None)
 
 
 def _end_wait(state: SagaState, wait: str) -> None:
-    for name, waits in state.waits.items():
-        if wait in waits:
-            waits.remove(wait)
-            if not waits:
-                del state.waits[name]
-            return
+    name = state.waited.pop(wait, None)
+    if name is not None:
+        waits = state.waits[name]
+        del waits[wait]
+        if not waits:
+            del state.waits[name]
+
+
+def _end_waits(state: SagaState) -> None:
+    state.waits.clear()
+    state.waited.clear()
 
 
 def _planned(state: SagaState, intent: intents.RollbackPlanned, _: Instant) -> None:
@@ -288,7 +296,7 @@ def _planned(state: SagaState, intent: intents.RollbackPlanned, _: Instant) -> N
         state.reason, state.code = intent.reason, intent.code
         state.is_finishing = state.is_poisoned = False
         state.pending_outcome = None
-        state.waits.clear()
+        _end_waits(state)
 
 
 def _appended(state: SagaState, intent: intents.UndoAppended, _: Instant) -> None:
@@ -300,6 +308,7 @@ def _appended(state: SagaState, intent: intents.UndoAppended, _: Instant) -> Non
             kept = (other for other in others if other != intent.step)
             after[step_id] = tuple(dict.fromkeys((*before, *kept)))
     after[intent.step] = tuple(after)
+    state.plan.progress = None
 
 
 def _parked(state: SagaState, intent: intents.SagaParked, _: Instant) -> None:
@@ -350,7 +359,7 @@ def _end(state: SagaState, status: SagaStatus, residue: tuple[StepId, ...]) -> N
     _become(state, status)
     state.residue = residue
     state.timers.clear()
-    state.waits.clear()
+    _end_waits(state)
 
 
 def _rolled_back_status(residue: tuple[StepId, ...]) -> SagaStatus:

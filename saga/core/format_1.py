@@ -50,10 +50,6 @@ def upgrade_plain(name: str, plain: dict[str, Any]) -> tuple[str, dict[str, Any]
     return name, plain
 
 
-def is_format_1(bodies: Sequence[events.Fact | intents.Intent]) -> bool:
-    return any(isinstance(body, events.SagaStarted) and body.format == FORMAT_1 for body in bodies)
-
-
 def as_then(intent: intents.Intent) -> intents.Intent:
     """A decision of today in the words of format 1."""
     match intent:
@@ -70,7 +66,7 @@ def as_then(intent: intents.Intent) -> intents.Intent:
 def may_be_missing(intent: intents.Intent, state: SagaState) -> bool:
     """Whether a turn of format 1 that led to *state* could leave *intent* unsaid."""
     if isinstance(intent, intents.SignalAwaited):
-        return not any(intent.wait in waits for waits in state.waits.values())
+        return intent.wait not in state.waited
     return isinstance(intent, _UNKNOWN_THEN)
 
 
@@ -83,11 +79,11 @@ def take_unsaid(state: SagaState, event: Event, decided: Sequence[object]) -> No
         case events.TimerFired(timer_id=timer_id):
             step = _issued_step(state, timer_id, intents.TimerPurpose.DEADLINE)
             if step is not None:
-                step.status = StepStatus.IN_DOUBT
+                state.stand(step, StepStatus.IN_DOUBT)
         case events.OperatorActed(act=events.Act.SKIP, step=named) if not verdicts:
             for step in state.steps.values():
                 if step.status in _BEING_UNDONE and named in (None, step.id):
-                    step.status = StepStatus.SKIPPED
+                    state.stand(step, StepStatus.SKIPPED)
     if _has_gone_on(state, event.fact, verdicts, decided):
         state.status, state.reason = state.before_parking
     _take_decided(state, decided)
@@ -100,9 +96,9 @@ def _take_decided(state: SagaState, decided: Sequence[object]) -> None:
             case intents.TimerCancelled(timer_id=timer_id):
                 stopped = _issued_step(state, timer_id, intents.TimerPurpose.RETRY)
                 if stopped is not None and stopped.id not in reissued:
-                    stopped.status = StepStatus.FAILED
+                    state.stand(stopped, StepStatus.FAILED)
             case intents.UndoAppended(step=step_id) if step_id not in reissued:
-                state.steps[step_id].status = StepStatus.DONE
+                state.stand(state.steps[step_id], StepStatus.DONE)
             case intents.RollbackPlanned(goal=intents.RollbackGoal.ROLLED_BACK):
                 _close(state, StepStatus.ISSUED, StepStatus.IN_DOUBT)
             case intents.SagaAbandoned():
@@ -131,13 +127,13 @@ def _replied(state: SagaState, fact: events.ReplyReceived) -> None:
     is_done = fact.outcome is events.ReplyOutcome.DONE
     if name.direction is UNDO:
         if is_done and name.attempt >= step.undo_floor and step.status in _LEFT_STANDING:
-            step.status = StepStatus.UNDONE
+            state.stand(step, StepStatus.UNDONE)
     elif is_done and step.status in _NOT_DONE:
-        step.status = StepStatus.DONE
+        state.stand(step, StepStatus.DONE)
     elif fact.outcome is events.ReplyOutcome.REFUSED and step.status in _OPEN:
-        step.status = StepStatus.REFUSED
+        state.stand(step, StepStatus.REFUSED)
     elif step.status is StepStatus.ISSUED and not step.is_backing_off:
-        step.status = StepStatus.FAILED
+        state.stand(step, StepStatus.FAILED)
 
 
 def _issued_step(state: SagaState, timer_id: str, purpose: intents.TimerPurpose) -> Step | None:
@@ -155,7 +151,7 @@ def _issued_step(state: SagaState, timer_id: str, purpose: intents.TimerPurpose)
 def _close(state: SagaState, before: StepStatus, after: StepStatus) -> None:
     for step in state.steps.values():
         if step.status is before:
-            step.status = after
+            state.stand(step, after)
 
 
 def _steps_of_groups(groups: Sequence[Sequence[str]]) -> list[dict[str, Any]]:

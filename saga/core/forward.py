@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict, deque
 from collections.abc import Sequence
+from itertools import islice
 from typing import assert_never
 
 from saga.core import events, intents, program, rollback
@@ -76,7 +78,7 @@ def signalled(turn: Turn, fact: events.SignalReceived) -> Disposition:
     if not waits:
         turn.take_fact()
         return RECORDED
-    wait = waits[0]
+    wait = next(iter(waits))
     refusal = turn.refusal(lambda: turn.program.refusal_of(wait, fact.payload))
     if refusal is not None:
         return turn.note(Verdict.REFUSED, f"signal {fact.name}", refusal)
@@ -91,12 +93,14 @@ def settle(turn: Turn) -> None:
     state = turn.state
     if state.plan is not None or state.status.is_ended or state.is_poisoned:
         return
-    in_flight = [step for step in state.steps.values() if step.status is ISSUED]
+    in_flight = state.in_flight
     if state.cancel_reason is not None:
         if not in_flight:
             rollback.begin(turn, state.cancel_reason, code="cancelled")
         return
-    has_to_wait = any(step.is_dropped and rollback.has_undo(turn, step) for step in in_flight)
+    has_to_wait = any(
+        step.is_dropped and rollback.has_undo(turn, step) for step in in_flight.values()
+    )
     if not has_to_wait and not rollback.has_leftovers(turn):
         outcome = turn.finish.outcome if turn.finish is not None else state.pending_outcome
         # A failure that the function caught is its own to judge; what a race left standing is not.
@@ -183,13 +187,13 @@ def _resume_if_free(turn: Turn, released: Step | None = None) -> None:
 
 def _run(turn: Turn, commands: Sequence[program.Command]) -> None:
     """Turn commands into intents, waits last: what a kept signal leads to may drop others."""
-    queue = list(commands)
-    waiting: list[program.AwaitSignal] = []
+    queue = deque(commands)
+    waiting: OrderedDict[str, program.AwaitSignal] = OrderedDict()
     while queue or waiting:
         if not queue:
-            queue.extend(_await_signal(turn, waiting.pop(0)))
+            queue.extend(_await_signal(turn, waiting.popitem(last=False)[1]))
             continue
-        command = queue.pop(0)
+        command = queue.popleft()
         match command:
             case program.DoStep():
                 turn.issue_new(command)
@@ -203,14 +207,15 @@ def _run(turn: Turn, commands: Sequence[program.Command]) -> None:
             case program.Sleep(name, length_us):
                 turn.arm(TimerPurpose.SLEEP, name, length_us)
             case program.AwaitSignal():
-                waiting.append(command)
+                waiting[command.wait] = command
             case program.Publish(name, message):
                 contract, payload = message.contract, message.payload
                 turn.record(
                     intents.EventPublished(publication=name, contract=contract, payload=payload)
                 )
             case program.DropBranch():
-                waiting = [wait for wait in waiting if wait.wait not in command.waits]
+                for wait in command.waits:
+                    waiting.pop(wait, None)
                 _drop_branch(turn, command)
             case _:
                 assert_never(command)
@@ -238,7 +243,7 @@ def _choose(turn: Turn, command: program.AwaitSignal) -> tuple[Json | None, list
     refusals = turn.recorded_refusals(command.wait)
     kept = turn.state.signals.get(command.name, ())
     if refusals is not None:
-        return next(iter(kept[len(refusals) :]), None), refusals
+        return next(islice(kept, len(refusals), None), None), refusals
     refusals = []
     for payload in kept:
         refusal = turn.program.refusal_of(command.wait, payload)
@@ -253,8 +258,7 @@ def _drop_branch(turn: Turn, command: program.DropBranch) -> None:
     steps = [step for id_ in command.steps if not (step := state.steps[id_]).is_dropped]
     timers = {sleep: turn.timer_id(TimerPurpose.SLEEP, sleep) for sleep in command.sleeps}
     sleeps = tuple(sleep for sleep, timer_id in timers.items() if timer_id in state.timers)
-    open_waits = {wait for waits in state.waits.values() for wait in waits}
-    waits = tuple(wait for wait in command.waits if wait in open_waits)
+    waits = tuple(wait for wait in command.waits if wait in state.waited)
     if not steps and not sleeps and not waits:
         return
     were_holding = any(holds_up(state, step) for step in steps)

@@ -71,7 +71,7 @@ def _replay(
         if decision.intents != decided:
             recorded = entries[begin + 1 : end]
             ours: Sequence[Intent] = decision.intents
-            is_format_1 = format_1.is_format_1(bodies)
+            is_format_1 = state.format == format_1.FORMAT_1
             if is_format_1:
                 recorded = sorted(recorded, key=lambda entry: isinstance(entry.body, intents.Noted))
                 ours = _as_format_1(ours, decision.state, recorded, reads_as)
@@ -163,7 +163,7 @@ def _check_open(state: SagaState, *, after: int) -> None:
 
 def _is_open(state: SagaState, timer: TimerArmed) -> bool:
     if timer.purpose is TimerPurpose.WAIT:
-        return any(timer.target in waits for waits in state.waits.values())
+        return timer.target in state.waited
     # A deadline's id is `{saga id}/{step}/{do|undo}/{attempt}/deadline`.
     step_id, direction = timer.target.rsplit("/", 1)
     attempt = int(timer.timer_id.rsplit("/", 2)[1])

@@ -7,6 +7,7 @@ from typing import Final, assert_never
 from saga.core import events, forward, rollback
 from saga.core.decider import RECORDED, Disposition
 from saga.core.events import Act
+from saga.core.identity import StepId
 from saga.core.intents import TimerPurpose, Verdict
 from saga.core.state import SagaState, Step
 from saga.core.status import SagaStatus, StepStatus
@@ -107,11 +108,10 @@ def _step(state: SagaState, named: str | None) -> Step | None:
     """The step an act is about: the one named, or the only one it can mean."""
     if state.is_poisoned or state.status.is_ended:
         return None
-    candidates = [
-        step
-        for step in state.steps.values()
-        if named in (None, step.id) and _can_be_repeated(state, step)
-    ]
+    if named is not None:
+        step = state.steps.get(StepId(named))
+        return step if step is not None and _can_be_repeated(state, step) else None
+    candidates = [step for step in state.steps.values() if _can_be_repeated(state, step)]
     return candidates[0] if len(candidates) == 1 else None
 
 

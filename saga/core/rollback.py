@@ -18,7 +18,7 @@ from saga.core.identity import UNDO, StepId
 from saga.core.intents import PlannedUndo, RollbackGoal, RollbackPlanned, TimerPurpose, Verdict
 from saga.core.program import Report, StepPolicy
 from saga.core.retry import UNDO_DEFAULT
-from saga.core.state import Plan, SagaState, Step
+from saga.core.state import Plan, Progress, SagaState, Step
 from saga.core.status import UNDOING, SagaStatus, StepKind, StepStatus
 from saga.core.turn import Turn
 
@@ -134,7 +134,7 @@ def undo_reply(turn: Turn, step: Step, attempt: int, fact: ReplyReceived) -> Dis
     turn.disarm_for(step, UNDO)
     match fact.outcome:
         case ReplyOutcome.DONE:
-            _go_on(turn)
+            _go_on(turn, step)
         case ReplyOutcome.FAILED:
             _fail_undo(turn, step, fact.code, fact.message)
         case ReplyOutcome.REFUSED:
@@ -163,7 +163,7 @@ def late_reply(turn: Turn, step: Step, fact: ReplyReceived) -> Disposition:
         case ReplyOutcome.REFUSED if is_open:
             turn.note(Verdict.LATE_FAILURE, fact.intent_id, "nothing had happened: doubt closed")
             turn.settle(step, StepStatus.REFUSED, code=fact.code, message=fact.message)
-            _go_on(turn)
+            _go_on(turn, step)
             return RECORDED
         case ReplyOutcome.FAILED if is_open:
             return turn.note(Verdict.LATE_FAILURE, fact.intent_id, "the attempt failed, late")
@@ -180,6 +180,7 @@ def retry_undo(turn: Turn, step: Step) -> None:
     """Issue the next attempt to undo a step at once, with a fresh budget."""
     turn.resume()
     turn.disarm_for(step, UNDO)
+    _forget_progress(turn)
     _begin_undo(turn, step)
 
 
@@ -188,7 +189,7 @@ def skip_undo(turn: Turn, step: Step) -> None:
     turn.resume()
     turn.disarm_for(step, UNDO)
     turn.settle(step, StepStatus.SKIPPED, UNDO)
-    _go_on(turn)
+    _go_on(turn, step)
 
 
 def _plan(
@@ -216,40 +217,86 @@ def _in_flight(state: SagaState) -> list[tuple[Step, StepStatus]]:
     ]
 
 
-def _go_on(turn: Turn) -> None:
-    """Begin every undo of the plan that waits for nothing; then end, or park, where all rest."""
+def _go_on(turn: Turn, settled: Step | None = None) -> None:
+    """Begin every undo of the plan that waits for nothing; then end, or park, where all rest.
+
+    *settled*: the only step that stands elsewhere since the plan went on last, if it was one.
+    """
     state = turn.state
     plan = state.plan
     if plan is None or state.status.is_ended:
         return
-    passed = _passed(turn, plan)
-    for step_id, after in plan.after.items():
+    known = plan.progress
+    progress = plan.progress = known or _progress(turn, plan)
+    if known is None or settled is None:
+        free = [step_id for step_id in plan.after if not progress.missing[step_id]]
+    else:
+        free = _pass(turn, progress, settled.id)
+    for step_id in free:
         step = state.steps[step_id]
-        if step.status in _MAY_HAVE_EFFECT and passed.issuperset(after):
+        if step.status in _MAY_HAVE_EFFECT:
             _begin_undo(turn, step)
     # An operator may have begun again with a stuck step that the plan had passed.
-    if any(step.status is UNDOING for step in state.steps.values()):
+    if state.undoing:
         return
-    if len(passed) == len(plan.after):
+    if len(progress.passed) == len(plan.after):
         _finish(turn, plan)
     elif state.status is not SagaStatus.PARKED:
         stuck = [id_ for id_ in plan.after if state.steps[id_].status is StepStatus.UNDO_STUCK]
-        assert stuck, (state.saga_id, plan, passed)
+        assert stuck, (state.saga_id, plan, progress.passed)
         turn.park(f"cannot undo {', '.join(stuck)}")
 
 
-def _passed(turn: Turn, plan: Plan) -> set[StepId]:
-    """The steps of the plan that hold up no other: settled, with all that they had waited for."""
-    steps = turn.state.steps
-    at_rest = _AT_REST_OR_STUCK if turn.definition.continue_when_stuck else _AT_REST
+def _progress(turn: Turn, plan: Plan) -> Progress:
+    """How far a plan has come, from where its steps stand; it is kept while nothing goes back."""
+    steps, at_rest = turn.state.steps, _at_rest(turn)
     passed: set[StepId] = set()
+    behind: dict[StepId, list[StepId]] = {}
     for step_id, after in plan.after.items():
+        for before in after:
+            behind.setdefault(before, []).append(step_id)
         if steps[step_id].status in _BEGUN:
             passed.update(after)  # what was begun stays begun, whatever an operator begins again
     for step_id, after in plan.after.items():
         if steps[step_id].status in at_rest and passed.issuperset(after):
             passed.add(step_id)
-    return passed
+    missing = {
+        step_id: sum(before not in passed for before in after)
+        for step_id, after in plan.after.items()
+    }
+    places = {step_id: place for place, step_id in enumerate(plan.after)}
+    return Progress(passed, missing, behind, places)
+
+
+def _pass(turn: Turn, progress: Progress, settled: StepId) -> list[StepId]:
+    """The steps that wait for nothing more, in the order of the plan, now that one has settled."""
+    steps, at_rest = turn.state.steps, _at_rest(turn)
+    passed, missing = progress.passed, progress.missing
+    free: list[StepId] = []
+    queue = [settled] if not missing.get(settled, 1) else []
+    while queue:
+        step_id = queue.pop()
+        if step_id in passed:
+            continue
+        if steps[step_id].status not in at_rest:
+            free.append(step_id)
+            continue
+        passed.add(step_id)
+        for other in progress.behind.get(step_id, ()):
+            missing[other] -= 1
+            if not missing[other]:
+                queue.append(other)
+    return sorted(free, key=progress.places.__getitem__)
+
+
+def _forget_progress(turn: Turn) -> None:
+    """A step that had settled is open again."""
+    if turn.state.plan is not None:
+        turn.state.plan.progress = None
+
+
+def _at_rest(turn: Turn) -> frozenset[StepStatus]:
+    return _AT_REST_OR_STUCK if turn.definition.continue_when_stuck else _AT_REST
 
 
 def _begin_undo(turn: Turn, step: Step) -> None:
@@ -296,7 +343,7 @@ def _undone_late(turn: Turn, step: Step, fact: ReplyReceived) -> Disposition:
     turn.settle(step, StepStatus.UNDONE, UNDO)
     if was_stuck and not turn.state.status.is_ended:
         turn.resume()
-        _go_on(turn)
+        _go_on(turn, step)
     return RECORDED
 
 
@@ -312,7 +359,7 @@ def _fail_undo(turn: Turn, step: Step, code: str | None, message: str | None) ->
 
 def _stick(turn: Turn, step: Step, code: str | None, message: str | None) -> None:
     turn.settle(step, StepStatus.UNDO_STUCK, UNDO, code, message)
-    _go_on(turn)
+    _go_on(turn, step)
 
 
 def _late_success(turn: Turn, step: Step, fact: ReplyReceived, *, is_open: bool) -> Disposition:
@@ -323,6 +370,8 @@ def _late_success(turn: Turn, step: Step, fact: ReplyReceived, *, is_open: bool)
         return turn.note(Verdict.SUPERSEDED, fact.intent_id, same)
     was_undone_blindly = step.is_undo_blind and step.status in _UNDONE_OR_UNDOING
     keeps_place = _keeps_place(turn, step)
+    if not is_open:
+        _forget_progress(turn)
     turn.note(Verdict.LATE_SUCCESS, fact.intent_id, f"the step was {step.status.value}")
     if is_open or step.status is StepStatus.REFUSED:
         turn.settle(step, StepStatus.DONE)
@@ -346,7 +395,7 @@ def _append_undo(turn: Turn, step: Step, *, keeps_place: bool) -> None:
         turn.record(RollbackPlanned(goal=goal, steps=steps, reason=reason))
     elif not keeps_place:
         turn.record(intents.UndoAppended(step=step.id))
-    _go_on(turn)
+    _go_on(turn, step)
 
 
 def _keeps_place(turn: Turn, step: Step) -> bool:
@@ -354,5 +403,5 @@ def _keeps_place(turn: Turn, step: Step) -> bool:
     plan = turn.state.plan
     if plan is None or step.id not in plan.after:
         return False
-    passed = _passed(turn, plan)
-    return not any(passed.issuperset(after) for after in plan.after.values() if step.id in after)
+    progress = plan.progress = plan.progress or _progress(turn, plan)
+    return all(progress.missing[other] for other in progress.behind.get(step.id, ()))

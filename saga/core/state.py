@@ -8,8 +8,10 @@ it in between. That is what lets a live coroutine be part of it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, fields
+from itertools import islice
 from typing import Final
 
 from saga.core.events import Event, Json, Message, ReplyReceived
@@ -27,14 +29,13 @@ from saga.core.identity import (
 )
 from saga.core.intents import RollbackPlanned, TimerArmed, TimerPurpose
 from saga.core.program import Program
-from saga.core.status import SagaStatus, StepKind, StepStatus
+from saga.core.status import ISSUED, UNDOING, SagaStatus, StepKind, StepStatus
 from saga.core.values import value
 
 Identity = str | tuple[str, str]
 """Of a cause: its id, with the source where that is not the implied one."""
 NAMED_MAX: Final = 20
 """As many people read of what a saga waits for; the index keeps it with every turn."""
-_AWAITED: Final = ((StepStatus.UNDOING, "undo of"), (StepStatus.ISSUED, "reply to"))
 
 
 @dataclass(slots=True)
@@ -46,6 +47,8 @@ class Step:
     payload: Json
     kind: StepKind
     after: tuple[StepId, ...]
+    before: tuple[StepId, ...]
+    """The step issued before it, if any."""
     first_issued_at: Instant
     status: StepStatus = StepStatus.ISSUED
     attempts: int = 1
@@ -68,11 +71,30 @@ class Step:
 
 
 @dataclass(slots=True)
+class Progress:
+    """How far a rollback has come.
+
+    *passed* are the steps that hold up no other: settled, with all that they had waited for. Of
+    the others, *missing* says how many that they wait for are not passed, and *behind* who waits
+    for them; *places* is the order of the plan.
+    """
+
+    passed: set[StepId]
+    missing: dict[StepId, int]
+    behind: dict[StepId, list[StepId]]
+    places: dict[StepId, int]
+
+
+@dataclass(slots=True)
 class Plan:
-    """A recorded rollback; *after* has its steps in order, with those whose undo each waits for."""
+    """A recorded rollback; *after* has its steps in order, with those whose undo each waits for.
+
+    *progress* is what the module `rollback` has worked out from it and from where the steps stand.
+    """
 
     recorded: RollbackPlanned
     after: dict[StepId, tuple[StepId, ...]]
+    progress: Progress | None = field(default=None, compare=False, repr=False)
 
 
 @value
@@ -98,13 +120,19 @@ class SagaState:
     started_at: Instant = Instant(0)
     format: int | None = None
     steps: dict[StepId, Step] = field(default_factory=dict)
+    in_flight: dict[StepId, Step] = field(default_factory=dict)
+    undoing: dict[StepId, Step] = field(default_factory=dict)
+    """The steps that are issued, and those being undone: a turn may not look at all steps."""
     latest_step: tuple[StepId, ...] = ()
     """The step issued last, on which the next one depends where its entry says nothing."""
     undo_contracts: dict[StepId, str] = field(default_factory=dict)
     """The contract of each step's latest undo, in the order in which the first ones were issued."""
     timers: dict[TimerId, TimerArmed] = field(default_factory=dict)
-    waits: dict[str, list[str]] = field(default_factory=dict)
-    signals: dict[str, list[Json]] = field(default_factory=dict)
+    waits: dict[str, dict[str, None]] = field(default_factory=dict)
+    """By the name of a signal the waits for it, the oldest first."""
+    waited: dict[str, str] = field(default_factory=dict)
+    """By wait the name of its signal."""
+    signals: dict[str, deque[Json]] = field(default_factory=dict)
     causes: dict[Identity, int | None] = field(default_factory=dict)
     """Of each cause what it said, as a number, where nothing else keeps that."""
     plan: Plan | None = None
@@ -124,6 +152,18 @@ class SagaState:
     program: Program | None = field(default=None, compare=False, repr=False)
     unarmed: dict[TimerId, Unarmed] = field(default_factory=dict, compare=False)
     """Timeouts that the code at hand has and the history has not, of what is still open."""
+
+    def stand(self, step: Step, status: StepStatus) -> None:
+        """Note where a step stands from now on."""
+        if step.status is ISSUED:
+            del self.in_flight[step.id]
+        elif step.status is UNDOING:
+            del self.undoing[step.id]
+        step.status = status
+        if status is ISSUED:
+            self.in_flight[step.id] = step
+        elif status is UNDOING:
+            self.undoing[step.id] = step
 
     @property
     def has_ended(self) -> bool:
@@ -187,19 +227,21 @@ def waiting_for(state: SagaState) -> str | None:
         return None
     if state.status is SagaStatus.PARKED:
         return "operator"
-    for status, what in _AWAITED:
-        if steps := [step.id for step in state.steps.values() if step.status is status]:
-            return f"{what} {_some(steps)}"
-    if state.waits:
-        return "signal " + _some(list(state.waits))
+    for what, awaited in (
+        ("undo of ", state.undoing),
+        ("reply to ", state.in_flight),
+        ("signal ", state.waits),
+    ):
+        if awaited:
+            return what + _some(awaited)
     for timer in state.timers.values():
         if timer.purpose is TimerPurpose.SLEEP:
             return f"timer {timer.target}"
     return None
 
 
-def _some(names: Sequence[str]) -> str:
-    text = ", ".join(names[:NAMED_MAX])
+def _some(names: Collection[str]) -> str:
+    text = ", ".join(islice(names, NAMED_MAX))
     return text if len(names) <= NAMED_MAX else f"{text} and {len(names) - NAMED_MAX} more"
 
 

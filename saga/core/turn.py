@@ -23,6 +23,7 @@ from saga.core.state import SagaState, Step, Unarmed
 from saga.core.status import SagaStatus, StepStatus
 
 _DEADLINE: Final = TimerPurpose.DEADLINE
+_RETRY: Final = TimerPurpose.RETRY
 _TIMEOUTS: Final = frozenset({TimerPurpose.DEADLINE, TimerPurpose.WAIT})
 """What may begin while something is waited for; a sleep or a retry changes what comes when."""
 
@@ -37,6 +38,7 @@ class Turn:
         "finish",
         "has_taken_fact",
         "intents",
+        "places",
         "program",
         "recorded",
         "state",
@@ -53,6 +55,7 @@ class Turn:
         self.state = state
         self.event = event
         self.recorded = recorded
+        self.places: dict[str, int] | None = None
         self.at = event.at
         self.intents: list[Intent] = []
         self.finish: Finish | None = None
@@ -89,12 +92,14 @@ class Turn:
 
     def recorded_refusals(self, wait: str) -> list[str] | None:
         """Why kept signals were refused when *wait* began; None where that is not recorded."""
-        for number, entry in enumerate(self.recorded or ()):
-            if isinstance(entry, intents.SignalAwaited) and entry.wait == wait:
-                assert self.recorded is not None, wait
-                noted = self.recorded[number + 1 : number + 1 + (entry.refused or 0)]
-                return [note.detail for note in noted if isinstance(note, intents.Noted)]
-        return None
+        number = self._places().get(wait)
+        if number is None:
+            return None
+        assert self.recorded is not None, wait
+        awaited = self.recorded[number]
+        assert isinstance(awaited, intents.SignalAwaited), awaited
+        noted = self.recorded[number + 1 : number + 1 + (awaited.refused or 0)]
+        return [note.detail for note in noted if isinstance(note, intents.Noted)]
 
     def is_same(self, recorded: Message | None, message: Message | None) -> bool:
         """Whether a message says what a recorded one says, as today's contracts read that."""
@@ -223,11 +228,12 @@ class Turn:
         return TimerId(f"{self.state.saga_id}/{name}/" + purpose)
 
     def disarm_for(self, step: Step, direction: Direction) -> None:
-        timers = self.state.timers
-        if timers:
-            target = _target(step, direction)
-            for timer in [timer for timer in timers.values() if timer.target == target]:
-                self.record(intents.TimerCancelled(timer_id=timer.timer_id))
+        if self.state.timers:
+            attempt = step.attempts if direction is DO else step.undo_attempts
+            name = f"{_target(step, direction)}/{attempt}"
+            # Timers of an earlier attempt were disarmed, or had fired, when that one ended.
+            self.disarm(self.timer_id(_DEADLINE, name))
+            self.disarm(self.timer_id(_RETRY, name))
 
     def disarm(self, timer_id: TimerId) -> None:
         if timer_id in self.state.timers:
@@ -262,14 +268,26 @@ class Turn:
 
     def _arm_as_recorded(self, timer: intents.TimerArmed, length_us: int) -> None:
         """Arm it as long as it was armed then; a timeout that was not is for a live turn to arm."""
-        for entry in self.recorded or ():
-            if isinstance(entry, intents.TimerArmed) and entry.timer_id == timer.timer_id:
-                self.record(entry)
-                return
-        if timer.purpose in _TIMEOUTS:
+        assert self.recorded is not None, timer
+        number = self._places().get(timer.timer_id)
+        if number is not None:
+            self.record(self.recorded[number])
+        elif timer.purpose in _TIMEOUTS:
             self.state.unarmed[timer.timer_id] = Unarmed(timer, length_us)
         else:
             self.record(timer)
+
+    def _places(self) -> dict[str, int]:
+        """Where in what was recorded each timer was armed and each wait began, by their ids."""
+        if self.places is None:
+            places: dict[str, int] = {}
+            for number, entry in enumerate(self.recorded or ()):
+                if isinstance(entry, intents.TimerArmed):
+                    places.setdefault(entry.timer_id, number)
+                elif isinstance(entry, intents.SignalAwaited):
+                    places.setdefault(entry.wait, number)
+            self.places = places
+        return self.places
 
     def _issue(
         self,

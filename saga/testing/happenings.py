@@ -77,8 +77,8 @@ class Deadline:
 
     def _timer(self, state: SagaState, history: Sequence[Entry]) -> TimerArmed:
         if isinstance(self.subject, str) and self.subject not in state.steps:
-            waits = state.waits.get(self.subject, [])
-            wanted = (TimerPurpose.WAIT, waits[0] if waits else "")
+            oldest = next(iter(state.waits.get(self.subject, ())), "")
+            wanted = (TimerPurpose.WAIT, oldest)
         else:
             issued = _issued(self.subject, None, state, history)
             wanted = (TimerPurpose.DEADLINE, f"{issued.step}/{issued.direction.value}")

@@ -104,7 +104,7 @@ def test_nested_branches_end_with_the_loser_they_are_in():
     scenario = running(order).when(OrderPlaced(), signalled("stop"))
 
     assert scenario.state.timers == {}
-    assert scenario.state.waits == {"go": ["wait-go-1"]}
+    assert scenario.state.waited == {"wait-go-1": "go"}
     (
         scenario.when(signalled("x"), signalled("never"), after("3h"))
         .then_nothing()

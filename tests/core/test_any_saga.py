@@ -233,6 +233,7 @@ def check(scenario):
     assert len(cleaned) <= len(cleanups)
     assert not cleanups or ends
     check_order(scenario, bodies)
+    check_kept(scenario)
     if state.status.is_ended:
         assert not state.timers
         assert not state.waits
@@ -243,6 +244,41 @@ def check(scenario):
     for cause in {entry.cause for entry in scenario.history}:
         versions = [entry.version for entry in scenario.history if entry.cause == cause]
         assert versions == list(range(versions[0], versions[0] + len(versions)))
+
+
+def check_kept(scenario):
+    """What is kept beside the steps, so that a turn need not look at all, is what they say."""
+    state = scenario.state
+    steps = state.steps.values()
+    for kept, status in ((state.in_flight, "issued"), (state.undoing, "undoing")):
+        assert kept == {step.id: step for step in steps if step.status == status}
+    timers = [timer for timer in state.timers.values() if timer.purpose in ("deadline", "retry")]
+    for timer in timers:
+        step_id, direction = timer.target.split("/")
+        step = state.steps[step_id]
+        latest = step.attempts if direction == "do" else step.undo_attempts
+        assert timer.timer_id == f"{state.saga_id}/{timer.target}/{latest}/{timer.purpose}"
+    plan = state.plan
+    if plan is None or plan.progress is None or state.status.is_ended:
+        return
+    passed = passed_by_definition(scenario, plan)
+    assert plan.progress.passed == passed
+    for step_id, after in plan.after.items():
+        assert plan.progress.missing[step_id] == len(set(after) - passed)
+
+
+def passed_by_definition(scenario, plan):
+    """The steps that hold up no other, each looked at anew."""
+    at_rest = {"refused", "undone", "skipped"}
+    if scenario.continues_when_stuck:
+        at_rest.add("undo_stuck")
+    stands = {step_id: scenario.state.steps[step_id].status for step_id in plan.after}
+    begun = {"undoing", "undone", "undo_stuck", "skipped"}
+    passed = {each for step, after in plan.after.items() if stands[step] in begun for each in after}
+    for step_id, after in plan.after.items():
+        if stands[step_id] in at_rest and passed.issuperset(after):
+            passed.add(step_id)
+    return passed
 
 
 def check_order(scenario, bodies):
@@ -298,6 +334,7 @@ def test_whatever_happens_the_rules_hold_and_every_saga_can_end(tree, happens, o
         return OrderConfirmed()
 
     scenario = given(as_saga(order, **options), OrderPlaced(), contracts=CONTRACTS)
+    scenario.continues_when_stuck = options["when_stuck"] == "continue"
     check(scenario)
     for kind, pick in happens:
         happening = drawn(scenario, kind, pick)

@@ -4,6 +4,8 @@
 elsewhere. These tests name the entries that make that so.
 """
 
+from collections import deque
+
 import pytest
 from hypothesis import given as hypothesis_given
 from hypothesis import settings
@@ -340,8 +342,8 @@ def test_a_kept_signal_is_taken_as_soon_as_it_is_awaited():
         SignalAwaited(wait="wait-approval-1", name="approval")
     ]
     state = fold("x", scenario.history)
-    assert state.waits == {}
-    assert state.signals == {"approval": ["7"]}
+    assert state.waited == {}
+    assert state.signals == {"approval": deque(["7"])}
     assert list(state.steps) == ["reserve", "ship"]
 
 
@@ -361,7 +363,7 @@ def test_kept_signals_that_a_wait_cannot_take_are_counted_and_gone():
     assert awaited == SignalAwaited(wait="wait-approval-1", name="approval", refused=2)
     assert [type(note) for note in notes] == [Noted, Noted]
     state = fold("x", scenario.history)
-    assert state.waits == {"approval": ["wait-approval-1"]}
+    assert state.waited == {"wait-approval-1": "approval"}
     assert state.signals == {}
 
 
