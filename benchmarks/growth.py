@@ -335,6 +335,19 @@ async def _many_races(ctx: Context, begun: Begun) -> None:
     await ctx.all(*[branch() for _ in range(begun.size)])
 
 
+async def _many_generators(ctx: Context, begun: Begun) -> None:
+    async def branch() -> None:
+        async def numbers() -> Any:
+            while True:
+                yield await ctx.do(Do())
+
+        while True:
+            async for _each in numbers():
+                break
+
+    await ctx.all(*[branch() for _ in range(begun.size)])
+
+
 async def _so_many_steps(ctx: Context, begun: Begun) -> None:
     for number in range(begun.size):
         await ctx.do(Do(number=number), undo=Undo)
@@ -413,6 +426,7 @@ CURVES: Final[dict[str, Curve]] = {
     "a wait beside many": _wide(_many_waits, Running.signal),
     "a timeout beside many waits": _wide(_many_names, Running.fire),
     "a race beside many": _wide(_many_races, Running.answer),
+    "an async generator beside many": _wide(_many_generators, Running.answer),
     "an undo": _wide(_so_many_steps, Running.answer, _roll_back),
     "an undo, side by side": _wide(
         _many_steps,

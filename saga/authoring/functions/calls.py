@@ -21,9 +21,9 @@ UndoSpec = type[Intent[Any]] | Callable[[Any, Any], Intent[Any]]
 
 @dataclass(slots=True, eq=False)
 class Call(Generic[T]):
-    """Something the function asked for. *is_taken* guards against awaiting it twice."""
+    """Something the function asked for. *number*: in which order it was awaited; 0 before that."""
 
-    is_taken: bool = field(default=False, init=False)
+    number: int = field(default=0, init=False)
 
     def __await__(self) -> Generator[Call[Any], T, T]:
         return (yield self)

@@ -201,13 +201,13 @@ class FunctionProgram:
                 waiter.settled = (resolution.step,)
                 return waiter, None, _failure(resolution)
             case Slept():
-                sleeper = scheduler.sleeps.pop(resolution.name, None)
+                sleeper = scheduler.slept(resolution.name)
                 return None if sleeper is None else (sleeper, None, None)
             case Signalled():
-                waiting = scheduler.waits.pop(resolution.wait)
+                waiting = scheduler.waited(resolution.wait)
                 return waiting[0], _read_signal(waiting[1], resolution.payload), None
             case WaitTimedOut():
-                waiting = scheduler.waits.pop(resolution.wait)
+                waiting = scheduler.waited(resolution.wait)
                 return waiting[0], None, TimedOut(waiting[1].name)
 
     def _read(self, call: StepCall[Any], reply: Message) -> BaseModel:

@@ -34,6 +34,7 @@ from saga.users_code import is_ours
 
 CLOSES_MAX = 10
 """So often a coroutine is closed that awaits again in each `finally`; then the collector has it."""
+GENERATORS_MIN = 16
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,10 @@ class Waiter(Protocol):
     settled: tuple[StepId, ...]
     """The nearest steps behind it: those of its flow that settled last."""
 
+    @property
+    def place(self) -> Slot | None:
+        """The innermost place in a group that it belongs to."""
+
     def wake(self, scheduler: Scheduler, value: object, error: Exception | None) -> None:
         """Take the result, or the error in its place."""
 
@@ -52,11 +57,19 @@ class Waiter(Protocol):
 class Task:
     """One coroutine and who waits for it (None: the function itself)."""
 
-    __slots__ = ("coroutine", "is_dropped", "is_over", "parent", "returned", "settled")
+    __slots__ = (
+        *("coroutine", "is_dropped", "is_over", "number", "parent", "place", "returned"),
+        "settled",
+    )
 
-    def __init__(self, coroutine: Coroutine[Any, Any, Any], parent: Waiter | None) -> None:
+    def __init__(
+        self, coroutine: Coroutine[Any, Any, Any], parent: Waiter | None, number: int = 0
+    ) -> None:
         self.coroutine = coroutine
         self.parent: Waiter | None = parent
+        self.place: Slot | None = None if parent is None else parent.place
+        self.number = number
+        """In which order it began, among branches and calls."""
         self.settled: tuple[StepId, ...] = () if parent is None else parent.settled
         self.is_over = False
         self.returned = False
@@ -116,15 +129,26 @@ class Group:
 
 
 class Slot:
-    __slots__ = ("group", "index", "is_settled", "parent", "settled", "task")
+    """One place in a group: a branch, or a call that stands for one.
+
+    *begun* is what was begun in it and has to end if it loses: steps, sleeps, waits, branches, and
+    groups with such within.
+    """
+
+    __slots__ = ("begun", "group", "index", "is_settled", "parent", "settled", "task")
 
     def __init__(self, group: Group, index: int) -> None:
+        self.begun: dict[Call[Any] | Task | Group, None] = {}
         self.group = group
         self.parent: Waiter | None = group.parent
         self.settled = group.parent.settled
         self.index = index
         self.is_settled = False
         self.task: Task | None = None
+
+    @property
+    def place(self) -> Slot:
+        return self
 
     def wake(self, scheduler: Scheduler, value: object, error: Exception | None) -> None:
         """Settle this place; the group ends when all are settled, or with the first success."""
@@ -141,6 +165,10 @@ class Slot:
         group.parent.settled = group.settled()
         if is_won:
             scheduler.drop_losers(group, winner=self.index)
+        outer = group.parent.place
+        if outer is not None and not any(slot.begun for slot in group.slots):
+            del outer.begun[group]
+        if is_won:
             scheduler.ready(group.parent, value, None)
             return
         failures = [failure for failure in group.errors if failure is not None]
@@ -180,10 +208,11 @@ class Generator:
 class CleanUp:
     """Waits for the end of an async generator that was left early."""
 
-    __slots__ = ("parent", "settled")
+    __slots__ = ("parent", "place", "settled")
 
     def __init__(self, owner: Task) -> None:
         self.parent: Waiter | None = owner
+        self.place = owner.place
         self.settled = owner.settled
 
     def wake(self, scheduler: Scheduler, _: object, error: Exception | None) -> None:
@@ -193,25 +222,30 @@ class CleanUp:
 
 class Scheduler:
     __slots__ = (
-        *("_failure", "_generators", "_is_closed", "_live", "_queue", "_result", "_unawaited"),
-        *("commands", "main", "outcome", "running", "sleeps", "steps", "waits"),
+        *("_failure", "_generators", "_generators_max", "_is_closed", "_live", "_number"),
+        *("_queue", "_result", "_unawaited", "commands", "main", "outcome", "running", "sleeps"),
+        *("steps", "waits"),
     )
 
     def __init__(self) -> None:
         self.main: Task | None = None
         self.commands: list[Command] = []
         self.steps: dict[StepId, tuple[Waiter, StepCall[Any]]] = {}
-        self.sleeps: dict[str, Waiter] = {}
+        self.sleeps: dict[str, tuple[Waiter, SleepCall]] = {}
         self.waits: dict[str, tuple[Waiter, WaitCall[Any]]] = {}
         self.outcome: tuple[object, Exception | None] | None = None
         self.running: Task | None = None
         self._unawaited: dict[Call[Any], tuple[Task | None, CodeType, int]] = {}
         """Calls that were neither awaited nor handed to a group: who made them, and where."""
+        self._number = 0
+        """Of the branch that began, or the call that was awaited last."""
         self._live: dict[Task, None] = {}
         """Branches that have not ended, in the order in which they began: the inner ones last."""
         self._queue: deque[tuple[Task, object, Exception | None]] = deque()
         self._generators: dict[int, Generator] | None = None
         """Those that have begun, in that order; None where none ever has."""
+        self._generators_max = GENERATORS_MIN
+        """From so many on, those that have ended are forgotten."""
         self._result: tuple[object, Exception | None] = (None, None)
         self._failure: Exception | None = None
         self._is_closed = False
@@ -247,6 +281,8 @@ class Scheduler:
     def ended(self, task: Task, value: object, error: Exception | None) -> None:
         if task.parent is not None:
             del self._live[task]
+            if task.place is not None:
+                del task.place.begun[task]
             self.ready(task.parent, value, error)
         elif self._generators is None:
             self._end_function(value, error)
@@ -275,22 +311,30 @@ class Scheduler:
                 f"a saga's function may only await what its context gives, not "
                 f"{type(wanted).__name__}: {INSTEAD}"
             )
-        if wanted.is_taken:
+        if wanted.number:
             raise DefinitionError("one call of the context was awaited twice")
-        wanted.is_taken = True
+        self._number += 1
+        wanted.number = self._number
         self._unawaited.pop(wanted, None)
+        place = waiter.place
         match wanted:
             case StepCall(step=step, message=message, kind=kind):
                 wanted.group = group
+                if place is not None:
+                    place.begun[wanted] = None
                 self.steps[step] = (waiter, wanted)
                 after = waiter.settled
                 self.commands.append(
                     DoStep(step=step, message=message, kind=kind, policy=wanted, after=after)
                 )
             case SleepCall():
-                self.sleeps[wanted.name] = waiter
+                if place is not None:
+                    place.begun[wanted] = None
+                self.sleeps[wanted.name] = (waiter, wanted)
                 self.commands.append(Sleep(wanted.name, wanted.length_us))
             case WaitCall():
+                if place is not None:
+                    place.begun[wanted] = None
                 self.waits[wanted.wait] = (waiter, wanted)
                 self.commands.append(AwaitSignal(wanted.wait, wanted.name, wanted.timeout_us))
             case GroupCall():
@@ -298,24 +342,45 @@ class Scheduler:
             case _:
                 self.ready(waiter, None, None)
 
+    def slept(self, name: str) -> Waiter | None:
+        """Who waits for the end of a sleep; None where a race was decided without it."""
+        waiter, call = self.sleeps.pop(name, (None, None))
+        if waiter is not None and call is not None and waiter.place is not None:
+            del waiter.place.begun[call]
+        return waiter
+
+    def waited(self, wait: str) -> tuple[Waiter, WaitCall[Any]]:
+        """Who waited for a signal, which has come, or comes too late."""
+        waiter, call = self.waits.pop(wait)
+        if waiter.place is not None:
+            del waiter.place.begun[call]
+        return waiter, call
+
     def drop_losers(self, group: Group, *, winner: int) -> None:
         """End the other branches of a group for good, with all that is nested in them."""
-
-        def is_lost(waiter: Waiter) -> bool:
-            return _place(waiter, group) not in (None, winner)
-
-        steps = tuple(step for step, (waiter, _) in self.steps.items() if is_lost(waiter))
-        sleeps = tuple(name for name, waiter in self.sleeps.items() if is_lost(waiter))
-        waits = tuple(name for name, (waiter, _) in self.waits.items() if is_lost(waiter))
+        tasks: list[Task] = []
+        calls: list[Call[Any]] = []
+        lost = [slot for slot in group.slots if slot.index != winner]
+        while lost:
+            slot = lost.pop()
+            for begun in slot.begun:
+                if isinstance(begun, Call):
+                    calls.append(begun)
+                elif isinstance(begun, Task):
+                    tasks.append(begun)
+                else:
+                    lost += begun.slots
+            slot.begun = {}
+        calls.sort(key=_number_of)
+        steps = tuple(call.step for call in calls if isinstance(call, StepCall))
+        sleeps = tuple(call.name for call in calls if isinstance(call, SleepCall))
+        waits = tuple(call.wait for call in calls if isinstance(call, WaitCall))
         for name in sleeps:
             del self.sleeps[name]
         for name in waits:
             del self.waits[name]
-        going_on = [ready for ready in self._queue if not is_lost(ready[0])]
-        self._queue.clear()
-        self._queue.extend(going_on)
-        self._end([task for task in self._live if is_lost(task)])
-        if steps or sleeps or waits:
+        self._end(sorted(tasks, key=_number_of))
+        if calls:
             self.commands.append(DropBranch(steps, sleeps, waits))
 
     def close(self) -> None:
@@ -368,8 +433,12 @@ class Scheduler:
         assert self.running is not None, generator
         watch_collector()
         known = {} if self._generators is None else self._generators
-        still = {number: each for number, each in known.items() if each.open is not None}
-        self._generators = still | {id(generator): Generator(generator, self.running)}
+        if len(known) >= self._generators_max:
+            known = {number: each for number, each in known.items() if each.open is not None}
+            self._generators_max = max(GENERATORS_MIN, 2 * len(known))
+        known.pop(id(generator), None)  # of one that has ended, and whose place this one has taken
+        known[id(generator)] = Generator(generator, self.running)
+        self._generators = known
 
     def _left(self, generator: AsyncGenerator[Any, Any]) -> None:
         """A hook of the interpreter: nobody holds a generator any more that has not ended."""
@@ -399,9 +468,7 @@ class Scheduler:
     def _clean_up(self, generator: AsyncGeneratorType[Any, Any], known: Generator) -> None:
         assert self._generators is not None, generator
         del self._generators[id(generator)]
-        task = Task(generator.aclose(), CleanUp(known.owner))
-        self._live[task] = None
-        self.ready(task, None, None)
+        self._begin(generator.aclose(), CleanUp(known.owner))
 
     def _forgo(self, branch: Branch) -> None:
         """Close what never began, so that nobody is warned of a coroutine that was forgotten."""
@@ -419,15 +486,25 @@ class Scheduler:
             self.ready(waiter, (), None)
             return
         group = Group(call, waiter)
+        if waiter.place is not None:
+            waiter.place.begun[group] = None
         for slot, branch in zip(group.slots, call.branches, strict=True):
             if group.is_over:
                 self._forgo(branch)  # an earlier one has won at once: this one never begins
             elif isinstance(branch, Coroutine):
-                slot.task = Task(branch, slot)
-                self._live[slot.task] = None
-                self.ready(slot.task, None, None)
+                slot.task = self._begin(branch, slot)
             else:
                 self.want(slot, branch, call.group)
+
+    def _begin(self, coroutine: Coroutine[Any, Any, Any], parent: Waiter) -> Task:
+        """Let a coroutine run after those that are ready already."""
+        self._number += 1
+        task = Task(coroutine, parent, self._number)
+        self._live[task] = None
+        if task.place is not None:
+            task.place.begun[task] = None
+        self.ready(task, None, None)
+        return task
 
 
 def close(coroutine: Coroutine[Any, Any, Any]) -> None:
@@ -478,13 +555,5 @@ def _frames_of(coroutine: Coroutine[Any, Any, Any]) -> Iterator[FrameType]:
         inner = inner.cr_await
 
 
-def _up(waiter: Waiter | None) -> Iterator[Waiter]:
-    while waiter is not None:
-        yield waiter
-        waiter = waiter.parent
-
-
-def _place(waiter: Waiter, group: Group) -> int | None:
-    """The branch of *group* that *waiter* belongs to, if any."""
-    slots = (one for one in _up(waiter) if isinstance(one, Slot) and one.group is group)
-    return next((slot.index for slot in slots), None)
+def _number_of(begun: Call[Any] | Task) -> int:
+    return begun.number
