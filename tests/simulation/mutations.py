@@ -158,8 +158,8 @@ MUTATIONS = (
     _mutation(
         "next undo does not wait",
         "saga/core/rollback.py",
-        "        if step.status in _MAY_HAVE_EFFECT and passed.issuperset(after):\n",
-        "        if step.status in _MAY_HAVE_EFFECT:\n",
+        "        free = [step_id for step_id in plan.after if not progress.missing[step_id]]\n",
+        "        free = list(plan.after)\n",
     ),
     _mutation(
         "losers of a race go on",
@@ -169,11 +169,8 @@ MUTATIONS = (
         "        else:\n"
         "            waiter.wake(self, value, error)\n",
         "        self._queue.append((waiter, value, error))\n",
-        (
-            "        going_on = [ready for ready in self._queue if not is_lost(ready[0])]\n",
-            "        going_on = list(self._queue)\n",
-        ),
-        ("        self._end([task for task in self._live if is_lost(task)])\n", ""),
+        ("            slot.begun = {}\n", ""),
+        ("        self._end(sorted(tasks, key=_number_of))\n", ""),
     ),
     _mutation(
         "inbox asked and not obeyed",
