@@ -18,6 +18,7 @@ from saga.ports import Bus, Catalogue, Clock, EventStore
 from saga.ports.effects_store import EffectsStore
 from saga.publishing.writer import EventWriter
 from saga.runtime.changed_code import ChangedCode
+from saga.runtime.deferred import DeferredRecords
 from saga.runtime.orchestrator import Orchestrator, Receiver
 from saga.runtime.outcomes import OutcomeWaiters
 from saga.runtime.publisher import Commands, Publisher
@@ -26,7 +27,7 @@ from saga.runtime.router import Router
 from saga.runtime.saga_cache import SagaCache
 from saga.runtime.store_clock import StoreClock
 from saga.runtime.turns import Turns
-from saga.runtime.unhandled import DeadLetters, DeferredRecords
+from saga.runtime.unhandled import DeadLetters
 from saga.settings import Settings
 
 if TYPE_CHECKING:

@@ -13,13 +13,14 @@ from saga.adapters.headers import UNREADABLE, decode_headers, encode_headers
 from saga.adapters.mapper import to_entries, to_state
 from saga.core.events import ReplyOutcome
 from saga.core.history import TIME_END, Entry
-from saga.core.identity import Instant, SagaId, TimerId, is_saga_id
+from saga.core.identity import Instant, SagaId, TimerId, instant, is_saga_id
 from saga.core.status import SagaStatus
 from saga.errors import CorruptHistory
 from saga.ports.bus import Position, Source
 from saga.ports.effects_store import InboxRow, Kept
 from saga.ports.store import (
     KEY_BYTES_LISTED,
+    Awaited,
     Batch,
     DueTimer,
     Place,
@@ -142,6 +143,7 @@ UNHANDLED: Final = columns(
     "key:bytes?, value:bytes?, headers:bytes, timestamp:time, kept_at:time, "
     "saga_id:saga_id?, record_id:number"
 )
+AWAITED: Final = columns("saga_id:saga_id")
 TIMER: Final = columns("saga_id:saga_id, name:text, due_at:time")
 POSITION: Final = columns("application_name:text, notification_id:position")
 INBOX: Final = columns(
@@ -209,6 +211,14 @@ def to_timer(row: Sequence[Any], *, text: Text = as_it_is) -> DueTimer:
     check_row("timers", row[1], TIMER, row)
     saga_id, name, due_at = row
     return DueTimer(TimerId(f"{saga_id}/{text(name)}"), SagaId(saga_id), Instant(due_at))
+
+
+def to_awaited(row: Sequence[Any], *, text: Text = as_it_is) -> Awaited:
+    """*row* is saga id, reason and since when; only the first must be sound."""
+    check_row("unhandled", "of a saga", AWAITED, row)
+    saga_id, reason, kept_at = row
+    since = instant(kept_at) if type(kept_at) is int else Instant(0)
+    return Awaited(SagaId(saga_id), text(str(reason)), since)
 
 
 def check_new_sagas(batch: Batch) -> None:

@@ -190,6 +190,15 @@ class UnhandledRecord:
         return Inbound(*self.position, self.key, self.value, self.headers, self.timestamp)
 
 
+@value
+class Awaited:
+    """A saga behind which records are deferred, and one of them: why, and since when."""
+
+    saga_id: SagaId
+    reason: str
+    kept_at: Instant
+
+
 @dataclass(slots=True)
 class Batch:
     """Everything that commits together.
@@ -344,6 +353,15 @@ class Catalogue(Protocol):
 
         Without *values*, to list them: values are None, and of a key its first KEY_BYTES_LISTED.
         """
+
+    async def awaited(self, *, after: SagaId | None = None, limit: int = 100) -> Rows[Awaited]:
+        """Sagas behind which records are deferred, in order of their ids, beyond *after*.
+
+        It costs the same however many records are deferred.
+        """
+
+    async def last_unhandled(self) -> int:
+        """The id of the unhandled record that was kept last; 0 where there is none."""
 
     async def timers(self, *, after: TimerId | None = None, limit: int = 100) -> Sequence[DueTimer]:
         """Armed timers, the earliest first, beginning after *after*; none if that is not armed."""

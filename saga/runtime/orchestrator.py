@@ -30,11 +30,12 @@ from saga.ports.bus import UNKNOWN_ORIGIN, HearsOfRevocation, why_foreign
 from saga.ports.store import DAMAGED_OFFSET, Place
 from saga.retrying import Backoff, retried
 from saga.runtime.changed_code import ChangedCode
+from saga.runtime.deferred import DeferredRecords
 from saga.runtime.relay import Relay
 from saga.runtime.statistics import Statistics
 from saga.runtime.store_clock import StoreClock
 from saga.runtime.turns import CommittedBatch, Turns, Unstorable
-from saga.runtime.unhandled import DeferredRecords, SkippedRecords
+from saga.runtime.unhandled import SkippedRecords
 from saga.runtime.unit_of_work import InboundBatch
 from saga.tasks import Tasks
 
@@ -46,6 +47,8 @@ FETCH_TIMEOUT_S = 0.2
 COMMIT_OFFSETS_S = 1.0
 BATCH_RECORDS_MAX = 256
 """Records in one transaction: enough to share its cost, few enough to keep latency low."""
+REVISITS_MAX = 50
+"""Sagas in one transaction whose deferred records are tried: there may be many behind each."""
 LINGER_RECORDS_MIN = 4
 """A last batch of fewer records is no load."""
 LINGER_S_MAX = 0.02
@@ -58,8 +61,6 @@ TIMERS_POLL_S = 0.1
 SWEEP_S = 1.0
 LOOK_S = 0.5
 """Between two pages of sagas that are looked at because they began under other code."""
-TRY_ALL_SWEEPS = 30
-"""Every so many sweeps deferred records are tried that waited for another version of the code."""
 LEARN_LIMITS_SWEEPS = 60
 DRAIN_S = 10.0
 """How long stopping may take to finish what is in hand: a store or bus may be away for ever."""
@@ -103,7 +104,7 @@ class Orchestrator:
         await retried("cannot join the group", backoff, self.receiver.start)
         await retried("cannot look for limits", backoff, self._relay.learn_limits)
         await retried("cannot take over", backoff, self._relay.take_over, older_than_s=0)
-        await retried("cannot sweep", backoff, self._sweep, tries_all=True)
+        await retried("cannot look at deferred records", backoff, self._look_at_deferred)
 
     async def run(self) -> None:
         """Work until `stop`. Ends early only with an error that waiting does not mend."""
@@ -249,7 +250,7 @@ class Orchestrator:
         for number in count(1):
             await self._clock.sleep(SWEEP_S)
             try:
-                await self._sweep(tries_all=number % TRY_ALL_SWEEPS == 0)
+                await self._sweep()
                 await self._relay.take_over()
                 await self._relay.release()
                 await self._relay.record()
@@ -284,8 +285,11 @@ class Orchestrator:
                 await self._turns.park(saga_id, reason)
                 self._relay.parked(saga_id)
 
-    async def _sweep(self, *, tries_all: bool) -> None:
-        self._revisit(await self._deferred.sweep(tries_all=tries_all))
+    async def _look_at_deferred(self) -> None:
+        self._revisit(await self._deferred.look_at_all(await self._clock.read()))
+
+    async def _sweep(self) -> None:
+        self._revisit(await self._deferred.sweep(self._clock.now()))
 
     def _revisit(self, saga_ids: Iterable[SagaId]) -> None:
         self._batcher.put_revisits(sorted(self._deferred.sagas.intersection(saga_ids)))
@@ -551,11 +555,14 @@ class Batcher:
     def take(self) -> InboundBatch:
         """As much as belongs into one transaction."""
         pending = self.pending
-        batch = replace(pending, records=pending.records[:BATCH_RECORDS_MAX])
-        self.pending = InboundBatch(pending.records[BATCH_RECORDS_MAX:])
+        records, revisits = pending.records, pending.revisits
+        batch = replace(
+            pending, records=records[:BATCH_RECORDS_MAX], revisits=revisits[:REVISITS_MAX]
+        )
+        self.pending = InboundBatch(records[BATCH_RECORDS_MAX:], revisits=revisits[REVISITS_MAX:])
         self.is_abandoned = False
         self._records_taken = len(batch.records)
-        if not self.pending.records:
+        if not self.pending:
             self.has_work.clear()
         return batch
 

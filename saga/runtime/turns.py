@@ -31,6 +31,7 @@ from saga.core.values import value
 from saga.errors import BusUnavailable, DeliveryError, MessageTooLarge, SagaError
 from saga.ports import Appended, EventStore
 from saga.ports.store import DeadLetterReason, DeferralReason
+from saga.runtime.deferred import DeferredRecords
 from saga.runtime.outcomes import OutcomeWaiters
 from saga.runtime.relay import Relay
 from saga.runtime.router import Delivery, Reason, Rejected, Router, Skipped
@@ -42,7 +43,7 @@ from saga.runtime.saga_cache import (
     without_code,
 )
 from saga.runtime.store_clock import StoreClock
-from saga.runtime.unhandled import DeferredRecords, append_letter
+from saga.runtime.unhandled import append_letter
 from saga.runtime.unit_of_work import ChangedSaga, InboundBatch, UnitOfWork
 from saga.users_code import is_ours, log_raised
 
@@ -362,7 +363,8 @@ class Turns:
             unit.settle(delivery)  # another worker was quicker; nothing is to come of it
             return
         message = "deferred until the saga is released"
-        unit.defer(delivery, DeferralReason.BEHIND_FAILED_TURN, message)
+        reason = DeferralReason.BEHIND_FAILED_TURN
+        unit.defer(delivery, reason, message, since=saga.last_at)
 
     def _is_out_of_turn(self, unit: UnitOfWork, saga: LoadedSaga, delivery: Delivery) -> bool:
         if delivery.is_operator or delivery.deferred_id or delivery.inbound is None:
@@ -379,7 +381,7 @@ class Turns:
             _reject(unit, delivery, misfit.reason, misfit.message)
             return
         _date(delivery, saga)
-        before = saga.state.status
+        before, was_poisoned = saga.state.status, saga.state.is_poisoned
         try:
             decision = saga.decider.handle(saga.state, delivery.event)
             if decision.disposition is Disposition.RECORDED:
@@ -397,7 +399,7 @@ class Turns:
                 has_started = saga.version == len(decision.intents) + 1
                 unit.count_change(saga, has_started=has_started, before=before)
                 if delivery.is_operator or delivery.starts is not None:
-                    unit.revisits.add(saga.saga_id)
+                    _let_go_on(unit, saga, was_poisoned=was_poisoned)
                 unit.settle(delivery)
             case Disposition.DUPLICATE:
                 unit.settle(delivery)
@@ -497,7 +499,8 @@ class Turns:
         unit.append_s = self._clock.monotonic_s() - began_s
         if relayed:
             self._relay.forget(relayed)
-        self._deferred.sagas |= unit.unhandled.deferred_behind
+        if unit.unhandled.deferred_behind:
+            self._deferred.add(unit.unhandled.deferred_behind)
         for saga in unit.loaded:
             if saga.version > 0:
                 self._cache.keep(saga)
@@ -596,6 +599,13 @@ def _date(delivery: Delivery, saga: LoadedSaga) -> None:
     """No entry is dated before the one before it, whatever has become of clocks meanwhile."""
     if delivery.event.at < saga.last_at:
         delivery.event = replace(delivery.event, at=saga.last_at)
+
+
+def _let_go_on(unit: UnitOfWork, saga: LoadedSaga, *, was_poisoned: bool) -> None:
+    """What waits behind this saga may go on: it has begun, or was released."""
+    unit.revisits.add(saga.saga_id)
+    if was_poisoned and not saga.state.is_poisoned:
+        unit.timers.arm_again(saga.state.timers.values(), saga.saga_id)
 
 
 def _reject(unit: UnitOfWork, delivery: Delivery, reason: Reason, message: str) -> None:

@@ -7,23 +7,20 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from hashlib import sha256
 from typing import Final
 
 from saga.contracts import TopicNames, dlq_name, parse_contract_name
-from saga.core.durations import SECOND_US
 from saga.core.identity import Instant, SagaId, instant
-from saga.core.status import SagaStatus
 from saga.core.texts import described
 from saga.errors import MessageTooLarge, SagaError, TopicMissing
 from saga.ports import (
     Appended,
     Batch,
     Bus,
-    Catalogue,
     Clock,
     EventStore,
     Inbound,
@@ -37,69 +34,8 @@ from saga.ports.store import DeferralReason, Skip, UnhandledKind
 MESSAGE_CHARS_MAX = 1_000
 log = logging.getLogger(__name__)
 OMITTED: Final = ("x-dlq-omitted", b"value")
-PAGE_RECORDS_MAX = 500
 SKIPS_KNOWN_MAX = 500
 OTHER_SOURCES: Final = "(others)"
-SAGAS_MAX = 10_000
-"""Behind so many sagas at most records are looked for at a time."""
-TRIED_OFTEN: Final = frozenset({DeferralReason.EARLY, DeferralReason.BEHIND_DEFERRED})
-"""Reasons of deferred records that every sweep tries again."""
-LEFT_TO_OPERATORS: Final = frozenset(
-    {DeferralReason.TURN_FAILED, DeferralReason.BEHIND_FAILED_TURN}
-)
-"""Reasons of deferred records that wait until an operator releases the saga."""
-STANDING_STILL: Final = frozenset({SagaStatus.PARKED, SagaStatus.STALLED})
-
-
-class DeferredRecords:
-    """Knows behind which *sagas* records wait; those of a saga that does not come are given up."""
-
-    def __init__(self, catalogue: Catalogue, *, early_hold_s: float) -> None:
-        self._catalogue = catalogue
-        self.sagas: set[SagaId] = set()
-        self.early_us = round(early_hold_s * SECOND_US)
-
-    async def behind(self, saga_id: SagaId) -> Sequence[UnhandledRecord]:
-        """The first records that are deferred behind a saga, in order."""
-        records = await self._catalogue.unhandled(
-            kind=UnhandledKind.DEFERRED, saga_id=saga_id, limit=PAGE_RECORDS_MAX
-        )
-        if not records:
-            self.sagas.discard(saga_id)
-        return records
-
-    async def sweep(self, *, tries_all: bool) -> set[SagaId]:
-        """Update `sagas`; which of them may go on, with *tries_all* even if code was missing."""
-        known = set(self.sagas)
-        found = await self._reasons()
-        # Records that a turn has deferred meanwhile were not there yet when the pages were read.
-        self.sagas = self.sagas - known | found.keys()
-        to_try = {
-            saga_id
-            for saga_id, reasons in found.items()
-            if (reasons & TRIED_OFTEN and not reasons & LEFT_TO_OPERATORS)
-            or (tries_all and not reasons <= LEFT_TO_OPERATORS)
-        }
-        others = sorted(found.keys() - to_try)
-        rows = await self._catalogue.summaries(others) if others else ()
-        # Those that do not stand still any more go on, too.
-        return to_try | {row.saga_id for row in rows if row.status not in STANDING_STILL}
-
-    async def _reasons(self) -> dict[SagaId, set[str]]:
-        """Why records are deferred, by saga."""
-        found: dict[SagaId, set[str]] = {}
-        after = 0
-        while len(found) < SAGAS_MAX:
-            page = await self._catalogue.unhandled(
-                kind=UnhandledKind.DEFERRED, after=after, limit=PAGE_RECORDS_MAX, values=False
-            )
-            if not page:
-                break
-            for record in page:
-                if record.saga_id is not None:
-                    found.setdefault(record.saga_id, set()).add(record.reason)
-            after = page[-1].record_id
-        return found
 
 
 class SkippedRecords:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -29,7 +29,7 @@ from saga.runtime.saga_cache import LoadedSaga, UnloadableSaga, summary_of
 from saga.runtime.unhandled import dead_letter, deferred
 
 POSTPONED_S = 30
-"""How long a due timer is left alone whose saga stands still."""
+"""How long a due timer is left alone whose saga stands still, at least."""
 
 
 @dataclass(slots=True)
@@ -81,11 +81,16 @@ class ChangedSaga:
 
 @dataclass(slots=True)
 class TimerChanges:
-    """What is to change in the due-index. A timer that is cleared is not postponed."""
+    """What is to change in the due-index; *moved* are due at another time, where not cleared."""
 
     armed: dict[TimerId, DueTimer] = field(default_factory=dict)
-    postponed: dict[TimerId, DueTimer] = field(default_factory=dict)
+    moved: dict[TimerId, DueTimer] = field(default_factory=dict)
     cleared: list[TimerId] = field(default_factory=list)
+
+    def arm_again(self, timers: Iterable[TimerArmed], saga_id: SagaId) -> None:
+        """Have timers of a saga that goes on fire when they are due: some may be postponed."""
+        for timer in timers:
+            self.moved[timer.timer_id] = DueTimer(timer.timer_id, saga_id, timer.due_at)
 
     def note(self, saga_id: SagaId, intents: Sequence[Intent]) -> None:
         for intent in intents:
@@ -160,10 +165,20 @@ class UnitOfWork:
         sagas = (changed.saga for changed in self.changed.values())
         return [saga for saga in sagas if saga.is_possibly_unpublished]
 
-    def defer(self, delivery: Delivery, reason: DeferralReason, message: str) -> None:
-        """Keep a record, in order, behind its saga. A timer is looked at again later."""
+    def defer(
+        self,
+        delivery: Delivery,
+        reason: DeferralReason,
+        message: str,
+        *,
+        since: Instant | None = None,
+    ) -> None:
+        """Keep a record, in order, behind its saga. A timer is looked at again later.
+
+        The longer a saga has stood still, *since* it parked, the later: its release arms the timer.
+        """
         if delivery.inbound is None:
-            self._postpone(delivery)
+            self._postpone(delivery, self.at if since is None else since)
             return
         self.unhandled.deferred_behind.add(delivery.saga_id)
         if delivery.deferred_id:
@@ -212,9 +227,9 @@ class UnitOfWork:
         """The transaction, which also says what was *relayed* before."""
         timers, unhandled, changed = self.timers, self.unhandled, self.changed.values()
         armed = list(timers.armed.values())
-        if timers.postponed:
+        if timers.moved:
             cleared = set(timers.cleared)
-            armed += [due for due in timers.postponed.values() if due.timer_id not in cleared]
+            armed += [due for due in timers.moved.values() if due.timer_id not in cleared]
         return Batch(
             histories=[
                 HistoryAppend(each.saga.saga_id, each.turns_before, each.turns) for each in changed
@@ -229,8 +244,8 @@ class UnitOfWork:
             relayed=relayed,
         )
 
-    def _postpone(self, delivery: Delivery) -> None:
+    def _postpone(self, delivery: Delivery, since: Instant) -> None:
         fact = delivery.event.fact
         assert isinstance(fact, TimerFired), fact
-        due_at = Instant(self.at + POSTPONED_S * SECOND_US)
-        self.timers.postponed[fact.timer_id] = DueTimer(fact.timer_id, delivery.saga_id, due_at)
+        due_at = Instant(self.at + max(POSTPONED_S * SECOND_US, self.at - since))
+        self.timers.moved[fact.timer_id] = DueTimer(fact.timer_id, delivery.saga_id, due_at)

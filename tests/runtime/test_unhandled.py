@@ -34,6 +34,7 @@ from tests.runtime.toys import (
 
 LEDGER = saga_id("ledger", "o-1")
 ALARM = saga_id("alarm", "a")
+DAY_US = 86_400_000_000
 
 
 def flaw_at(*places: str):
@@ -217,13 +218,37 @@ class TestPoison:
 
         scenario.restart(alarms())
         await scenario.take(scenario.release(ALARM))
-        scenario.clock.advance(31)
         await scenario.take_due()
 
         assert scenario.status(ALARM) == "running"
         assert scenario.bodies(ALARM)[-2:] == ["TimerArmed", "SignalAwaited"] or "TimerFired" in (
             scenario.bodies(ALARM)
         )
+
+    async def test_a_due_timer_is_tried_the_less_often_the_longer_its_saga_has_been_parked(
+        self, make_scenario
+    ):
+        """Ten times as long costs a few tries more, and a release still fires it at once."""
+        scenario = make_scenario(alarms(flaw=flaw_at("woken")))
+        await scenario.take(scenario.event(AlarmSet(name="a"), "a"))
+        scenario.clock.advance(61)
+        await scenario.take_due()
+        tries = []
+        for days in (1, 10, 100, 1_000, 10_000):
+            tries.append(0)
+            until = scenario.clock.now() + days * DAY_US
+            while (due := (await scenario.catalogue.timers())[0].due_at) <= until:
+                scenario.clock.advance(max(0, due - scenario.clock.now()) / 1_000_000)
+                await scenario.take_due()
+                tries[-1] += 1
+            scenario.clock.advance((until - scenario.clock.now()) / 1_000_000)
+
+        assert tries[0] <= 13
+        assert all(more <= 4 for more in tries[1:]), tries
+
+        scenario.restart(alarms())
+        await scenario.take(scenario.release(ALARM))
+        assert len(await scenario.store.due_timers(until=scenario.clock.now(), limit=9)) == 1
 
     async def test_timers_of_parked_sagas_do_not_keep_others_from_firing(self, make_scenario):
         """However many of them are due before."""

@@ -92,25 +92,25 @@ MUTATIONS = (
         "            await self._relay.publish_dead_letters(unit.unhandled.dead_letters)\n",
         "            pass\n",
         (
-            "        self._deferred.sagas |= unit.unhandled.deferred_behind\n",
+            "        if unit.unhandled.deferred_behind:\n",
             (
-                "        self._deferred.sagas |= unit.unhandled.deferred_behind\n"
                 "        await self._relay.publish_dead_letters(unit.unhandled.dead_letters)\n"
+                "        if unit.unhandled.deferred_behind:\n"
             ),
         ),
     ),
     _mutation(
         "deferred records out of order",
-        "saga/runtime/unhandled.py",
+        "saga/runtime/deferred.py",
         "            self.sagas.discard(saga_id)\n        return records\n",
         "            self.sagas.discard(saga_id)\n        return list(reversed(records))\n",
     ),
     _mutation(
         "a postponed timer is cleared",
         "saga/runtime/unit_of_work.py",
-        "        self.timers.postponed[fact.timer_id] = ",
+        "        self.timers.moved[fact.timer_id] = ",
         "        self.timers.cleared.append(fact.timer_id)\n"
-        "        self.timers.postponed[fact.timer_id] = ",
+        "        self.timers.moved[fact.timer_id] = ",
     ),
     _mutation(
         "timers fire early",

@@ -28,6 +28,7 @@ from saga.ports.store import (
     UNFINISHED,
     UNHANDLED_COUNTED_MAX,
     Appended,
+    Awaited,
     Backlog,
     Batch,
     Catalogue,
@@ -230,6 +231,19 @@ class MemoryCatalogue(Catalogue):
         )
         found = Rows(islice(matching, limit))
         return found if values else Rows(_listed(record) for record in found)
+
+    @override
+    async def awaited(self, *, after: SagaId | None = None, limit: int = 100) -> Rows[Awaited]:
+        behind: dict[SagaId, Awaited] = {}
+        for record in self._store.unhandled.values():
+            if record.saga_id is not None and record.saga_id > (after or ""):
+                found = Awaited(record.saga_id, record.reason, record.kept_at)
+                behind.setdefault(record.saga_id, found)
+        return Rows(behind[saga_id] for saga_id in sorted(behind)[:limit])
+
+    @override
+    async def last_unhandled(self) -> int:
+        return max(self._store.unhandled, default=0)
 
     @override
     async def timers(self, *, after: TimerId | None = None, limit: int = 100) -> Sequence[DueTimer]:

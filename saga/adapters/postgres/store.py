@@ -44,6 +44,7 @@ from saga.adapters.rows import (
     readable,
     rows_read,
     timer_name,
+    to_awaited,
     to_rebase,
     to_skipped,
     to_statistics,
@@ -63,6 +64,7 @@ from saga.ports.store import (
     UNFINISHED,
     UNHANDLED_COUNTED_MAX,
     Appended,
+    Awaited,
     Backlog,
     Batch,
     Catalogue,
@@ -350,6 +352,14 @@ _LOG: Final = (
 )
 _SKIPPED: Final = f"SELECT name, value FROM store_facts WHERE starts_with(name, '{SKIPPED}')"
 _REBASES: Final = "SELECT name, value FROM store_facts WHERE name LIKE %s::text ORDER BY name"
+# One step of an index a saga, however many records are deferred behind each.
+_NEXT_AWAITED: Final = "(SELECT {} FROM unhandled WHERE saga_id > {} ORDER BY saga_id LIMIT 1)"
+_AWAITED: Final = (
+    f"WITH RECURSIVE sagas AS ({_NEXT_AWAITED.format('saga_id, reason, kept_at', '%s::uuid')} "
+    "UNION ALL SELECT u.* FROM sagas AS s CROSS JOIN LATERAL "
+    f"{_NEXT_AWAITED.format('saga_id, reason, kept_at', 's.saga_id')} AS u) "
+    "SELECT saga_id::text, reason, kept_at FROM sagas LIMIT %s"
+)
 _NIL: Final = "00000000-0000-0000-0000-000000000000"
 _FOR_EVER: Final = 2**63 - 1
 
@@ -414,6 +424,16 @@ class PostgresCatalogue(Catalogue):
         return await page_read(_record, fetch, limit)
 
     @override
+    async def awaited(self, *, after: SagaId | None = None, limit: int = 100) -> Rows[Awaited]:
+        rows = await self._database.fetch(_AWAITED, uuid(after or _NIL), limit)
+        return rows_read(_awaited, rows)
+
+    @override
+    async def last_unhandled(self) -> int:
+        [[last]] = await self._database.fetch("SELECT max(record_id) FROM unhandled")
+        return int(last or 0)
+
+    @override
     async def timers(self, *, after: TimerId | None = None, limit: int = 100) -> Sequence[DueTimer]:
         if after is None:
             rows = await self._database.fetch(_TIMERS_LISTED, _FOR_EVER, limit)
@@ -469,6 +489,10 @@ def _summary(row: Sequence[Any]) -> SagaSummary:
 
 def _record(row: Sequence[Any]) -> UnhandledRecord:
     return to_unhandled(row, text=unescaped)
+
+
+def _awaited(row: Sequence[Any]) -> Awaited:
+    return to_awaited(row, text=unescaped)
 
 
 def _timer(row: Sequence[Any]) -> DueTimer:

@@ -43,6 +43,7 @@ from saga.adapters.rows import (
     rows_read,
     skipped_name,
     timer_name,
+    to_awaited,
     to_rebase,
     to_skipped,
     to_statistics,
@@ -76,6 +77,7 @@ from saga.ports.store import (
     UNFINISHED,
     UNHANDLED_COUNTED_MAX,
     Appended,
+    Awaited,
     Backlog,
     Batch,
     Catalogue,
@@ -168,6 +170,15 @@ _TIMERS_AFTER: Final = _TIMERS.replace(
     "t.due_at <= ?",
     "(t.due_at, t.saga, t.name) > (SELECT a.due_at, a.saga, a.name FROM timers AS a "
     "JOIN saga_index AS s ON s.number = a.saga WHERE s.saga_id = ? AND a.name = ?)",
+)
+# One step of an index a saga, however many records are deferred behind each.
+_AWAITED: Final = (
+    "WITH RECURSIVE sagas (saga_id, number) AS ("
+    "SELECT (SELECT min(saga_id) FROM unhandled WHERE saga_id > :after), 1 UNION ALL "
+    "SELECT (SELECT min(saga_id) FROM unhandled WHERE saga_id > s.saga_id), number + 1 "
+    "FROM sagas AS s WHERE s.saga_id IS NOT NULL AND number < :limit) "
+    "SELECT u.saga_id, u.reason, u.kept_at FROM sagas AS s CROSS JOIN unhandled AS u "
+    "ON u.record_id = (SELECT min(record_id) FROM unhandled WHERE saga_id = s.saga_id)"
 )
 _SUMMARY: Final = f"SELECT {SUMMARY_COLUMNS} FROM saga_index"
 _SUMMARIES: Final = ManyRows(f"{_SUMMARY} WHERE saga_id IN {{rows}}", 1)
@@ -486,6 +497,17 @@ class SqliteCatalogue(Catalogue):
             return await self._fetch(sql, *given, place or 0, left)
 
         return await page_read(to_unhandled, fetch, limit)
+
+    @override
+    async def awaited(self, *, after: SagaId | None = None, limit: int = 100) -> Rows[Awaited]:
+        values = {"after": after or "", "limit": limit}
+        rows = await self._database.read(lambda cursor: cursor.execute(_AWAITED, values).fetchall())
+        return rows_read(to_awaited, rows)
+
+    @override
+    async def last_unhandled(self) -> int:
+        [[last]] = await self._fetch("SELECT max(record_id) FROM unhandled")
+        return int(last or 0)
 
     @override
     async def timers(self, *, after: TimerId | None = None, limit: int = 100) -> Sequence[DueTimer]:
