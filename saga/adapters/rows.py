@@ -299,6 +299,17 @@ def readable(rows: Iterable[tuple[SagaId, str, bytes]]) -> list[Entry]:
     return entries
 
 
+def beginnings_in(
+    rows: Iterable[tuple[str, str, bytes]],
+) -> dict[SagaId, list[Entry]]:
+    """*rows* are saga ids with the topics and states of first turns; others are left out."""
+    found: dict[SagaId, list[Entry]] = {}
+    for saga_id, topic, state in rows:
+        with suppress(CorruptHistory):
+            found[SagaId(saga_id)] = to_entries(SagaId(saga_id), topic, state, version=1)
+    return found
+
+
 def to_summary(row: Sequence[Any], *, text: Text = as_it_is) -> SagaSummary:
     """*text* gives back what the database was given, here and below; raises DamagedRow."""
     check_row("saga_index", row[0] if len(row) == len(SUMMARY) else row[-1], SUMMARY, row)

@@ -287,6 +287,13 @@ class EventStore(Protocol):
             StoreUnavailable: try again later.
         """
 
+    async def beginnings(self, saga_ids: Sequence[SagaId]) -> Mapping[SagaId, Sequence[Entry]]:
+        """The first turn of each; one not there or unreadable is left out.
+
+        Raises:
+            StoreUnavailable: try again later.
+        """
+
     async def positions(self, sources: Sequence[Source]) -> Mapping[Source, int]:
         """The highest offset accounted for of each source; a source never seen is left out.
 
@@ -357,7 +364,7 @@ class Catalogue(Protocol):
     async def awaited(self, *, after: SagaId | None = None, limit: int = 100) -> Rows[Awaited]:
         """Sagas behind which records are deferred, in order of their ids, beyond *after*.
 
-        It costs the same however many records are deferred.
+        A page costs the same however many records there are behind each.
         """
 
     async def last_unhandled(self) -> int:

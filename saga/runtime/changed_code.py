@@ -1,11 +1,13 @@
 """Running sagas that began under other code than this process has.
 
 That code may have a timeout for what they wait for, and nothing may ever come for them otherwise.
-So each is looked at once in the life of a process, a few at a time.
+So each is looked at once in the life of a process, a few at a time: at its first turn only, which
+says what it began under.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from saga.authoring.registry import SagaRegistry
@@ -13,8 +15,7 @@ from saga.core.events import SagaStarted
 from saga.core.history import Entry
 from saga.core.identity import SagaId
 from saga.core.status import SagaStatus
-from saga.errors import CorruptHistory
-from saga.ports import Catalogue, EventStore, History
+from saga.ports import Catalogue, EventStore
 
 PAGE_SAGAS: Final = 50
 
@@ -34,18 +35,15 @@ class ChangedCode:
         if not page:
             return None
         self._after = page[-1].saga_id
-        histories = await self._store.load([saga.saga_id for saga in page])
-        return [saga_id for saga_id, history in histories.items() if self._has_changed(history)]
+        found = self._registry.find
+        ours = [each.saga_id for each in page if found(each.definition, each.definition_version)]
+        turns = await self._store.beginnings(ours)
+        return [saga_id for saga_id, turn in turns.items() if self._has_changed(turn)]
 
-    def _has_changed(self, history: History | CorruptHistory) -> bool:
-        if isinstance(history, CorruptHistory):
-            return False
-        started = next((entry.body for entry in history if _begins(entry)), None)
-        if not isinstance(started, SagaStarted):
-            return False
+    def _has_changed(self, turn: Sequence[Entry]) -> bool:
+        """Whether the saga of this first *turn* may have begun under other code."""
+        started = next((entry.body for entry in turn if isinstance(entry.body, SagaStarted)), None)
+        if started is None:
+            return True  # its first turn failed: the history has to be looked at
         registered = self._registry.find(started.definition, started.definition_version)
         return registered is not None and registered.decider.fingerprint != started.fingerprint
-
-
-def _begins(entry: Entry) -> bool:
-    return isinstance(entry.body, SagaStarted)

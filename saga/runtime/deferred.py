@@ -20,7 +20,7 @@ from saga.ports import Catalogue, UnhandledRecord
 from saga.ports.store import Awaited, DeferralReason, UnhandledKind
 
 PAGE_RECORDS_MAX: Final = 500
-AGAIN_SAGAS: Final = 50
+AGAIN_SAGAS: Final = 25
 """So many sagas a sweep are looked at again."""
 TRY_ALL_ROUNDS: Final = 30
 """In every so many rounds over all sagas those are tried, too, that need other code."""

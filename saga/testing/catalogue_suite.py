@@ -14,6 +14,7 @@ from saga.core.identity import Instant, TimerId
 from saga.core.status import SagaStatus
 from saga.ports.store import (
     KEY_BYTES_LISTED,
+    Awaited,
     Catalogue,
     DueTimer,
     EventStore,
@@ -129,6 +130,36 @@ class CatalogueSuite:
         dead = await catalogue.unhandled(kind=UnhandledKind.DEAD)
         assert [each.position.offset for each in dead] == [0, 4]
         assert len(await catalogue.unhandled(saga_id=saga(1))) == 3
+
+    async def test_sagas_behind_which_records_wait_come_page_by_page(
+        self, store: EventStore, catalogue: Catalogue
+    ) -> None:
+        """Each once, with one of its records, in order of their ids; dead letters have no saga."""
+        deferred = UnhandledKind.DEFERRED
+        assert await catalogue.awaited() == []
+        sagas = sorted(saga(number) for number in range(7))
+        for number in (3, 1, 6, 1, 0, 5, 2, 1, 4):
+            await append(store, unhandled=[unhandled(9, kind=deferred, saga_id=sagas[number])])
+        await append(store, unhandled=[unhandled(10), unhandled(11)])
+
+        pages = [await catalogue.awaited(limit=3)]
+        while pages[-1]:
+            pages.append(await catalogue.awaited(after=pages[-1][-1].saga_id, limit=3))
+
+        kept = unhandled(9)
+        assert [len(page) for page in pages] == [3, 3, 1, 0]
+        assert [each for page in pages for each in page] == [
+            Awaited(saga_id, kept.reason, kept.kept_at) for saga_id in sagas
+        ]
+
+    async def test_the_last_unhandled_record_is_known(
+        self, store: EventStore, catalogue: Catalogue
+    ) -> None:
+        """Of either kind."""
+        assert await catalogue.last_unhandled() == 0
+        for kind in UnhandledKind:
+            await append(store, unhandled=[unhandled(0), unhandled(1, kind=kind)])
+            assert await catalogue.last_unhandled() == (await catalogue.unhandled())[-1].record_id
 
     async def test_a_handled_record_is_gone_and_its_id_with_it(
         self, store: EventStore, catalogue: Catalogue

@@ -79,6 +79,18 @@ class EventStoreSuite:
         assert isinstance(read, History)
         assert read.turns == 3
 
+    async def test_a_history_begins_with_its_first_turn(self, store: EventStore) -> None:
+        """However long it is; a saga that is not there is left out."""
+        await append(store, history(saga(1), count=4))
+        await append(store, history(saga(2)))
+
+        found = await store.beginnings([saga(1), saga(2), saga(99)])
+
+        assert {saga_id: list(turn) for saga_id, turn in found.items()} == {
+            saga(number): entries(saga(number), 0) for number in (1, 2)
+        }
+        assert await store.beginnings([]) == {}
+
     async def test_many_histories_load_at_once(self, store: EventStore) -> None:
         """One call reads any number of sagas; one without a history is left out."""
         await append(store, *(history(saga(number)) for number in range(600)))

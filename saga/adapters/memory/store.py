@@ -18,7 +18,7 @@ from typing_extensions import override
 
 from saga.adapters.memory.bus import MemoryBus
 from saga.adapters.rows import check_new_sagas, covered
-from saga.core.history import Entry
+from saga.core.history import Entry, turns
 from saga.core.identity import Instant, SagaId, TimerId
 from saga.core.status import SagaStatus
 from saga.errors import AlreadyRecorded, CorruptHistory, HistoryConflict
@@ -90,6 +90,12 @@ class MemoryEventStore(EventStore):
             for saga_id in saga_ids
             if saga_id in self._histories
         }
+
+    @override
+    async def beginnings(self, saga_ids: Sequence[SagaId]) -> Mapping[SagaId, Sequence[Entry]]:
+        known = self._histories
+        firsts = {each: next(turns(known[each])) for each in saga_ids if each in known}
+        return {saga_id: [fact, *recorded] for saga_id, (fact, recorded) in firsts.items()}
 
     @override
     async def positions(self, sources: Sequence[Source]) -> Mapping[Source, int]:

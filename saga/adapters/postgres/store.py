@@ -34,6 +34,7 @@ from saga.adapters.rows import (
     UNHANDLED_COLUMNS,
     UNHANDLED_LISTED,
     KnownSagas,
+    beginnings_in,
     check_new_sagas,
     covered,
     from_place,
@@ -93,6 +94,11 @@ _HISTORIES: Final = (
     "FROM saga_ids AS s LEFT JOIN LATERAL (SELECT * FROM stored_events "
     "WHERE originator_id = s.originator_id ORDER BY originator_version) AS e ON true "
     "WHERE s.saga_id = ANY(%s::uuid[]) ORDER BY s.saga_id, e.originator_version"
+)
+_BEGINNINGS: Final = (
+    "SELECT s.saga_id::text, e.topic, e.state FROM saga_ids AS s CROSS JOIN LATERAL "
+    "(SELECT topic, state FROM stored_events WHERE originator_id = s.originator_id "
+    "AND originator_version = 1 LIMIT 1) AS e WHERE s.saga_id = ANY(%s::uuid[])"
 )
 _NOW: Final = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 _POSITIONS: Final = (
@@ -193,6 +199,12 @@ class PostgresEventStore(EventStore, TellsOfAppends):
             if isinstance(history, History):
                 self._known.remember(saga_id, (history.turns, originator.replace("-", "")))
         return histories
+
+    @override
+    async def beginnings(self, saga_ids: Sequence[SagaId]) -> Mapping[SagaId, Sequence[Entry]]:
+        if not saga_ids:
+            return {}
+        return beginnings_in(await self.database.fetch(_BEGINNINGS, uuids(saga_ids)))
 
     @override
     async def positions(self, sources: Sequence[Source]) -> Mapping[Source, int]:

@@ -26,6 +26,7 @@ from saga.adapters.rows import (
     UNHANDLED_COLUMNS,
     UNHANDLED_LISTED,
     KnownSagas,
+    beginnings_in,
     check_new_sagas,
     check_row,
     covered,
@@ -139,6 +140,12 @@ _HISTORIES: Final = ManyRows(
     "SELECT i.saga_id, e.originator_version, e.topic, e.state, i.version "
     "FROM {rows} AS r CROSS JOIN saga_index AS i ON i.saga_id = r.column1 "
     "LEFT JOIN stored_events AS e ON e.originator_id = printf('%032x', i.number)",
+    1,
+)
+_BEGINNINGS: Final = ManyRows(
+    "SELECT i.saga_id, e.topic, e.state FROM {rows} AS r "
+    "CROSS JOIN saga_index AS i ON i.saga_id = r.column1 CROSS JOIN stored_events AS e "
+    "ON e.originator_id = printf('%032x', i.number) AND e.originator_version = 1",
     1,
 )
 _POSITIONS: Final = ManyRows(
@@ -309,6 +316,12 @@ class SqliteEventStore(EventStore):
         if len(wanted) <= LOAD_INLINE_SAGAS_MAX:
             return self._database.read_now(query)
         return await self._database.read(query)
+
+    @override
+    async def beginnings(self, saga_ids: Sequence[SagaId]) -> Mapping[SagaId, Sequence[Entry]]:
+        wanted = [(saga_id,) for saga_id in saga_ids]
+        rows = await self._database.read(lambda cursor: _BEGINNINGS.fetch(cursor, wanted))
+        return beginnings_in(rows)
 
     @override
     async def positions(self, sources: Sequence[Source]) -> Mapping[Source, int]:
