@@ -16,7 +16,8 @@ FAILURES_MAX = 5
 
 #: Every call of a port at which a process can crash, before it and after it was done.
 CRASH_POINTS = (
-    *("bus.publish", "bus.subscribe", "catalogue.unhandled", "clock.sleep", "service.work"),
+    *("bus.publish", "bus.subscribe", "clock.sleep", "service.work"),
+    *("catalogue.awaited", "catalogue.last_unhandled"),
     *("consumer.commit", "consumer.fetch", "inbox.begin", "inbox.commit"),
     *("store.append", "store.backlog", "store.due_timers", "store.load", "store.positions"),
 )
