@@ -22,7 +22,7 @@ def encode_headers(headers: Headers) -> bytes:
         return b""
     try:
         # orjson asks `default` for what it cannot write itself: the values.
-        return orjson.dumps(headers, default=bytes.decode)
+        return orjson.dumps(tuple(headers), default=bytes.decode)
     except orjson.JSONEncodeError:
         return orjson.dumps({_BYTES: [(name, _text(value)) for name, value in headers]})
 

@@ -31,9 +31,8 @@ class Partitioner:
 
     def choose(self, record: Record, partitions: int) -> int:
         """Raises `MessageTooLarge`, and `TopicMissing` for a partition that does not exist."""
-        size = record.size
-        if size > self._record_bytes_max:
-            raise too_large(record.topic, size, self._record_bytes_max)
+        if not record.fits(self._record_bytes_max):
+            raise too_large(record.topic, record.size, self._record_bytes_max)
         if record.partition is not None:
             if not 0 <= record.partition < partitions:
                 raise TopicMissing(record.topic, record.partition)

@@ -1,27 +1,30 @@
 """CloudEvents 1.0 headers of Kafka's binary mode: written fast, read leniently.
 
-What we send has every attribute; what we receive may have none. A known header that is null, no
-UTF-8 or too long to be kept is reported as damaged. The structured mode is taken apart into the
-same shape.
+What we send has every attribute, and stays what it says while it is in this process; what we
+receive may have none. A known header that is null, no UTF-8 or too long to be kept is reported as
+damaged. The structured mode is taken apart into the same shape.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, ClassVar, Final, final
 
 import orjson
+from typing_extensions import override
 
 from saga.contracts.json_text import flaw_of
 from saga.core.durations import SECOND_US
 from saga.core.identity import ID_BYTES_MAX, Instant
 from saga.core.values import value
 
-Headers = tuple[tuple[str, bytes | None], ...]
+Header = tuple[str, bytes | None]
+Headers = Sequence[Header]
 """The same type as `saga.ports.bus.Headers`."""
 
 SPECVERSION = "ce_specversion"
@@ -69,6 +72,16 @@ _NAMES_CACHED_MAX = 1024
 _SECONDS_CACHED_MAX = 64
 
 
+class _Named:
+    """The value of one header; None where it is absent, empty or damaged."""
+
+    def __init__(self, header: str) -> None:
+        self._header = header
+
+    def __get__(self, attributes: Attributes, _: object) -> str | None:
+        return attributes.values.get(self._header) or None
+
+
 @value
 class Attributes:
     """The headers of one record that mean something here; *damaged* names the unreadable ones."""
@@ -76,52 +89,94 @@ class Attributes:
     values: dict[str, str]
     damaged: tuple[str, ...] = ()
 
-    def get(self, name: str) -> str | None:
-        """The value of the header *name*; None where it is absent, empty or damaged."""
-        return self.values.get(name) or None
+    id = _Named(ID)
+    source = _Named(SOURCE)
+    contract_name = _Named(TYPE)
+    saga_id = _Named(SUBJECT)
+    correlation_id = _Named(CORRELATION_ID)
+    causation_id = _Named(CAUSATION_ID)
+    undoes = _Named(UNDOES)
+    traceparent = _Named(TRACEPARENT)
+    signature = _Named(SIGNATURE)
 
 
-def headers_for(
-    *,
-    id: str,
-    contract_name: str,
-    source: str,
-    at: Instant,
-    saga_id: str | None = None,
-    correlation_id: str | None = None,
-    causation_id: str | None = None,
-    idempotency_key: str | None = None,
-    undoes: str | None = None,
-    traceparent: str | None = None,
-) -> Headers:
-    """The headers of a record whose value is the JSON of *contract_name*; None is left out.
+@final
+@dataclass(slots=True, eq=False)
+class Said(Sequence[Header]):
+    """The headers of a record whose value is the JSON of *contract_name*, as what they say.
 
-    Args:
+    As a sequence they are byte pairs, which are made for the first who wants them; None is left
+    out. No text is longer than an id may be.
+
+    Attributes:
         correlation_id: only where no saga is known; the messages of a saga share its id.
         undoes: the contract of the step that an intent undoes.
     """
-    headers: Headers = (
-        _SPECVERSION_1,
-        (ID, id.encode()),
-        _name(SOURCE, source),
-        _name(TYPE, contract_name),
-        (TIME, rfc3339(at)),
-        _CONTENT_IS_JSON,
-    )
-    if saga_id is not None:
-        saga = saga_id.encode()
-        headers += ((SUBJECT, saga), (CORRELATION_ID, saga))
-    elif correlation_id is not None:
-        headers += ((CORRELATION_ID, correlation_id.encode()),)
-    if causation_id is not None:
-        headers += ((CAUSATION_ID, causation_id.encode()),)
-    if idempotency_key is not None:
-        headers += ((IDEMPOTENCY_KEY, idempotency_key.encode()),)
-    if undoes is not None:
-        headers += (_name(UNDOES, undoes),)
-    if traceparent is not None:
-        headers += ((TRACEPARENT, traceparent.encode()),)
-    return headers
+
+    id: str
+    contract_name: str
+    source: str
+    at: Instant
+    saga_id: str | None = None
+    causation_id: str | None = None
+    idempotency_key: str | None = None
+    undoes: str | None = None
+    traceparent: str | None = None
+    correlation_id: str | None = None
+    signature: str | None = None
+    _pairs: tuple[Header, ...] | None = field(default=None, init=False, repr=False)
+
+    damaged: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def pairs(self) -> tuple[Header, ...]:
+        if self._pairs is None:
+            self._pairs = tuple(self._made())
+        return self._pairs
+
+    def _made(self) -> Iterator[Header]:
+        yield _SPECVERSION_1
+        yield ID, self.id.encode()
+        yield _name(SOURCE, self.source)
+        yield _name(TYPE, self.contract_name)
+        yield TIME, rfc3339(self.at)
+        yield _CONTENT_IS_JSON
+        if self.saga_id is not None:
+            saga = self.saga_id.encode()
+            yield SUBJECT, saga
+            yield CORRELATION_ID, saga
+        elif self.correlation_id is not None:
+            yield CORRELATION_ID, self.correlation_id.encode()
+        if self.causation_id is not None:
+            yield CAUSATION_ID, self.causation_id.encode()
+        if self.idempotency_key is not None:
+            yield IDEMPOTENCY_KEY, self.idempotency_key.encode()
+        if self.undoes is not None:
+            yield _name(UNDOES, self.undoes)
+        if self.traceparent is not None:
+            yield TRACEPARENT, self.traceparent.encode()
+        if self.signature is not None:
+            yield SIGNATURE, self.signature.encode()
+
+    @override
+    def __iter__(self) -> Iterator[Header]:
+        return iter(self.pairs)
+
+    @override
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    @override
+    def __getitem__(self, place: Any) -> Any:
+        return self.pairs[place]
+
+    @override
+    def __eq__(self, other: object) -> bool:
+        return self.pairs == (other.pairs if isinstance(other, Said) else other)
+
+    @override
+    def __hash__(self) -> int:
+        return hash(self.pairs)
 
 
 def reply_headers(
@@ -132,10 +187,10 @@ def reply_headers(
     at: Instant,
     saga_id: str,
     traceparent: str | None = None,
-) -> Headers:
+) -> Said:
     """The headers of an answer: its id is `{intent id}/reply`, its cause the intent."""
     reply_id = f"{intent_id}/reply"
-    return headers_for(
+    return Said(
         id=reply_id,
         contract_name=contract_name,
         source=source,
@@ -164,8 +219,10 @@ def parse_rfc3339(text: str) -> Instant | None:
         return None
 
 
-def read_headers(headers: Iterable[tuple[str, bytes | None]]) -> Attributes:
+def read_headers(headers: Iterable[Header]) -> Attributes | Said:
     """The headers known here, by name; of several with one name the last. Does not raise."""
+    if type(headers) is Said:
+        return headers
     if type(headers) is tuple and len(headers) <= HEADERS_READ_MAX:
         try:
             # Whoever follows the standard writes nothing else: a third of the time.
@@ -192,10 +249,12 @@ def read_headers(headers: Iterable[tuple[str, bytes | None]]) -> Attributes:
 
 
 def read_record(
-    headers: Iterable[tuple[str, bytes | None]], value: bytes | None
-) -> tuple[Attributes, bytes | None]:
+    headers: Iterable[Header], value: bytes | None
+) -> tuple[Attributes | Said, bytes | None]:
     """Attributes and value in either mode; never raises, a broken envelope stays the value."""
     attributes = read_headers(headers)
+    if type(attributes) is Said:
+        return attributes, value
     content_type = attributes.values.get(CONTENT_TYPE)
     if value is None or content_type is None or content_type == JSON_CONTENT_TYPE:
         return attributes, value

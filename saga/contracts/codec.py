@@ -16,7 +16,7 @@ from pydantic_core import PydanticSerializationError
 
 from saga.contracts.accepted import accepting as accepted_again
 from saga.contracts.accepted import read_accepted
-from saga.contracts.cloudevents import SIGNATURE, TRACEPARENT, TYPE, Attributes
+from saga.contracts.cloudevents import SIGNATURE, TRACEPARENT, Attributes, Said
 from saga.contracts.json_text import (
     LARGE_BYTES,
     VALUE_BYTES_MAX,
@@ -142,7 +142,7 @@ def decode(
     return Decoded(contract_name, model, text)
 
 
-def wrong_headers(contract_name: str, attributes: Attributes) -> Unreadable | None:
+def wrong_headers(contract_name: str, attributes: Attributes | Said) -> Unreadable | None:
     """Why a record cannot be taken for what its headers say; None where it can.
 
     A damaged header is not read as absent: then the same message would have another id.
@@ -154,7 +154,7 @@ def wrong_headers(contract_name: str, attributes: Attributes) -> Unreadable | No
             " bytes: write such a text, or leave it out"
         )
         return Unreadable(UnreadableCode.BAD_HEADER, problem)
-    return _another_version(contract_name, attributes.values.get(TYPE))
+    return _another_version(contract_name, attributes.contract_name)
 
 
 def _another_version(contract_name: str, claimed: str | None) -> Unreadable | None:

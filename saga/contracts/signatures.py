@@ -11,10 +11,10 @@ import binascii
 import hashlib
 import hmac
 import re
-from dataclasses import field
+from dataclasses import field, replace
 from typing import Final, Self
 
-from saga.contracts.cloudevents import CAUSATION_ID, ID, SIGNATURE, TYPE, Headers, read_headers
+from saga.contracts.cloudevents import SIGNATURE, Attributes, Said
 from saga.core.values import value
 
 SCHEME: Final = "v1"
@@ -53,21 +53,18 @@ class SigningKeys:
             raise ValueError("there is no line KEY-ID SECRET")
         return cls(secrets)
 
-    def signed(
-        self, topic: str, key: bytes | None, value: bytes | None, headers: Headers
-    ) -> Headers:
+    def signed(self, topic: str, key: bytes | None, value: bytes | None, headers: Said) -> Said:
         """*headers*, and the signature of the record that they belong to."""
         key_id, secret = next(iter(self.secrets.items()))
-        said = read_headers(headers).values
-        code = _code(secret, topic, key, said, value)
+        code = _code(secret, topic, key, headers, value)
         signature = f"{SCHEME};{key_id};{base64.b64encode(code).decode()}"
-        return (*headers, (SIGNATURE, signature.encode()))
+        return replace(headers, signature=signature)
 
     def why_not(
-        self, topic: str, key: bytes | None, value: bytes | None, said: dict[str, str]
+        self, topic: str, key: bytes | None, value: bytes | None, said: Attributes | Said
     ) -> str | None:
         """Why a record with these attributes is not believed; None where its signature is right."""
-        signature = said.get(SIGNATURE)
+        signature = said.signature
         if not signature:
             return f"it has no signature: header {SIGNATURE}"
         scheme, _, rest = signature.partition(";")
@@ -87,9 +84,9 @@ class SigningKeys:
 
 
 def _code(
-    secret: bytes, topic: str, key: bytes | None, said: dict[str, str], value: bytes | None
+    secret: bytes, topic: str, key: bytes | None, said: Attributes | Said, value: bytes | None
 ) -> bytes:
-    texts = (said.get(name, "").encode() for name in (ID, CAUSATION_ID, TYPE))
+    texts = ((text or "").encode() for text in (said.id, said.causation_id, said.contract_name))
     code = hmac.new(secret, digestmod=hashlib.sha256)
     for part in (topic.encode(), key or b"", *texts, value or b""):
         code.update(len(part).to_bytes(LENGTH_BYTES, "big"))

@@ -240,9 +240,9 @@ class Subscription:
 
 
 def _intent(
-    request: Callable[..., Request], inbound: Inbound, attributes: ce.Attributes
+    request: Callable[..., Request], inbound: Inbound, attributes: ce.Attributes | ce.Said
 ) -> Request | Rejected:
-    intent_id = attributes.get(ce.ID)
+    intent_id = attributes.id
     if intent_id is None:
         message = f"the header {ce.ID} is missing or empty"
         return Rejected(inbound, DeadLetterReason.NO_INTENT_ID, message)
@@ -259,26 +259,26 @@ def _intent(
         attempt=name.attempt,
         saga_id=name.saga_id,
         direction=name.direction,
-        undoes=attributes.get(ce.UNDOES),
-        traceparent=attributes.get(ce.TRACEPARENT),
+        undoes=attributes.undoes,
+        traceparent=attributes.traceparent,
     )
 
 
 def _fact(
-    request: Callable[..., Request], inbound: Inbound, key: str, attributes: ce.Attributes
+    request: Callable[..., Request], inbound: Inbound, key: str, attributes: ce.Attributes | ce.Said
 ) -> Request:
     """A fact is known by source and id; one without an id by its place."""
     place = f"{inbound.topic}/{inbound.partition}"
-    event_id = attributes.get(ce.ID) or f"{place}/{inbound.offset}"
+    event_id = attributes.id or f"{place}/{inbound.offset}"
     return request(
         message_id=event_id,
-        idempotency_key=f"fact/{attributes.get(ce.SOURCE) or ''}/{event_id}",
+        idempotency_key=f"fact/{attributes.source or ''}/{event_id}",
         order_key=f"fact/{place}/{key}",
         attempt=1,
-        saga_id=SagaId(attributes.get(ce.SUBJECT) or ""),
+        saga_id=SagaId(attributes.saga_id or ""),
         direction=Direction.DO,
         undoes=None,
-        traceparent=attributes.get(ce.TRACEPARENT),
+        traceparent=attributes.traceparent,
     )
 
 

@@ -16,6 +16,8 @@ from saga.core.identity import Instant
 from saga.core.values import value
 
 HEADERS_USUAL_BYTES: Final = 2_048
+OWN_HEADERS_BYTES_MAX: Final = 16_384
+"""Of headers that saga writes itself: a dozen ids and names, none longer than an id may be."""
 
 
 class Source(NamedTuple):
@@ -55,7 +57,8 @@ class Progress(NamedTuple):
         return 0 if self.end is None else max(0, self.end - self.following)
 
 
-Headers = tuple[tuple[str, bytes | None], ...]
+Headers = Sequence[tuple[str, bytes | None]]
+"""A tuple, as they were received, or what saga itself writes and has not made bytes of yet."""
 
 
 @value
@@ -72,6 +75,13 @@ class Record:
     def size(self) -> int:
         """Bytes of key, value and headers together."""
         return sum(map(len, filter(None, chain((self.key, self.value), *self.headers))))
+
+    def fits(self, bytes_max: int) -> bool:
+        """Whether key, value and headers together have at most *bytes_max* bytes."""
+        size = len(self.value or b"") + len(self.key or b"")
+        if type(self.headers) is not tuple and size <= bytes_max - OWN_HEADERS_BYTES_MAX:
+            return True  # no bytes need to be made of them
+        return self.size <= bytes_max
 
 
 @value
@@ -99,7 +109,7 @@ SET_ASIDE: Final = "x-saga-set-aside"
 def why_set_aside(inbound: Inbound) -> str | None:
     """Why *inbound* only stands for records that no reader can be given; None where it is one."""
     headers = inbound.headers
-    if not headers or headers[0][0] != SET_ASIDE:
+    if type(headers) is not tuple or not headers or headers[0][0] != SET_ASIDE:
         return None
     return (headers[0][1] or b"").decode("utf-8", "backslashreplace")
 
@@ -139,10 +149,10 @@ class RecordLimits:
 
     def why_too_large(self, record: Record) -> str | None:
         """Why the topic of *record* does not take it; None where it does, as far as is known."""
-        limit, size = self._of.get(record.topic), record.size
-        if limit is None or size <= limit:
+        limit = self._of.get(record.topic)
+        if limit is None or record.fits(limit):
             return None
-        sizes = f"a record of {size} bytes, of which its topic {record.topic} takes {limit}"
+        sizes = f"a record of {record.size} bytes, of which its topic {record.topic} takes {limit}"
         return f"{sizes}: say less, or raise its max.message.bytes"
 
 

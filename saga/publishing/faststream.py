@@ -17,7 +17,7 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from faststream.kafka import KafkaBroker, KafkaMessage
 
 from saga.contracts import Event, contract_of, encode
-from saga.contracts.cloudevents import CORRELATION_ID, ID, TRACEPARENT, read_headers
+from saga.contracts.cloudevents import CORRELATION_ID, read_headers
 from saga.core.durations import SECOND_US, duration_us
 from saga.errors import BusUnavailable, MessageTooLarge
 from saga.publishing.publisher import TIMEOUT
@@ -108,13 +108,13 @@ class FastStreamPublisher:
         if isinstance(record, tuple):
             raise TypeError("a batch is no cause: give the one record of it that led to the event")
         headers = read_headers(tuple(record.headers))
-        cause_id = headers.get(ID) or f"{record.topic}/{record.partition}/{record.offset}"
+        cause_id = headers.id or f"{record.topic}/{record.partition}/{record.offset}"
         made: PublishOptions = {
             "key": options.get("key"),
             "message_id": options.get("message_id"),
             "causation_id": options.get("causation_id") or cause_id,
-            "correlation_id": options.get("correlation_id") or headers.get(CORRELATION_ID),
-            "traceparent": options.get("traceparent") or headers.get(TRACEPARENT),
+            "correlation_id": options.get("correlation_id") or headers.correlation_id,
+            "traceparent": options.get("traceparent") or headers.traceparent,
         }
         if made["message_id"] is None:
             name, key = contract_of(type(event)).contract_name, made["key"] or own_key(event)

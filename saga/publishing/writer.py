@@ -27,7 +27,7 @@ from saga.contracts import (
     encode,
     encode_for_readers,
 )
-from saga.contracts.cloudevents import headers_for
+from saga.contracts.cloudevents import Said
 from saga.contracts.keys import key_text
 from saga.contracts.signatures import SigningKeys
 from saga.core.identity import ID_BYTES_MAX, SagaId, flaw_of_id, saga_id
@@ -149,7 +149,7 @@ class EventWriter:
         return self._written(contract_name, text, message, None, options)
 
     def command(self, command: Command, *, key: str) -> Record:
-        headers = headers_for(
+        headers = Said(
             id=command.command_id,
             contract_name=COMMAND_CONTRACT,
             source=self._source,
@@ -174,7 +174,7 @@ class EventWriter:
         saga_key = None if starts is None else _key_of(starts, message)
         own = own_key(message.model) or event_key
         key = _checked_key(message, own=own, given=options.get("key"), saga_key=saga_key)
-        headers = headers_for(
+        headers = Said(
             id=message_id,
             contract_name=contract_name,
             source=self._source,

@@ -296,7 +296,7 @@ class Relay:
             return
         self.encoder.limits.learn(limits)
         for saga_id, record in list(refused.items()):
-            if record.size <= limits.get(record.topic, -1):
+            if record.fits(limits.get(record.topic, -1)):
                 self._blocked.accept(saga_id)
 
     def _look_past(self, backlog: Sequence[Backlog], before: Instant) -> None:
@@ -513,7 +513,7 @@ class RecordEncoder:
         if (field := self._own_keys.get(contract)) is not None:
             own_key = key_in(message.payload, field)
             key = key if own_key is None else own_key.encode()
-        headers = ce.headers_for(
+        headers = ce.Said(
             id=id,
             contract_name=contract,
             source=sender.source,
@@ -542,7 +542,6 @@ def _through_last_before(backlog: Sequence[Backlog], before: Instant) -> Sequenc
 
 
 def _saga_of(record: Record) -> SagaId:
-    for name, value in record.headers:
-        if name == ce.SUBJECT and value is not None:
-            return SagaId(value.decode())
-    raise AssertionError(f"a record on {record.topic} belongs to no saga")
+    saga_id = ce.read_headers(record.headers).saga_id
+    assert saga_id is not None, f"a record on {record.topic} belongs to no saga"
+    return SagaId(saga_id)

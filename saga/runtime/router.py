@@ -32,15 +32,7 @@ from saga.contracts import (
     wrong_headers,
 )
 from saga.contracts import Event as EventModel
-from saga.contracts.cloudevents import (
-    CAUSATION_ID,
-    ID,
-    SOURCE,
-    TRACEPARENT,
-    Attributes,
-    read_headers,
-    read_record,
-)
+from saga.contracts.cloudevents import Attributes, Said, read_headers, read_record
 from saga.contracts.signatures import SigningKeys
 from saga.core.events import (
     Act,
@@ -129,7 +121,7 @@ class Skipped:
     deferred_id: int = 0
 
     def counted_as(self) -> Skip:
-        source = read_headers(self.inbound.headers).values.get(SOURCE) or ""
+        source = read_headers(self.inbound.headers).source or ""
         return Skip(self.inbound.topic, source[:SOURCE_CHARS_MAX], self.reason)
 
 
@@ -199,7 +191,7 @@ class Router:
         except UnicodeDecodeError:
             message = "the record's key is no UTF-8 text"
             return Rejected(inbound, DeadLetterReason.WRONG_KEY, message, deferred_id)
-        source = attributes.values.get(SOURCE) or None
+        source = attributes.source
         if source == self._implied[contract]:
             source = None
         record = _Readable(inbound, attributes, decoded, at, deferred_id, source)
@@ -246,7 +238,7 @@ class Router:
             return _command(record, model, is_ours=self._is_for_ours(model, key))
         deliveries: list[Delivery] = []
         starters = self._sagas.started_by(contract)
-        causation = record.attributes.values.get(CAUSATION_ID)
+        causation = record.attributes.causation_id
         # Only what answers intents is a reply: an event may name an intent as its mere cause.
         is_reply = causation and (contract in self._replies or not starters)
         intent = parse_intent_id(causation) if causation and is_reply else None
@@ -276,7 +268,7 @@ class Router:
         """Why a record is not believed; a deferred one was, when it came."""
         if self._signing is None or record.deferred_id:
             return None
-        inbound, said = record.inbound, record.attributes.values
+        inbound, said = record.inbound, record.attributes
         return self._signing.why_not(inbound.topic, inbound.key, inbound.value, said)
 
     def _is_for_ours(self, command: Command, key: str) -> bool:
@@ -285,7 +277,7 @@ class Router:
         return self._sagas.name_of(SagaId(command.saga_id), key) is not None
 
     def _why_not_ours(self, record: _Readable) -> SkipReason:
-        source = record.attributes.values.get(SOURCE) or ""
+        source = record.attributes.source or ""
         definition = source.removeprefix(self._own_source)
         is_own = definition != source and self._sagas.has(definition)
         return SkipReason.OWN if is_own else SkipReason.NOT_LISTENED
@@ -295,7 +287,7 @@ class _Readable(NamedTuple):
     """A record that could be read: a named tuple, as one is made for every record."""
 
     inbound: Inbound
-    attributes: Attributes
+    attributes: Attributes | Said
     decoded: Decoded
     at: Instant
     deferred_id: int
@@ -303,7 +295,7 @@ class _Readable(NamedTuple):
 
     def delivery(self, saga_id: SagaId, fact: Fact, starts: Registered | None = None) -> Delivery:
         inbound = self.inbound
-        message_id = self.attributes.values.get(ID)
+        message_id = self.attributes.id
         if not message_id:
             # Its position identifies it as well.
             message_id = f"{inbound.topic}/{inbound.partition}/{inbound.offset}"
@@ -337,7 +329,7 @@ def _start(registered: Registered, record: _Readable) -> Delivery | Rejected:
             raise
         message = f"{registered.saga.name}: {described(error)}"
         return record.rejected(DeadLetterReason.WRONG_KEY, message)
-    traceparent = record.attributes.values.get(TRACEPARENT)
+    traceparent = record.attributes.traceparent
     if traceparent is not None and len(traceparent) > TRACEPARENT_CHARS_MAX:
         traceparent = None
     decider = registered.decider

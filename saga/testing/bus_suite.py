@@ -18,6 +18,7 @@ import pytest
 
 from saga.errors import MessageTooLarge, TopicMissing
 from saga.ports.bus import STOPPED_S, Bus, Consumer, Inbound, Record, Source, TopicSpec
+from saga.testing.samples import said
 
 Expire = Callable[[float], Awaitable[None]]
 HANG_S = 120.0
@@ -39,13 +40,16 @@ class BusSuite:
             Record("t", b"\xff\x00", b"\x80\x1f\x00", (("a", b"1"), ("b", None), ("a", b"\xff"))),
             Record("t", b"k", b"{}", (("ce_id", b"1"), ("é", "ü".encode()), ("x", b"\x1f"))),
             Record("t", b"k", None, (("only", None), ("empty", b""))),
+            *[Record("t", key, b"{}", said()) for key in (b"k", None, b"\xff")],
         ]
         await bus.publish(records)
 
-        found = await self.read(consumer, 5)
+        found = await self.read(consumer, 8)
+        late = await self.read(await bus.subscribe("late", ["t"]), 8)
 
         assert [_content(each) for each in found] == [_content(each) for each in records]
-        assert [each.position for each in found] == [("t", 0, offset) for offset in range(5)]
+        assert [_content(each) for each in late] == [_content(each) for each in records]
+        assert [each.position for each in found] == [("t", 0, offset) for offset in range(8)]
         assert all(each.timestamp > 0 for each in found)
 
     async def test_what_was_published_before_is_read_the_same(self, bus: Bus) -> None:
@@ -493,7 +497,7 @@ def _source(record: Inbound) -> Source:
 
 
 def _content(record: Record | Inbound) -> tuple[object, ...]:
-    return record.topic, record.key, record.value, record.headers
+    return record.topic, record.key, record.value, tuple(record.headers)
 
 
 def _by_source(records: Sequence[Inbound]) -> dict[Source, list[Inbound]]:

@@ -29,6 +29,7 @@ from saga.testing.samples import (
     entries,
     history,
     saga,
+    said,
     summary,
     timer,
     unhandled,
@@ -95,6 +96,14 @@ class CatalogueSuite:
         assert ids == sorted(set(ids))
         page = await catalogue.unhandled(after=ids[1], limit=3)
         assert [each.record_id for each in page] == ids[2:5]
+
+    async def test_a_record_that_saga_wrote_is_kept_with_the_bytes_of_its_headers(
+        self, store: EventStore, catalogue: Catalogue
+    ) -> None:
+        await append(store, unhandled=[replace(unhandled(0), headers=said())])
+
+        (kept,) = await catalogue.unhandled()
+        assert tuple(kept.headers) == tuple(said())
 
     async def test_unhandled_records_are_listed_without_their_values(
         self, store: EventStore, catalogue: Catalogue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from saga.contracts.cloudevents import Said
 from saga.core.events import Json, Message, ReplyOutcome, ReplyReceived, SagaStarted
 from saga.core.history import Entry
 from saga.core.identity import Direction, Instant, IntentId, MessageId, SagaId, StepId, TimerId
@@ -100,6 +101,18 @@ def unhandled(
         timestamp=MOMENT,
         kept_at=Instant(MOMENT + 1),
         saga_id=saga_id,
+    )
+
+
+def said() -> Said:
+    """Headers as saga itself writes them."""
+    saga_id = saga(1)
+    return Said(
+        *(f"{saga_id}/pay/do/1", "shop.int.pay.v1", "/test/shop", MOMENT),
+        saga_id=saga_id,
+        causation_id="é",
+        idempotency_key=f"{saga_id}/pay/do",
+        traceparent="00-1-1-01",
     )
 
 

@@ -14,6 +14,8 @@ from saga.adapters.sqlite import LocalBus, SqliteDatabase, SqliteEventStore, del
 from saga.adapters.sqlite import bus as bus_module
 from saga.adapters.sqlite import records as records_module
 from saga.adapters.sqlite.statements import ManyRows
+from saga.contracts.cloudevents import Said
+from saga.core.identity import Instant
 from saga.errors import (
     AlreadyRecorded,
     BusUnavailable,
@@ -26,6 +28,7 @@ from saga.ports.bus import Bus, Consumer, Inbound, Record, Source, TopicSpec
 from saga.ports.store import Batch, EventStore
 from saga.testing import samples
 from saga.testing.samples import MOMENT, saga
+from tests.adapters.first_batches import pack_numbers
 from tests.patience import HANG_S, until
 
 
@@ -84,12 +87,23 @@ async def test_what_is_too_much_for_memory_is_read_from_the_file(
 
 
 SAME = (("id", b"1"), ("type", b"x"))
+
+
+def said(number: int, source: str = "/a") -> Said:
+    return Said(f"{number}/x", "t", source, Instant(number), idempotency_key=f"{number}")
+
+
 RECORD_SETS = {
     "nulls": ([(None, None, ()), (b"", b"", ()), (b"k", b"v", ())], 1),
     "headers that differ": ([(b"k", b"v", (*SAME, ("n", b"%d" % n))) for n in range(9)], 1),
     "null headers": ([(b"k", b"v", (("n", text),)) for text in (None, b"", b"1", None)], 1),
     "a name twice": ([(b"k", b"v", (("n", b"1"), ("n", b"\xff")))] * 2, 1),
-    "other names": ([(b"k", b"v", headers) for headers in ((), SAME, SAME, SAME[:1])], 3),
+    "other names": ([(b"k", b"v", headers) for headers in ((), SAME, SAME, SAME[:1])], 1),
+    "what they say": ([(b"k", b"%d" % n, said(n)) for n in range(300)], 3),
+    "others between": (
+        [(b"k", b"v", headers) for headers in (said(1), said(2, "/b"), said(3), SAME, said(4))],
+        5,
+    ),
     "many": ([(b"k", b"%d" % n, SAME) for n in range(300)], 3),
     "large ones": ([(b"k", b"v" * size, ()) for size in (1, 20_000, 2, 3, 20_000, 20_000)], 5),
 }
@@ -99,7 +113,7 @@ RECORD_SETS = {
 async def test_what_one_job_writes_to_a_partition_is_in_batches(
     bus: LocalBus, database: SqliteDatabase, records, batches: int
 ) -> None:
-    """A row each, of records whose headers have the same names; all can be read from any offset."""
+    """A row each, of records with the same source; all can be read from any offset, in order."""
     written = [Record("t", *fields, 1) for fields in records]
     await bus.publish(written)
 
@@ -336,6 +350,70 @@ async def test_a_file_of_an_earlier_layout_goes_on_where_it_was(
     assert all(one.headers == headers[one.offset % 2][1] for one in old)
     assert all(one.timestamp == clock.now() - int(one.value or 0) % 7 for one in old)
     assert [one.offset for one in rest if one.partition == 0] == [5]
+    await bus.close()
+
+
+BYTES_ONLY = {
+    name: records
+    for name, (records, _) in RECORD_SETS.items()
+    if len({tuple(name for name, _ in headers) for _, _, headers in records}) == 1
+}
+
+
+@pytest.mark.parametrize("records", BYTES_ONLY.values(), ids=BYTES_ONLY)
+async def test_a_file_of_version_4_goes_on(
+    database: SqliteDatabase, clock: ManualClock, records
+) -> None:
+    """Its batches are read as they were, and new ones stand behind them."""
+    place = (1 << 10 | 1) << 40
+
+    def lay_out(cursor: sqlite3.Cursor) -> None:
+        for migration in records_module.MIGRATIONS[:4]:
+            migration(cursor)
+        cursor.execute("INSERT INTO bus_topics VALUES (1, 't', 2, NULL)")
+        cursor.execute("INSERT INTO bus_partitions VALUES (?, 0), (?, 0)", (1 << 10, 1 << 10 | 1))
+        for first in range(0, len(records), 100):
+            batch = [Record("t", *fields) for fields in records[first : first + 100]]
+            cursor.execute(
+                "INSERT INTO bus_batches (place, records, timestamp, packed) VALUES (?, ?, 7, ?)",
+                (place + first, len(batch), pack_numbers(batch)),
+            )
+
+    database.migrate("bus", [lay_out, *[lambda _: None] * 3])
+    bus = LocalBus(database, clock=clock)
+    await bus.publish([Record("t", b"k", b"new", said(1), 1)])
+
+    found = await _read(await bus.subscribe("late", ["t"]), len(records) + 1)
+
+    contents = [(each.key, each.value, each.headers) for each in found]
+    assert contents == [*records, (b"k", b"new", said(1))]
+    assert [each.offset for each in found] == [*range(len(records) + 1)]
+    assert {each.timestamp for each in found[:-1]} == {7}
+    await bus.close()
+
+
+@pytest.mark.parametrize("is_last", [False, True])
+async def test_a_batch_of_version_4_with_a_wrong_number(
+    database: SqliteDatabase, clock: ManualClock, *, is_last: bool
+) -> None:
+    """It is known by the one behind it; where there is none, equal records are read once more."""
+    bus = LocalBus(database, clock=clock)
+    await bus.create_topics([TopicSpec("t", 1)])
+    for value in (b"1", b"2"):
+        await bus.publish([Record("t", b"k", value)])
+
+    def spoil(cursor: sqlite3.Cursor) -> None:
+        content = pack_numbers([Record("t", b"k", b"old")])
+        cursor.execute(
+            "UPDATE bus_batches SET records = 9, content = ? WHERE position = ?",
+            (content, 2 if is_last else 1),
+        )
+
+    await database.write(spoil)
+    found = await _read(await bus.subscribe("late", ["t"]), 10 if is_last else 2)
+
+    values = [each.value or b"" for each in found]
+    assert values == [b"1", *[b"old"] * 9] if is_last else b"cannot be read" in values[0]
     await bus.close()
 
 

@@ -9,15 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from saga.contracts.cloudevents import (
-    CAUSATION_ID,
     HEADERS_READ_MAX,
-    ID,
-    SOURCE,
-    SUBJECT,
-    TRACEPARENT,
-    TYPE,
     Headers,
-    headers_for,
+    Said,
     parse_rfc3339,
     read_headers,
     read_record,
@@ -38,7 +32,7 @@ def test_intent_is_a_binary_mode_event():
     of the attribute, UTF-8 values, `content-type` for `datacontenttype`, extensions of letters
     only.
     """
-    headers = headers_for(
+    headers = Said(
         id=INTENT,
         contract_name="payments.int.pay.v1",
         source="/dev/saga/order",
@@ -78,7 +72,7 @@ ALWAYS = {
 def sent(**options):
     """Headers by name."""
     given = {"id": "m-1", "contract_name": "orders.evt.o.v1", "source": "/shop", "at": AT}
-    return dict(headers_for(**given | options))
+    return dict(Said(**given | options))
 
 
 @pytest.mark.parametrize(
@@ -154,11 +148,11 @@ def test_damaged_headers_are_reported_and_otherwise_absent():
     attributes = read_headers(DAMAGED)
 
     assert attributes.damaged == ("ce_id", "ce_source")
-    assert attributes.get(ID) is None
-    assert attributes.get(SOURCE) is None
-    assert attributes.get(SUBJECT) is None
-    assert attributes.get(TYPE) == "last"
-    assert attributes.get(CAUSATION_ID) is None
+    assert attributes.id is None
+    assert attributes.source is None
+    assert attributes.saga_id is None
+    assert attributes.contract_name == "last"
+    assert attributes.causation_id is None
     assert attributes.values["content-type"] == "application/json"
 
 
@@ -166,8 +160,8 @@ def test_only_so_many_headers_are_read():
     """A record with very many headers costs no more than one with some."""
     many = [("x", b"")] * HEADERS_READ_MAX + [("ce_id", b"late")]
 
-    assert read_headers(many).get(ID) is None
-    assert read_headers(many[1:]).get(ID) == "late"
+    assert read_headers(many).id is None
+    assert read_headers(many[1:]).id == "late"
 
 
 @given(st.lists(st.tuples(st.sampled_from(["ce_id", "CE_ID", "x", ""]), st.none() | st.binary())))
@@ -206,7 +200,7 @@ def test_structured_mode_is_read_as_binary_mode():
         "ce_causationid": "i-1",
         "traceparent": TRACE,
     }
-    assert attributes.get(TRACEPARENT) == TRACE
+    assert attributes.traceparent == TRACE
 
 
 def test_structured_mode_may_hold_base64():

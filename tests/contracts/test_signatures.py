@@ -8,6 +8,7 @@ import pytest
 
 from saga.contracts import cloudevents as ce
 from saga.contracts.signatures import SigningKeys
+from saga.core.identity import Instant
 from saga.errors import SettingsError
 from saga.settings import Settings
 
@@ -21,7 +22,8 @@ VECTORS = [
 ]
 SAGA = "4d2fc7a2-5c3e-5a5b-9a67-0f1d3c1d1a11"
 RECORD = ("dev.saga.payments.evt.paid.v1", b"o-1", b'{"receipt":"r-1"}')
-SAID = ((ce.ID, b"i"), (ce.CAUSATION_ID, b"c"), (ce.TYPE, b"t"))
+SIGNED = (ce.ID, ce.CAUSATION_ID, ce.TYPE)
+SAID = ce.Said("i", "t", "/s", Instant(0), causation_id="c")
 
 
 def vector(row):
@@ -33,8 +35,8 @@ def vector(row):
 @pytest.mark.parametrize("row", VECTORS, ids=[row[0] for row in VECTORS])
 def test_the_vectors_of_the_page_are_true(row):
     topic, key, *named, value, signature = vector(row)
-    names = (ce.ID, ce.CAUSATION_ID, ce.TYPE)
-    headers = tuple((name, text) for name, text in zip(names, named, strict=True) if text)
+    id, cause, contract = (text.decode() for text in named)
+    headers = ce.Said(id, contract, "/s", Instant(0), causation_id=cause or None)
 
     assert KEYS.signed(topic, key, value, headers)[-1] == (
         "x-saga-signature",
@@ -56,7 +58,7 @@ def test_the_function_of_the_page_gives_the_vectors():
 
 
 def believed(keys, topic, key, value, headers):
-    return keys.why_not(topic, key, value, ce.read_headers(headers).values)
+    return keys.why_not(topic, key, value, ce.read_headers(headers))
 
 
 def test_what_was_signed_is_believed_as_it_was_signed_only():
@@ -70,8 +72,8 @@ def test_what_was_signed_is_believed_as_it_was_signed_only():
         (topic, b"", value, headers),
         (topic + "o", b"-1", value, headers),
         (topic, key, None, headers),
-        *((topic, key, value, (*headers, (name, b"other"))) for name, _ in SAID),
-        *((topic, key, value, tuple(h for h in headers if h[0] != name)) for name, _ in SAID),
+        *((topic, key, value, (*headers, (name, b"other"))) for name in SIGNED),
+        *((topic, key, value, tuple(h for h in headers if h[0] != name)) for name in SIGNED),
     ]
 
     assert believed(KEYS, topic, key, value, headers) is None

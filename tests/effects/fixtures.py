@@ -75,7 +75,7 @@ def intent(
     undoes: type[ContractModel] | None = None,
 ) -> Record:
     name = contract_of(type(model)).contract_name
-    headers = ce.headers_for(
+    headers = ce.Said(
         id=intent_id(saga, StepId(step), direction, attempt),
         contract_name=name,
         source="/test/toys/sagas/order",

@@ -9,7 +9,7 @@ from saga import SagaApp
 from saga.contracts import CommandAct, IntentFailed
 from saga.contracts import cloudevents as ce
 from saga.contracts.signatures import SigningKeys
-from saga.core.identity import saga_id
+from saga.core.identity import Instant, saga_id
 from saga.ports import Record
 from tests.runtime.fixtures import Scenario, order_id
 from tests.runtime.test_own_keys import Delivered, Paid, delivery, follower
@@ -22,10 +22,13 @@ OTHERS = "k1 YW5vdGhlciBzZWNyZXQgb2YgdGhlIHNhbWUgaWQ="
 
 
 def signed(record: Record, keys: str = KEYS) -> Record:
-    signing = SigningKeys.read(keys)
-    return replace(
-        record, headers=signing.signed(record.topic, record.key, record.value, record.headers)
+    said = ce.read_headers(record.headers)
+    headers = ce.Said(
+        said.id or "", said.contract_name or "", "/s", Instant(0), causation_id=said.causation_id
     )
+    signing = SigningKeys.read(keys)
+    *_, signature = signing.signed(record.topic, record.key, record.value, headers)
+    return replace(record, headers=(*record.headers, signature))
 
 
 def reasons(scenario: Scenario) -> list[str]:

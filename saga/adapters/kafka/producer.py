@@ -144,7 +144,7 @@ class KafkaProducer:
         suspects = {
             record.topic
             for record in records
-            if record.size > limits.get(record.topic, LIMIT_LOOKED_UP_BYTES)
+            if not record.fits(limits.get(record.topic, LIMIT_LOOKED_UP_BYTES))
         }
         if suspects:
             await self.learn_limits(suspects)
@@ -152,9 +152,9 @@ class KafkaProducer:
 
     def _refuse_what_is_too_large(self, records: Sequence[Record]) -> None:
         for record in records:
-            size, limit = record.size, self._limits.get(record.topic)
-            if limit is not None and size > limit:
-                raise too_large(record.topic, size, limit)
+            limit = self._limits.get(record.topic)
+            if limit is not None and not record.fits(limit):
+                raise too_large(record.topic, record.size, limit)
 
     async def _deliver(
         self, session: ProducerSession, deliveries: set[Delivery], records: Sequence[Record]

@@ -10,31 +10,31 @@ from __future__ import annotations
 import logging
 import secrets
 import sqlite3
-import struct
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import takewhile
-from operator import itemgetter
 from typing import Any, Final
-
-import orjson
 
 from saga.adapters.headers import decode_headers
 from saga.adapters.partitioner import Partitioner
 from saga.adapters.sqlite.database import SqliteDatabase
+from saga.adapters.sqlite.packing import (
+    BATCH_RECORDS_MAX,
+    UNREADABLE,
+    Head,
+    head_of,
+    pack,
+    unpack,
+)
 from saga.adapters.sqlite.statements import ManyRows
 from saga.core.identity import Instant, instant
 from saga.core.texts import described
 from saga.core.values import value
 from saga.errors import TopicMissing
-from saga.ports.bus import Headers, Inbound, Origin, Record, Source, TopicSpec
+from saga.ports.bus import Inbound, Origin, Record, Source, TopicSpec
 
 OFFSET_BITS: Final = 40
 PARTITION_BITS: Final = 10
 PARTITIONS_MAX: Final = 1 << PARTITION_BITS
-NAMES_CACHED_CHARS_MAX: Final = 1_000
-"""Of the header names of one record; a copy of a foreign record may have any."""
-BATCH_RECORDS_MAX: Final = 128
 LARGE_RECORD_BYTES: Final = 16_384
 """A record with a larger value is a batch of its own, and is not kept in memory for its readers."""
 EXPIRED_PER_COMMIT_MAX: Final = 100
@@ -70,7 +70,7 @@ _TABLES: Final = (
     ),
 )
 _INSERT: Final = ManyRows(
-    "INSERT OR FAIL INTO bus_batches (place, records, timestamp, packed) VALUES {values}", 4
+    "INSERT OR FAIL INTO bus_batches (place, records, timestamp, content) VALUES {values}", 4
 )
 # A damaged number of records is the next best one.
 _BEHIND: Final = f"place + min(max(CAST(records AS INTEGER), 1), {BATCH_RECORDS_MAX})"
@@ -83,7 +83,7 @@ _BOUNDS: Final = ManyRows(
     1,
 )
 _READ: Final = (
-    "SELECT position, place, records, timestamp, packed FROM bus_batches "
+    "SELECT position, place, records, timestamp, content FROM bus_batches "
     "WHERE place < :end AND place >= "
     "coalesce((SELECT max(place) FROM bus_batches WHERE place BETWEEN :begin AND :place), :place) "
     "ORDER BY place LIMIT :limit"
@@ -94,6 +94,7 @@ _OLDEST: Final = (
 )
 
 
+_NO_RUN: Final[tuple[Head, list[Record]]] = (None, [])
 _BEHIND_DAMAGED: Final = (
     f"SELECT coalesce((SELECT min(place) FROM bus_batches WHERE place > :place AND place < :end), "
     f"{_BEHIND}) FROM bus_batches WHERE place = :place"
@@ -173,7 +174,7 @@ class RecordLog:
             ends[source_id] = first + len(records)
             batches.append(RecordBatch(self._sources[source_id], first, records, now))
             place = source_id << OFFSET_BITS | first
-            rows.append((place, len(records), now, pack_records(records)))
+            rows.append((place, len(records), now, pack(records, now)))
         _INSERT.execute(cursor, rows)
         return batches
 
@@ -207,13 +208,14 @@ class RecordLog:
         return found
 
     def _inbound(self, cursor: sqlite3.Cursor, source: Source, row: Sequence[Any]) -> list[Inbound]:
-        position, place, count, timestamp, packed = row
+        position, place, count, timestamp, content = row
         first = place & _OFFSETS
         try:
-            at, unpacked = _checked_time(timestamp), unpack_records(packed, count)
+            at = _checked_time(timestamp)
+            unpacked = unpack(content, count, source.topic, at)
             if count > 1 and unpacked[0] == unpacked[-1]:  # a wrong number would look like that
                 self._check_count(cursor, place, count)
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             return self._unreadable(cursor, source, position, place, described(error))
         return [
             Inbound(*source, number, key, text, headers, at)
@@ -359,57 +361,11 @@ class RecordLog:
         return min(int(count), PARTITIONS_MAX)
 
 
-def pack_records(records: Sequence[Record]) -> bytes:
-    """One batch as bytes; its records have the same header names.
-
-    Little-endian 4-byte integers: the number of fields (key, value, header values), the number of
-    those that vary, which ones, and the length of each text that follows, -1 for null. The texts:
-    header names as JSON, all fields of the first record, of each further one those that vary.
-    """
-    rows = [(each.key, each.value, *[text for _, text in each.headers]) for each in records]
-    varying: list[int] = []
-    if len(rows) > 1:
-        varying = [
-            field for field, texts in enumerate(zip(*rows, strict=True)) if len({*texts}) > 1
-        ]
-    names = _names(records[0])
-    is_usual = sum(map(len, names)) <= NAMES_CACHED_CHARS_MAX
-    texts = [_dump_names(names) if is_usual else orjson.dumps(names), *rows[0]]
-    texts += [row[field] for row in rows[1:] for field in varying]
-    lengths = [-1 if text is None else len(text) for text in texts]
-    numbers = (len(rows[0]), len(varying), *varying, *lengths)
-    return struct.pack(f"<{len(numbers)}i", *numbers) + b"".join(filter(None, texts))
-
-
-def unpack_records(packed: bytes, count: int) -> list[tuple[bytes | None, bytes | None, Headers]]:
-    """Key, value and headers of the *count* records; raises one of `_UNREADABLE`."""
-    if not (type(count) is int and 1 <= count <= BATCH_RECORDS_MAX):
-        raise ValueError(f"its records is {count!r:.60}, no number from 1 to {BATCH_RECORDS_MAX}")
-    fields, varied = struct.unpack_from("<2i", packed)
-    texts_count = 1 + fields + varied * (count - 1)
-    numbers = struct.unpack_from(f"<{varied + texts_count}i", packed, 8)
-    texts = _split(packed, 8 + 4 * len(numbers), numbers[varied:])
-    if 8 + 4 * len(numbers) + sum(filter(_IS_LENGTH, numbers[varied:])) != len(packed):
-        raise ValueError("its texts are not as long as it says")
-    names = orjson.loads(next(texts) or b"")
-    row = [next(texts) for _ in range(fields)]
-    records = []
-    for number in range(count):
-        for field in numbers[:varied] if number else ():
-            row[field] = next(texts)
-        records.append((row[0], row[1], tuple(zip(names, row[2:], strict=True))))
-    return records
-
-
 def _behind_damaged(cursor: sqlite3.Cursor, place: int) -> int:
     """The place of the next batch, which is known where there is one: offsets have no gaps."""
     values = {"place": place, "end": (place | _OFFSETS) + 1}
     [end] = cursor.execute(_BEHIND_DAMAGED, values).fetchone()
     return int(end)
-
-
-_UNREADABLE: Final = (ValueError, TypeError, LookupError, StopIteration, struct.error)
-_IS_LENGTH: Final = (0).__lt__
 
 
 def _is_number(stored: object) -> bool:
@@ -422,38 +378,22 @@ def _checked_time(timestamp: object) -> Instant:
     raise ValueError(f"its timestamp is {timestamp!r:.60}, no time")
 
 
-def _split(packed: bytes, start: int, lengths: Iterable[int]) -> Iterator[bytes | None]:
-    for length in lengths:
-        if length < 0:
-            yield None
-        else:
-            yield packed[start : start + length]
-            start += length
-
-
 def _runs(placed: Iterable[PlacedRecord]) -> list[tuple[int, list[Record]]]:
-    """The records of each batch: of one source, in order, with the same header names."""
+    """The records of each batch: of one source, in order, with the same head."""
     runs: list[tuple[int, list[Record]]] = []
-    open_runs: dict[int, tuple[tuple[str, ...], list[Record]]] = {}
+    open_runs: dict[int, tuple[Head, list[Record]]] = {}
     for source_id, record in placed:
-        names = _names(record)
-        open_names, records = open_runs.get(source_id, (None, []))
+        head = head_of(record)
+        open_head, records = open_runs.get(source_id, _NO_RUN)
         if _is_large(record):
             runs.append((source_id, [record]))
             open_runs.pop(source_id, None)
-        elif names == open_names and len(records) < BATCH_RECORDS_MAX:
+        elif records and head == open_head and len(records) < BATCH_RECORDS_MAX:
             records.append(record)
         else:
-            open_runs[source_id] = (names, [record])
+            open_runs[source_id] = (head, [record])
             runs.append((source_id, open_runs[source_id][1]))
     return runs
-
-
-def _names(record: Record) -> tuple[str, ...]:
-    return tuple(map(itemgetter(0), record.headers))
-
-
-_dump_names: Final = lru_cache(maxsize=256)(orjson.dumps)
 
 
 def _is_large(record: Record) -> bool:
@@ -497,7 +437,7 @@ def _put_records_into_batches(cursor: sqlite3.Cursor) -> None:
     cursor.executemany(
         "INSERT INTO bus_batches (place, records, timestamp, packed) VALUES (?, 1, ?, ?)",
         (
-            (place, timestamp, pack_records([Record("", key, text, decode_headers(headers))]))
+            (place, timestamp, pack([Record("", key, text, decode_headers(headers))], timestamp))
             for place, key, text, headers, timestamp in rows
         ),
     )
@@ -510,4 +450,15 @@ def _name_the_file(cursor: sqlite3.Cursor) -> None:
     cursor.execute("INSERT INTO bus_file VALUES (?)", (secrets.token_hex(8),))
 
 
-MIGRATIONS: Final = (_create_tables, _keep_rows, _put_records_into_batches, _name_the_file)
+def _rename_what_batches_hold(cursor: sqlite3.Cursor) -> None:
+    """Version 4 wrote batches in another way, which is still read; it finds none of ours."""
+    cursor.execute("ALTER TABLE bus_batches RENAME COLUMN packed TO content")
+
+
+MIGRATIONS: Final = (
+    _create_tables,
+    _keep_rows,
+    _put_records_into_batches,
+    _name_the_file,
+    _rename_what_batches_hold,
+)

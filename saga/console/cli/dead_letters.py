@@ -17,7 +17,7 @@ from saga.console.cli.commands import Limit
 from saga.console.cli.looking import iso, more
 from saga.console.cli.output import ExitCode, Misused, NotSo, shown
 from saga.console.cli.session import Session, closing, must_exist
-from saga.contracts.cloudevents import ID, read_headers
+from saga.contracts.cloudevents import read_headers
 from saga.errors import TopicMissing
 from saga.ports import Batch, Bus, Catalogue, Record, UnhandledRecord
 from saga.ports.bus import Headers
@@ -177,7 +177,7 @@ async def _find(catalogue: Catalogue, number: int, *, values: bool = True) -> Un
 
 
 def _id_of(record: UnhandledRecord) -> str | None:
-    return read_headers(record.headers).get(ID)
+    return read_headers(record.headers).id
 
 
 def _row(record: UnhandledRecord) -> dict[str, Any]:

@@ -52,8 +52,8 @@ def test_records_without_a_reader_are_found(toys):
 def test_a_dead_letter_is_a_warning(toys):
     call("publish", ORDER, '{"order_id": "o-1", "amount": 1}')
     with sqlite3.connect(".saga/saga.db") as connection:
-        connection.create_function("spoilt", 1, lambda packed: packed.replace(b"{", b"-"))
-        connection.execute("UPDATE bus_batches SET packed = spoilt(packed)")
+        connection.create_function("spoilt", 1, lambda content: content.replace(b"{", b"-"))
+        connection.execute("UPDATE bus_batches SET content = spoilt(content)")
     connection.close()
     assert call(*UNTIL_IDLE).code == 0
 
