@@ -1,4 +1,4 @@
-"""Tasks that work beside each other: none of them ends unseen.
+"""Tasks that work beside each other: none of them ends unseen, and none holds up the others.
 
 A task group ends with the first error, but takes no notice of a task that returns too early, or
 that somebody has cancelled who found it among all tasks of the loop. Nobody would do its work.
@@ -7,7 +7,8 @@ that somebody has cancelled who found it among all tasks of the loop. Nobody wou
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Generator
+from contextlib import closing
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -87,6 +88,27 @@ class Tasks:
             self._has_failed = True
         elif not (may_end or self._may_all_end):
             self.fail(TaskEnded(f"{self._of}: {what} has ended, and was to go on"))
+
+
+class Interleaved:
+    """Long work in pieces, and others run after every *pieces_max* of them."""
+
+    def __init__(self, pieces_max: int) -> None:
+        self._pieces_max = pieces_max
+        self._done = 0
+
+    async def finish(self, pieces: Generator[None, None, T]) -> T:
+        """What comes of *pieces*; where the wait for it is given up, they end there."""
+        with closing(pieces):
+            while True:
+                try:
+                    next(pieces)
+                except StopIteration as end:
+                    result: T = end.value
+                    return result
+                self._done += 1
+                if self._done % self._pieces_max == 0:
+                    await asyncio.sleep(0)
 
 
 def first_of(error: BaseException) -> BaseException:

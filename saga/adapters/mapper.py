@@ -16,6 +16,7 @@ import orjson
 from saga.core.events import Json
 from saga.core.history import NAME_OF, Entry, body_to_plain, from_plain
 from saga.core.identity import SagaId
+from saga.core.piecewise import Piecewise, at_once
 from saga.errors import CorruptHistory
 from saga.ports.store import History
 
@@ -90,10 +91,18 @@ def to_history(
 
     *known* is how many entries the index knows of, where it does.
     """
+    return at_once(reading_history(saga_id, rows, known=known))
+
+
+def reading_history(
+    saga_id: SagaId, rows: Iterable[tuple[int, str, bytes]], *, known: object = None
+) -> Piecewise[History | CorruptHistory]:
+    """`to_history`, turn by turn."""
     entries: list[Entry] = []
     turns = 0
     try:
         for number, topic, state in rows:
+            yield
             turns += 1
             version = len(entries) + 1
             if number != turns:

@@ -36,6 +36,8 @@ from saga.ports.store import (
 
 _HEX: Final = re.compile(r"[0-9a-f]{32}")
 SAGAS_KNOWN_MAX: Final = 65_536
+TURNS_READ_AT_ONCE: Final = 500
+"""So many turns are decoded before others run: some milliseconds."""
 SUMMARY_COLUMNS: Final = (
     "saga_id, definition, definition_version, key, status, started_at, updated_at, waiting_for, "
     "reason, version"

@@ -9,7 +9,7 @@ begun before 0.1.0 says less than today's code decides; what it could not say is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
@@ -19,6 +19,7 @@ from saga.core.events import CancelRequested, Event, Fact, Message
 from saga.core.history import NAME_OF, Entry, turn_bounds
 from saga.core.identity import DO, SagaId, StepId, TimerId
 from saga.core.intents import Intent, TimerArmed, TimerPurpose
+from saga.core.piecewise import Piecewise, at_once
 from saga.core.state import SagaState
 from saga.core.status import ISSUED, UNDOING, SagaStatus
 from saga.core.texts import storable
@@ -43,11 +44,16 @@ _STANDS: Final[dict[type, tuple[str, ...]]] = {
 
 def replay(decider: Decider, saga_id: SagaId, entries: Sequence[Entry]) -> SagaState:
     """The state after a whole history; ReplayMismatch where the code at hand decides otherwise."""
+    return at_once(replaying(decider, saga_id, entries))
+
+
+def replaying(decider: Decider, saga_id: SagaId, entries: Sequence[Entry]) -> Piecewise[SagaState]:
+    """`replay`, turn by turn."""
     bodies: list[Any] = [entry.body for entry in entries]
     state = decider.initial_state(saga_id)
     try:
         with decider.contracts.accepting(filter(None, map(_message, bodies))):
-            _replay(decider, state, entries, bodies)
+            yield from _replaying(decider, state, entries, bodies)
     except BaseException:
         if state.program is not None:
             state.program.close()
@@ -55,11 +61,12 @@ def replay(decider: Decider, saga_id: SagaId, entries: Sequence[Entry]) -> SagaS
     return state
 
 
-def _replay(
+def _replaying(
     decider: Decider, state: SagaState, entries: Sequence[Entry], bodies: Sequence[Any]
-) -> None:
+) -> Iterator[None]:
     reads_as = decider.contracts.reads_as
     for begin, end in turn_bounds(bodies):
+        yield
         fact, decided = entries[begin], bodies[begin + 1 : end]
         if is_without_code(state, fact.body, decided):
             take_without_code(state, fact, entries[begin + 1 : end])

@@ -1,13 +1,17 @@
 """Loaded sagas: states kept between turns, so that a turn of a running saga replays nothing.
 
-A history that cannot be brought to life is answered with the reason; nothing is guessed.
+A history that cannot be brought to life is answered with the reason; nothing is guessed. To bring
+back a long one takes long, so others run in between, and it is not the number of sagas that sends
+it out of memory.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Final
 
 from saga.authoring.registry import SagaRegistry
 from saga.core.decider import Decider
@@ -16,7 +20,8 @@ from saga.core.fold import fold
 from saga.core.history import Entry
 from saga.core.identity import Instant, SagaId
 from saga.core.kernel import decider_without_code
-from saga.core.replay import is_abandoned, replay
+from saga.core.piecewise import Piecewise, at_once
+from saga.core.replay import is_abandoned, replaying
 from saga.core.state import SagaState, waiting_for
 from saga.core.status import SagaStatus
 from saga.core.texts import described, storable
@@ -24,7 +29,15 @@ from saga.core.values import value
 from saga.errors import CorruptHistory, ReplayMismatch, UnknownEntry
 from saga.ports import Catalogue, EventStore, History, SagaSummary
 from saga.ports.store import DeferralReason
+from saga.tasks import Interleaved
 from saga.users_code import is_ours
+
+COSTLY_ENTRIES: Final = 100
+"""From so many on a saga is costly to bring back: it takes milliseconds, at each of its turns."""
+COSTLY_ENTRIES_KEPT_MIN: Final = 100_000
+"""Room for so many entries of costly sagas, about 100 MB, also where few sagas are kept."""
+TURNS_AT_ONCE: Final = 200
+"""So many turns are replayed before others run: some milliseconds."""
 
 
 @dataclass(slots=True)
@@ -73,7 +86,12 @@ class UnloadableSaga:
 
 
 class SagaCache:
-    """Sagas between their turns; the least recently used leave first."""
+    """Sagas between their turns; the least recently used leave first.
+
+    At most *sagas_max* that are cheap to bring back are kept, and beside them costly ones, by the
+    entries of their histories: what a costly one takes in memory it would take in time at each of
+    its turns.
+    """
 
     def __init__(
         self, store: EventStore, catalogue: Catalogue, registry: SagaRegistry, *, sagas_max: int
@@ -82,14 +100,20 @@ class SagaCache:
         self._catalogue = catalogue
         self._registry = registry
         self._sagas_max = sagas_max
-        self._loaded: OrderedDict[SagaId, LoadedSaga] = OrderedDict()
+        self._cheap: OrderedDict[SagaId, LoadedSaga] = OrderedDict()
+        self._costly: OrderedDict[SagaId, LoadedSaga] = OrderedDict()
+        self._costly_entries = 0
 
     def __len__(self) -> int:
-        return len(self._loaded)
+        return len(self._cheap) + len(self._costly)
+
+    def __iter__(self) -> Iterator[LoadedSaga]:
+        return chain(self._cheap.values(), self._costly.values())
 
     def among(self, saga_ids: Iterable[SagaId]) -> Collection[SagaId]:
         """Those of *saga_ids* that are in memory."""
-        return self._loaded.keys() & saga_ids
+        cheap, costly = self._cheap, self._costly
+        return {saga_id for saga_id in saga_ids if saga_id in cheap or saga_id in costly}
 
     async def load(self, saga_ids: Iterable[SagaId]) -> dict[SagaId, LoadedSaga | UnloadableSaga]:
         """The sagas that exist, taken out of memory until `keep`.
@@ -99,30 +123,35 @@ class SagaCache:
         loaded: dict[SagaId, LoadedSaga | UnloadableSaga] = {}
         missing: list[SagaId] = []
         for saga_id in saga_ids:
-            saga = self._loaded.pop(saga_id, None)
+            saga = self._take(saga_id)
             if saga is None:
                 missing.append(saga_id)
             else:
                 loaded[saga_id] = saga
         if missing:
             try:
-                histories = await self._store.load(missing)
+                await self._bring_back(await self._store.load(missing), loaded)
             except BaseException:
                 let_go(loaded.values())
                 raise
-            for saga_id, history in histories.items():
-                loaded[saga_id] = revive(self._registry, saga_id, history)
         return loaded
 
     def keep(self, saga: LoadedSaga) -> None:
         """Remember a saga whose turns, if there were any, are recorded; an ended one is let go."""
         if saga.state.status.is_ended:
             saga.let_go()
-            return
-        self._loaded[saga.saga_id] = saga
-        while len(self._loaded) > self._sagas_max:
-            _, oldest = self._loaded.popitem(last=False)
-            oldest.let_go()
+        elif saga.version < COSTLY_ENTRIES:
+            self._cheap[saga.saga_id] = saga
+            if len(self._cheap) > self._sagas_max:
+                self._cheap.popitem(last=False)[1].let_go()
+        else:
+            self._costly[saga.saga_id] = saga
+            self._costly_entries += saga.version
+            entries_max = max(COSTLY_ENTRIES * self._sagas_max, COSTLY_ENTRIES_KEPT_MIN)
+            while self._costly_entries > entries_max and len(self._costly) > 1:
+                oldest = self._take(next(iter(self._costly)))
+                assert oldest is not None, saga.saga_id
+                oldest.let_go()
 
     async def summaries_of(
         self, unloadable: Sequence[UnloadableSaga], at: Instant
@@ -140,24 +169,50 @@ class SagaCache:
         return rows
 
     def clear(self) -> None:
-        while self._loaded:
-            _, saga = self._loaded.popitem()
-            saga.let_go()
+        let_go(self)
+        self._cheap.clear()
+        self._costly.clear()
+        self._costly_entries = 0
+
+    def _take(self, saga_id: SagaId) -> LoadedSaga | None:
+        saga = self._cheap.pop(saga_id, None)
+        if saga is None:
+            saga = self._costly.pop(saga_id, None)
+            if saga is not None:
+                self._costly_entries -= saga.version
+        return saga
+
+    async def _bring_back(
+        self,
+        histories: Mapping[SagaId, History | CorruptHistory],
+        loaded: dict[SagaId, LoadedSaga | UnloadableSaga],
+    ) -> None:
+        """Add the sagas of *histories* to *loaded*, and let others run now and then."""
+        interleaved = Interleaved(TURNS_AT_ONCE)
+        for saga_id, history in histories.items():
+            loaded[saga_id] = await interleaved.finish(_reviving(self._registry, saga_id, history))
 
 
 def revive(
     registry: SagaRegistry, saga_id: SagaId, history: History | CorruptHistory
 ) -> LoadedSaga | UnloadableSaga:
     """A saga brought to life by its code, or why that cannot be; an abandoned one needs none."""
-    found = _revive(registry, saga_id, history)
+    return at_once(_reviving(registry, saga_id, history))
+
+
+def _reviving(
+    registry: SagaRegistry, saga_id: SagaId, history: History | CorruptHistory
+) -> Piecewise[LoadedSaga | UnloadableSaga]:
+    """`revive` turn by turn."""
+    found = yield from _reviving_by_code(registry, saga_id, history)
     if isinstance(found, UnloadableSaga) and is_abandoned(entry.body for entry in found.entries):
         return without_code(found) or found
     return found
 
 
-def _revive(
+def _reviving_by_code(
     registry: SagaRegistry, saga_id: SagaId, history: History | CorruptHistory
-) -> LoadedSaga | UnloadableSaga:
+) -> Piecewise[LoadedSaga | UnloadableSaga]:
     if isinstance(history, UnknownEntry):
         reason = f"{history}: deploy the release that wrote it"
         return UnloadableSaga(saga_id, DeferralReason.STALLED, reason)
@@ -174,7 +229,7 @@ def _revive(
         return UnloadableSaga(saga_id, DeferralReason.STALLED, reason, history)
     decider = registered.decider
     try:
-        state = replay(decider, saga_id, history)
+        state = yield from replaying(decider, saga_id, history)
     except ReplayMismatch as error:
         reason = storable(str(error))
         return UnloadableSaga(saga_id, DeferralReason.REPLAY_MISMATCH, reason, history)

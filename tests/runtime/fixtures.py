@@ -282,7 +282,7 @@ class Scenario:
     def check(self, *, is_all_published: bool = True) -> None:
         histories = dict(self.store.inner._histories)
         invariants.check_histories(self.app, histories)
-        invariants.check_live(self.app, self.cache._loaded.values(), histories)
+        invariants.check_live(self.app, self.cache, histories)
         if is_all_published:
             published = [record for part in self.bus.partitions.values() for record in part.records]
             invariants.check_published(NAMES, histories, published)

@@ -80,7 +80,7 @@ def check_live(service, histories) -> None:
     """The states in the memory of an idle service are those of the histories."""
     for role in service._roles:
         if isinstance(role, Orchestrator):
-            live = role._turns._cache._loaded.values()
+            live = role._turns._cache
             app_sagas = role._turns._cache._registry
             invariants.check_live(_Registry(app_sagas), live, histories)
 

@@ -13,7 +13,7 @@ import psycopg
 from psycopg.pq.abc import PGresult
 from typing_extensions import override
 
-from saga.adapters.mapper import to_entries, to_history
+from saga.adapters.mapper import reading_history, to_entries
 from saga.adapters.postgres import statements as sql
 from saga.adapters.postgres._eventsourcing import CHANNEL
 from saga.adapters.postgres.database import (
@@ -31,6 +31,7 @@ from saga.adapters.rows import (
     REBASES,
     SKIPPED,
     SUMMARY_COLUMNS,
+    TURNS_READ_AT_ONCE,
     UNHANDLED_COLUMNS,
     UNHANDLED_LISTED,
     KnownSagas,
@@ -83,6 +84,7 @@ from saga.ports.store import (
     UnhandledKind,
     UnhandledRecord,
 )
+from saga.tasks import Interleaved
 
 LOG_PAGE_TURNS: Final = 2_000
 
@@ -192,10 +194,12 @@ class PostgresEventStore(EventStore, TellsOfAppends):
             return {}
         rows = await self.database.fetch(_HISTORIES, uuids(dict.fromkeys(saga_ids)))
         histories: dict[SagaId, History | CorruptHistory] = {}
+        interleaved = Interleaved(TURNS_READ_AT_ONCE)
         for (name, originator, known), turns in groupby(rows, key=itemgetter(0, 1, 2)):
             saga_id = SagaId(name)
             numbered = (turn[3:] for turn in turns if turn[3] is not None)
-            history = histories[saga_id] = to_history(saga_id, numbered, known=known)
+            reading = reading_history(saga_id, numbered, known=known)
+            history = histories[saga_id] = await interleaved.finish(reading)
             if isinstance(history, History):
                 self._known.remember(saga_id, (history.turns, originator.replace("-", "")))
         return histories

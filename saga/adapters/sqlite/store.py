@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 from typing_extensions import override
 
-from saga.adapters.mapper import TURN, to_entries, to_history
+from saga.adapters.mapper import TURN, reading_history, to_entries
 from saga.adapters.rows import (
     BACKLOG_FILE,
     COUNT_BACKLOG,
@@ -23,6 +23,7 @@ from saga.adapters.rows import (
     REBASES,
     SKIPPED,
     SUMMARY_COLUMNS,
+    TURNS_READ_AT_ONCE,
     UNHANDLED_COLUMNS,
     UNHANDLED_LISTED,
     KnownSagas,
@@ -64,6 +65,7 @@ from saga.adapters.sqlite.whose import STORE_FACTS, settle_whose
 from saga.adapters.whose import Serves
 from saga.core.history import TIME_END, Entry
 from saga.core.identity import Instant, SagaId, TimerId
+from saga.core.piecewise import Piecewise, at_once
 from saga.core.status import SagaStatus
 from saga.errors import (
     AlreadyRecorded,
@@ -95,6 +97,7 @@ from saga.ports.store import (
     UnhandledKind,
     UnhandledRecord,
 )
+from saga.tasks import Interleaved
 
 LOAD_INLINE_SAGAS_MAX: Final = 64
 """More than these are read on another thread, so as not to hold up the event loop."""
@@ -299,7 +302,7 @@ class SqliteEventStore(EventStore):
     async def load(self, saga_ids: Sequence[SagaId]) -> Mapping[SagaId, History | CorruptHistory]:
         wanted = dict.fromkeys(saga_ids)
 
-        def query(cursor: sqlite3.Cursor) -> dict[SagaId, History | CorruptHistory]:
+        def query(cursor: sqlite3.Cursor) -> dict[SagaId, Piecewise[History | CorruptHistory]]:
             known: dict[SagaId, object] = {}
             by_saga: dict[SagaId, list[tuple[int, str, bytes]]] = {}
             found = _HISTORIES.fetch(cursor, [(saga_id,) for saga_id in wanted])
@@ -309,13 +312,19 @@ class SqliteEventStore(EventStore):
                 if number is not None:
                     turns.append((number, topic, state))
             return {
-                saga_id: to_history(saga_id, sorted(rows, key=_turn_number), known=known[saga_id])
+                saga_id: reading_history(
+                    saga_id, sorted(rows, key=_turn_number), known=known[saga_id]
+                )
                 for saga_id, rows in by_saga.items()
             }
 
-        if len(wanted) <= LOAD_INLINE_SAGAS_MAX:
-            return self._database.read_now(query)
-        return await self._database.read(query)
+        def query_and_read(cursor: sqlite3.Cursor) -> dict[SagaId, History | CorruptHistory]:
+            return {saga_id: at_once(reading) for saga_id, reading in query(cursor).items()}
+
+        if len(wanted) > LOAD_INLINE_SAGAS_MAX:
+            return await self._database.read(query_and_read)
+        interleaved, readings = Interleaved(TURNS_READ_AT_ONCE), self._database.read_now(query)
+        return {saga_id: await interleaved.finish(reading) for saga_id, reading in readings.items()}
 
     @override
     async def beginnings(self, saga_ids: Sequence[SagaId]) -> Mapping[SagaId, Sequence[Entry]]:

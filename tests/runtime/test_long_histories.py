@@ -1,0 +1,168 @@
+"""Sagas with long histories: what it costs to bring them back, and that others run meanwhile."""
+
+import asyncio
+import gc
+
+import pytest
+
+from benchmarks.growth import exponent
+from saga.authoring import SagaRegistry
+from saga.contracts import ContractRegistry, message_of
+from saga.core.decider import RECORDED
+from saga.core.events import Event, ReplyOutcome, ReplyReceived, SagaStarted
+from saga.core.history import entries_of_turn
+from saga.core.identity import Direction, Instant, MessageId, intent_id, saga_id
+from saga.ports import History
+from saga.runtime import saga_cache
+from saga.runtime.saga_cache import COSTLY_ENTRIES, LoadedSaga, SagaCache
+from tests.toys import Notify, OrderPlaced, as_saga
+
+SIZES = (50, 100, 200, 400, 800, 1_600)
+
+
+class Reading:
+    """A store of histories that counts the entries that are read."""
+
+    def __init__(self) -> None:
+        self.histories: dict[str, History] = {}
+        self.entries = 0
+
+    async def load(self, saga_ids):
+        found = {each: self.histories[each] for each in saga_ids if each in self.histories}
+        self.entries += sum(map(len, found.values()))
+        return found
+
+
+class Memory:
+    """A cache before such a store, and sagas that notify somebody again and again."""
+
+    def __init__(self, sagas_max: int = 1) -> None:
+        self.left: list[str] = []
+
+        async def order(ctx, placed):
+            try:
+                while True:
+                    await ctx.do(Notify())
+            finally:
+                self.left.append(placed.order_id)
+
+        definition = as_saga(order)
+        registry = SagaRegistry([definition], ContractRegistry([*definition.contracts(), Notify]))
+        registered = registry.find(definition.name, definition.version)
+        assert registered is not None
+        self.decider = registered.decider
+        self.store = Reading()
+        self.cache = SagaCache(self.store, None, registry, sagas_max=sagas_max)
+
+    def id_of(self, key: str) -> str:
+        return saga_id(self.decider.name, key)
+
+    async def turn(self, key: str) -> None:
+        """The next answer: loaded, handled, stored, kept."""
+        id_ = self.id_of(key)
+        saga = (await self.cache.load([id_])).get(id_)
+        if saga is None:
+            saga = LoadedSaga(id_, self.decider, self.decider.initial_state(id_), 0, 1, 1)
+            fact = SagaStarted(
+                definition=self.decider.name,
+                definition_version=1,
+                fingerprint="",
+                key=key,
+                trigger=message_of(OrderPlaced(order_id=key)),
+            )
+        else:
+            answered = intent_id(id_, next(reversed(saga.state.steps)), Direction.DO, 1)
+            fact = ReplyReceived(intent_id=answered, outcome=ReplyOutcome.DONE)
+        event = Event(fact, Instant(1), MessageId(f"message-{saga.version}"))
+        decision = saga.decider.handle(saga.state, event)
+        assert decision.disposition is RECORDED
+        entries = entries_of_turn(id_, saga.version, event, decision.intents)
+        history = self.store.histories.setdefault(id_, History([], turns=0))
+        history += entries
+        history.turns += 1
+        saga.version += len(entries)
+        self.cache.keep(saga)
+
+    async def grow(self, keys: str, turns: int) -> None:
+        for _ in range(turns):
+            for key in keys:
+                await self.turn(key)
+
+
+@pytest.fixture
+def memory():
+    memory = Memory()
+    yield memory
+    memory.cache.clear()
+
+
+async def test_what_is_read_does_not_grow_with_the_length_of_histories():
+    """With room for one saga, two have their turns one after the other."""
+    read = []
+    for turns in SIZES:
+        memory = Memory(sagas_max=1)
+        await memory.grow("ab", turns)
+        read.append((turns, memory.store.entries))
+        memory.cache.clear()
+
+    assert exponent(read) < 0.5, read
+    assert read[-1][1] < COSTLY_ENTRIES**2
+
+
+async def test_a_saga_that_is_cheap_to_bring_back_is_one_of_so_many(memory):
+    await memory.grow("abc", 3)
+
+    assert [saga.saga_id for saga in memory.cache] == [memory.id_of("c")]
+    assert memory.left.count("a") == 3
+
+
+async def test_of_costly_ones_so_many_entries_are_kept(memory, monkeypatch):
+    """The least recently used leave first; one alone stays, however long it is."""
+    monkeypatch.setattr(saga_cache, "COSTLY_ENTRIES_KEPT_MIN", 450)
+    await memory.grow("abc", 100)
+    await memory.grow("d", 100)
+
+    assert [saga.saga_id for saga in memory.cache] == [memory.id_of("c"), memory.id_of("d")]
+    await memory.grow("d", 200)
+    assert [saga.saga_id for saga in memory.cache] == [memory.id_of("d")]
+    assert memory.left[-1] == "c"
+    await memory.cache.load([memory.id_of("d")])
+    await memory.grow("a", 1)
+    assert memory.cache._costly_entries == len(memory.store.histories[memory.id_of("a")])  # noqa: SLF001
+
+
+async def test_others_run_while_a_long_history_is_brought_back(memory, monkeypatch):
+    monkeypatch.setattr(saga_cache, "TURNS_AT_ONCE", 10)
+    await memory.grow("a", 100)
+    memory.cache.clear()
+    ran = 0
+
+    async def others():
+        nonlocal ran
+        while True:
+            await asyncio.sleep(0)
+            ran += 1
+
+    running = asyncio.create_task(others())
+    await asyncio.sleep(0)
+    found = await memory.cache.load([memory.id_of("a")])
+    running.cancel()
+
+    assert ran >= 10
+    memory.cache.keep(found[memory.id_of("a")])
+
+
+async def test_a_load_that_is_given_up_lets_go_of_what_it_had_begun(memory, monkeypatch):
+    monkeypatch.setattr(saga_cache, "TURNS_AT_ONCE", 10)
+    await memory.grow("ab", 100)
+    memory.cache.clear()
+    memory.left.clear()
+    loading = asyncio.create_task(memory.cache.load([memory.id_of("a"), memory.id_of("b")]))
+    for _ in range(15):
+        await asyncio.sleep(0)
+    loading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await loading
+
+    assert sorted(memory.left) == ["a", "b"]
+    gc.collect()
