@@ -262,7 +262,9 @@ class Settings(BaseModel):
         "7d", description="how long topics made here keep records"
     )
     early_hold: Duration = Field("10s", description="how long a record waits for its saga to begin")
-    live_sagas: Count = Field(20_000, ge=1, description="sagas kept in memory between turns")
+    live_sagas: Count = Field(
+        20_000, ge=1, description="sagas kept in memory between turns, beside long ones"
+    )
     record_bytes: Count = Field(
         VALUE_BYTES_MAX,
         ge=1_024,

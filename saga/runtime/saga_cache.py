@@ -36,6 +36,12 @@ COSTLY_ENTRIES: Final = 100
 """From so many on a saga is costly to bring back: it takes milliseconds, at each of its turns."""
 COSTLY_ENTRIES_KEPT_MIN: Final = 100_000
 """Room for so many entries of costly sagas, about 100 MB, also where few sagas are kept."""
+LONG_HISTORY_ENTRIES: Final = 10_000
+"""From so many on people are told: to bring the saga back takes a tenth of a second and more."""
+LONG_HISTORY_ADVICE: Final = (
+    "let its function end, and go on in a next saga: publish the trigger of that one, under a key "
+    "of its own, before it returns"
+)
 TURNS_AT_ONCE: Final = 200
 """So many turns are replayed before others run: some milliseconds."""
 

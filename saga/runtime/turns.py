@@ -36,6 +36,8 @@ from saga.runtime.outcomes import OutcomeWaiters
 from saga.runtime.relay import Relay
 from saga.runtime.router import Delivery, Reason, Rejected, Router, Skipped
 from saga.runtime.saga_cache import (
+    LONG_HISTORY_ADVICE,
+    LONG_HISTORY_ENTRIES,
     LoadedSaga,
     SagaCache,
     UnloadableSaga,
@@ -504,6 +506,9 @@ class Turns:
         for saga in unit.loaded:
             if saga.version > 0:
                 self._cache.keep(saga)
+        for changed in unit.changed.values():
+            if changed.saga.version >= LONG_HISTORY_ENTRIES:
+                _tell_of_length(changed)
         return appended
 
     async def _publish(self, unit: UnitOfWork, backlog_id: int | None) -> None:
@@ -547,6 +552,16 @@ def _issues(entries: Sequence[Entry], name: IntentName) -> bool:
         and (entry.body.step, entry.body.direction, entry.body.attempt) == name[1:]
         for entry in entries
     )
+
+
+def _tell_of_length(changed: ChangedSaga) -> None:
+    """Say once that a history has become long."""
+    saga = changed.saga
+    if saga.version - sum(map(len, changed.turns)) < LONG_HISTORY_ENTRIES:
+        place = {"saga_id": saga.saga_id, "entries": saga.version}
+        text = "saga %s has a history of %d entries, over which its function runs again whenever "
+        text += "it is brought back: %s"
+        log.warning(text, saga.saga_id, saga.version, LONG_HISTORY_ADVICE, extra=place)
 
 
 class _TurnRaised(Exception):

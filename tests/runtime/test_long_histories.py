@@ -6,15 +6,18 @@ import gc
 import pytest
 
 from benchmarks.growth import exponent
-from saga.authoring import SagaRegistry
+from saga.authoring import SagaRegistry, saga
 from saga.contracts import ContractRegistry, message_of
 from saga.core.decider import RECORDED
 from saga.core.events import Event, ReplyOutcome, ReplyReceived, SagaStarted
 from saga.core.history import entries_of_turn
 from saga.core.identity import Direction, Instant, MessageId, intent_id, saga_id
 from saga.ports import History
-from saga.runtime import saga_cache
+from saga.runtime import saga_cache, turns
 from saga.runtime.saga_cache import COSTLY_ENTRIES, LoadedSaga, SagaCache
+from tests.runtime.fixtures import Scenario, order_id
+from tests.runtime.test_turns import shipping
+from tests.runtime.toys import AlarmSet, Ship, orders
 from tests.toys import Notify, OrderPlaced, as_saga
 
 SIZES = (50, 100, 200, 400, 800, 1_600)
@@ -99,10 +102,10 @@ def memory():
 async def test_what_is_read_does_not_grow_with_the_length_of_histories():
     """With room for one saga, two have their turns one after the other."""
     read = []
-    for turns in SIZES:
+    for times in SIZES:
         memory = Memory(sagas_max=1)
-        await memory.grow("ab", turns)
-        read.append((turns, memory.store.entries))
+        await memory.grow("ab", times)
+        read.append((times, memory.store.entries))
         memory.cache.clear()
 
     assert exponent(read) < 0.5, read
@@ -166,3 +169,31 @@ async def test_a_load_that_is_given_up_lets_go_of_what_it_had_begun(memory, monk
 
     assert sorted(memory.left) == ["a", "b"]
     gc.collect()
+
+
+async def test_of_a_history_that_becomes_long_people_are_told_once(monkeypatch, caplog):
+    monkeypatch.setattr(turns, "LONG_HISTORY_ENTRIES", 4)
+    scenario = Scenario(orders())
+    await shipping(scenario, "a", "b")
+    (ship, _) = scenario.on(Ship)
+    await scenario.take(scenario.signal(order_id("a"), "none", 1, id="s-1"), scenario.reply(ship))
+
+    told = [record.saga_id for record in caplog.records if "publish the trigger" in record.message]
+    assert sorted(told) == sorted([order_id("a"), order_id("b")])
+
+
+async def test_a_long_saga_can_go_on_in_a_next_one():
+    """As people are advised: it publishes the trigger of the next one under a key of its own."""
+
+    @saga("counting", version=1, starts_on=AlarmSet)
+    async def counting(ctx, asked):
+        number = int(asked.name)
+        if number < 3:
+            await ctx.publish(AlarmSet(name=str(number + 1)))
+
+    scenario = Scenario(counting)
+    await scenario.take(scenario.event(AlarmSet(name="1"), "1"))
+    for _ in range(3):
+        await scenario.take()
+    ids = [saga_id("counting", key) for key in "123"]
+    assert [scenario.status(each) for each in ids] == ["completed"] * 3

@@ -15,6 +15,7 @@ from saga.core.values import value
 from saga.ports import Source
 from saga.ports.bus import UNKNOWN_ORIGIN, Origin, why_misplaced
 from saga.ports.store import Skip, SkipReason
+from saga.runtime.saga_cache import LONG_HISTORY_ADVICE, LONG_HISTORY_ENTRIES
 
 if TYPE_CHECKING:
     from saga.adapters.kafka import TopicFlaw
@@ -112,6 +113,7 @@ class Facts:
         belongs: which topic that offset belongs to.
         known: definitions and versions that the application has.
         active: how many unfinished sagas each definition and version has.
+        long: how many unfinished sagas of each definition and version have long histories.
         store_ahead_s: how far the store's clock is ahead of this machine's.
         clock_unsure: why a worker here would not know the store's time.
         backlog_s: how long the oldest entry has waited to be published.
@@ -132,6 +134,7 @@ class Facts:
     schemas: list[Schema] = field(default_factory=list)
     known: frozenset[tuple[str, int]] | None = None
     active: dict[tuple[str, int], int] = field(default_factory=dict)
+    long: dict[tuple[str, int], int] = field(default_factory=dict)
     held_up: list[HeldUp] = field(default_factory=list)
     store_ahead_s: float | None = None
     clock_unsure: str | None = None
@@ -155,6 +158,7 @@ def judge(facts: Facts, *, lag_max: int) -> list[Finding]:
         *_schemas(facts),
         *_store(facts),
         *_versions(facts),
+        *_long_histories(facts),
         *map(_held_up, facts.held_up),
         *_dead_letters(facts),
         *_skipped(facts),
@@ -278,6 +282,14 @@ def _versions(facts: Facts) -> Iterator[Finding]:
             what = f"{count:,} unfinished sagas, and this application has no such version"
             where = f"{definition} version {version}"
             yield Finding("versions", Severity.ERROR, what, where, advice)
+
+
+def _long_histories(facts: Facts) -> Iterator[Finding]:
+    for (definition, version), count in sorted(facts.long.items()):
+        what = f"{count:,} sagas have histories of {LONG_HISTORY_ENTRIES:,} entries and more, which"
+        what += " take long to be brought back"
+        where = f"{definition} version {version}"
+        yield Finding("histories", Severity.WARNING, what, where, LONG_HISTORY_ADVICE)
 
 
 def _held_up(held_up: HeldUp) -> Finding:

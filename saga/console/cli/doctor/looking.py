@@ -37,6 +37,7 @@ from saga.errors import BusUnavailable, SettingsError, StoreRefused, StoreUnavai
 from saga.ports import SagaSummary, Source
 from saga.ports.store import History, UnhandledKind
 from saga.runtime.router import Router
+from saga.runtime.saga_cache import LONG_HISTORY_ENTRIES
 from saga.runtime.store_clock import StoreClock
 from saga.runtime.trial import possible_acts
 from saga.settings import file_of, redacted
@@ -237,6 +238,9 @@ async def _look_at_sagas(facts: Facts, store: OpenedStore, known: SagaRegistry |
         sagas = await store.catalogue.sagas(status=status, limit=SAGAS_MAX)
         for name, count in Counter(map(_version_of, sagas)).items():
             facts.active[name] = facts.active.get(name, 0) + count
+        long = [saga for saga in sagas if saga.version >= LONG_HISTORY_ENTRIES]
+        for name, count in Counter(map(_version_of, long)).items():
+            facts.long[name] = facts.long.get(name, 0) + count
     for status in (SagaStatus.STALLED, SagaStatus.PARKED):
         sagas = await store.catalogue.sagas(status=status, limit=SAGAS_MAX)
         for (definition, version), alike in groupby(sorted(sagas, key=_version_of), _version_of):

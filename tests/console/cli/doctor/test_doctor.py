@@ -7,6 +7,7 @@ import sqlite3
 import psycopg
 import pytest
 
+import saga.console.cli.doctor.looking as look
 from saga.adapters.kafka import KafkaBus, KafkaConnection
 from saga.errors import BusUnavailable
 from saga.ports import Record, Source, TopicSpec
@@ -47,6 +48,18 @@ def test_records_without_a_reader_are_found(toys):
 
     assert call(*UNTIL_IDLE).code == 0
     assert call("doctor").code == 0
+
+
+def test_long_histories_are_a_warning(toys, monkeypatch):
+    monkeypatch.setattr(look, "LONG_HISTORY_ENTRIES", 2)
+    call("publish", ORDER, '{"order_id": "o-1", "amount": 1}')
+    call("publish", ORDER, '{"order_id": "o-2", "amount": 1}')
+    assert call("run", "--roles", "orchestrator", "--until-idle").code == 0
+
+    called = call("doctor", "--json")
+    (found,) = (row for row in called.rows[:-1] if row["check"] == "histories")
+    assert (found["where"], found["what"][:7]) == ("order version 1", "2 sagas")
+    assert "publish the trigger" in found["advice"]
 
 
 def test_a_dead_letter_is_a_warning(toys):

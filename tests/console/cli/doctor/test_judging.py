@@ -83,6 +83,7 @@ SICK = [
     (facts(backlog_s=61.0), ("relay", "error")),
     (facts(timer_late_s=31.0), ("timers", "error")),
     (facts(active={("order", 1): 5}, known=frozenset([("order", 2)])), ("versions", "error")),
+    (facts(long={("order", 2): 3}), ("histories", "warning")),
     (facts(held_up=[held_up(SagaStatus.STALLED)]), ("stalled", "error")),
     (facts(held_up=[held_up(SagaStatus.PARKED)]), ("parked", "warning")),
     (facts(dead={"no_key": 3}), ("dlq", "warning")),
