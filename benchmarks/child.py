@@ -13,6 +13,7 @@ from typing import Any, Final
 import orjson
 
 from benchmarks.serving import serve
+from benchmarks.writing import writing
 
 MEASUREMENTS: Final = {
     "engine": "benchmarks.product:engine",
@@ -20,9 +21,13 @@ MEASUREMENTS: Final = {
     "folding": "benchmarks.embedded:folding",
     "opening": "benchmarks.embedded:opening",
     "floor": "benchmarks.embedded:floor",
+    "program": "benchmarks.embedded:program",
+    "program-one-file": "benchmarks.embedded:program_one_file",
     "servers": "benchmarks.driving:on_servers",
     "fill": "benchmarks.past:fill",
 }
+WRITING: Final = "writing"
+"""Takes the name of one of them, and counts what it writes."""
 PROCESSES: Final = {
     "orchestrator": "benchmarks.product:orchestrator",
     "effects": "benchmarks.product:effects",
@@ -36,12 +41,15 @@ def main() -> None:
     arguments = orjson.loads(text)
     logging.basicConfig(level=logging.ERROR)
     if name in PROCESSES:
-        serve(_named(PROCESSES[name]), *arguments)
+        serve(named(PROCESSES[name]), *arguments)
+    elif name == WRITING:
+        measured, *rest = arguments
+        print(orjson.dumps(writing(named(MEASUREMENTS[measured]), *rest)).decode())  # noqa: T201
     else:
-        print(orjson.dumps(_named(MEASUREMENTS[name])(*arguments)).decode())  # noqa: T201
+        print(orjson.dumps(named(MEASUREMENTS[name])(*arguments)).decode())  # noqa: T201
 
 
-def _named(place: str) -> Any:
+def named(place: str) -> Any:
     module, _, function = place.partition(":")
     return getattr(import_module(module), function)
 

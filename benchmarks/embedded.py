@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from shutil import rmtree
 from tempfile import TemporaryDirectory
@@ -16,25 +17,36 @@ from typing import Any, Final
 
 from rich.progress import Progress
 
+from benchmarks.child import WRITING
 from benchmarks.measuring import (
     SAGA,
     Bar,
+    Level,
     Plan,
     circumstances,
     compared,
     figures_table,
     heading,
     in_turns,
-    measure_levels,
     ratios_table,
     told,
 )
 from benchmarks.order import app, order, placed
-from benchmarks.product import WARM_UP_SAGAS, addresses
+from benchmarks.product import addresses
+from benchmarks.program import Program
 from benchmarks.revisions import laid_out
 from benchmarks.sqlite_floor import Floor
 from benchmarks.tables import Table
-from benchmarks.timing import Measured, percentiles, resident_mb, run_fast, stopwatch, tune_gc
+from benchmarks.timing import (
+    WARM_UP_SAGAS,
+    Measured,
+    percentiles,
+    resident_mb,
+    run_fast,
+    stopwatch,
+    tune_gc,
+)
+from benchmarks.weights import LIGHT, Weights, weigh
 from saga.adapters.opening import open_store
 from saga.console.cli.output import Misused, Printer
 from saga.core.replay import replay
@@ -45,8 +57,8 @@ OPENED_AT_ONCE: Final = 500
 OPENED_AHEAD_MAX: Final = 2_000
 FOLDS_MIN: Final = 3
 FOLD_SAGAS_MAX: Final = 1_000
-WITHOUT_ENGINE: Final = {"floor": "floor"}
-"""Rivals, and what measures them."""
+SAMPLE_SAGAS: Final = 300
+"""Whose rows are weighed, and whose commits are counted."""
 CPU: Final = {"cpu_us_per_saga": "CPU µs/saga"}
 
 
@@ -57,36 +69,89 @@ def measure(plan: Plan, folder: Path, printer: Printer) -> dict[str, Any]:
         engines: dict[str, Path | None] = {SAGA: None}
         if plan.revision is not None:
             engines[plan.revision] = stack.enter_context(laid_out(plan.revision))
-        rivals = [*engines, *WITHOUT_ENGINE]
-        total = plan.runs * (len(plan.in_flight) * len(rivals) + len(engines)) + 2
-        bar = Bar(progress, total)
-        kept = stack.enter_context(_scratch(folder))
-
-        def run(rival: str, sagas: int, in_flight: int) -> Measured:
-            text, size = f"measuring: {rival}, {in_flight} in flight", (sagas, in_flight)
-            if rival in engines:  # the last run is replayed
-                place = f"{kept}/{rival}"
-                rmtree(place, ignore_errors=True)
-                return bar.run(text, "engine", place, *size, folder=engines[rival])
-            with _scratch(folder) as place:
-                return bar.run(text, WITHOUT_ENGINE[rival], place, *size)
-
-        levels = measure_levels(plan, rivals, [SAGA], run)
-        replays = in_turns(
-            list(engines),
-            plan.runs,
-            lambda rival: bar.run(
-                f"measuring: replay, {rival}",
-                "replaying",
-                f"{kept}/{rival}",
-                folder=engines[rival],
-            ),
-        )
-        folded = bar.run("measuring: replay without reading", "folding", f"{kept}/{SAGA}")
-        place = stack.enter_context(_scratch(folder))
-        opened = bar.run("measuring: open sagas", "opening", place, plan.open_sagas)
+        rivals = len(engines) + len(without_engine(LIGHT))
+        runs = len(plan.in_flight) * rivals * (plan.runs + 1) + plan.runs * len(engines) + 2
+        turns = _Turns(Bar(progress, runs), engines, folder, stack.enter_context(_scratch(folder)))
+        levels = [turns.level(plan, in_flight) for in_flight in plan.in_flight]
+        replays = in_turns(list(engines), plan.runs, turns.replay)
+        folded = turns.fold()
+        opened = turns.open(plan.open_sagas)
     measured = {"levels": levels, "replay": compared(replays, [SAGA]) | folded, "open": opened}
     return circumstances(plan) | measured
+
+
+class _Turns:
+    """Measurements one after another; files of the engines' last ones are kept, to be replayed."""
+
+    def __init__(
+        self, bar: Bar, engines: Mapping[str, Path | None], folder: Path, kept: str
+    ) -> None:
+        self._bar = bar
+        self._engines = engines
+        self._folder = folder
+        self._kept = kept
+
+    def level(self, plan: Plan, in_flight: int) -> Level:
+        sagas, text = plan.sagas_at(in_flight), f"{in_flight} in flight"
+        sample = min(sagas, SAMPLE_SAGAS)
+        writes = {
+            name: self._engine(f"{text}, writing", name, WRITING, ("engine",), (sample, in_flight))
+            for name in self._engines
+        }
+        weights = weigh(Path(self._kept) / SAGA)
+        others = without_engine(weights)
+        for name, (child, weight) in others.items():
+            with _scratch(self._folder) as place:
+                what = (child, place, sample, in_flight, weight)
+                writes[name] = self._bar.run(f"{text}, writing: {name}", WRITING, *what)
+
+        def run(name: str) -> Measured:
+            if name in self._engines:
+                return self._engine(text, name, "engine", (), (sagas, in_flight))
+            child, weight = others[name]
+            with _scratch(self._folder) as place:
+                return self._bar.run(f"{text}: {name}", child, place, sagas, in_flight, weight)
+
+        runs = in_turns([*self._engines, *others], plan.runs, run)
+        sizes = {"in_flight": in_flight, "sagas": sagas, "weights": asdict(weights)}
+        return sizes | {"writes": writes} | compared(runs, [SAGA])
+
+    def replay(self, name: str) -> Measured:
+        place = f"{self._kept}/{name}"
+        return self._bar.run(f"replay: {name}", "replaying", place, folder=self._engines[name])
+
+    def fold(self) -> Measured:
+        return self._bar.run("replay without reading", "folding", f"{self._kept}/{SAGA}")
+
+    def open(self, sagas: int) -> Measured:
+        with _scratch(self._folder) as place:
+            return self._bar.run("open sagas", "opening", place, sagas)
+
+    def _engine(
+        self,
+        text: str,
+        name: str,
+        child: str,
+        before: tuple[object, ...],
+        size: tuple[int, int],
+    ) -> Measured:
+        place = f"{self._kept}/{name}"
+        rmtree(place, ignore_errors=True)
+        what = (*before, place, *size)
+        return self._bar.run(f"{text}: {name}", child, *what, folder=self._engines[name])
+
+
+def without_engine(weights: Weights) -> dict[str, tuple[str, Weights]]:
+    """The other rivals: what measures each, and how much its rows weigh."""
+    return {
+        "floor": ("floor", LIGHT),
+        "floor, saga's bytes": ("floor", weights),
+        "program, two files": ("program", weights),
+        "program, one file": ("program-one-file", weights),
+    }
+
+
+WITHOUT_ENGINE: Final = tuple(without_engine(LIGHT))
 
 
 def parts(report: dict[str, Any]) -> Sequence[str | Table]:
@@ -105,9 +170,21 @@ def parts(report: dict[str, Any]) -> Sequence[str | Table]:
         heading(report),
         figures_table(report["levels"], CPU),
         ratios_table(report["levels"]),
+        _writes_table(report["levels"]),
         replay_rate,
         f"{opened['sagas']:,.0f} open sagas: {opened['resident_mb']:,.0f} MB at most",
     )
+
+
+def _writes_table(levels: Sequence[Level]) -> Table:
+    columns = ("in flight", "", "commits a saga", "kB of files a saga")
+    rows: list[tuple[object, ...]] = []
+    for level in levels:
+        shown: int | None = level["in_flight"]
+        for name, writes in level["writes"].items():
+            rows.append((shown, name, f"{writes['commits']:.2f}", f"{writes['kilobytes']:.1f}"))
+            shown = None
+    return Table(columns, rows)
 
 
 @contextmanager
@@ -120,14 +197,35 @@ def _scratch(folder: Path) -> Iterator[str]:
         yield str(Path(path).resolve())
 
 
-def floor(folder: str, sagas: int, in_flight: int) -> Measured:
-    """*sagas* without an engine."""
-    rows = Floor(Path(folder))
-    rows.run(sagas=min(sagas, WARM_UP_SAGAS), in_flight=in_flight)
+def floor(folder: str, sagas: int, in_flight: int, weights: dict[str, int]) -> Measured:
+    """*sagas* as a loop writes them."""
+    rows = Floor(Path(folder), Weights(**weights))
+    rows.run(range(min(sagas, WARM_UP_SAGAS)), in_flight)
     tune_gc()
     with stopwatch(sagas) as measured:
-        latencies = rows.run(sagas=sagas, in_flight=in_flight, first=WARM_UP_SAGAS)
+        latencies = rows.run(range(WARM_UP_SAGAS, WARM_UP_SAGAS + sagas), in_flight)
     rows.close()
+    return measured | percentiles(latencies)
+
+
+def program(folder: str, sagas: int, in_flight: int, weights: dict[str, int]) -> Measured:
+    """*sagas* as a program without features runs them, with an inbox in a file of its own."""
+    plain = Program(Path(folder), Weights(**weights), has_own_inbox=True)
+    return run_fast(_program(plain, sagas, in_flight))
+
+
+def program_one_file(folder: str, sagas: int, in_flight: int, weights: dict[str, int]) -> Measured:
+    """The same with all in one file."""
+    plain = Program(Path(folder), Weights(**weights), has_own_inbox=False)
+    return run_fast(_program(plain, sagas, in_flight))
+
+
+async def _program(plain: Program, sagas: int, in_flight: int) -> Measured:
+    await plain.run(range(min(sagas, WARM_UP_SAGAS)), in_flight)
+    tune_gc()
+    with stopwatch(sagas) as measured:
+        latencies = await plain.run(range(WARM_UP_SAGAS, WARM_UP_SAGAS + sagas), in_flight)
+    plain.close()
     return measured | percentiles(latencies)
 
 

@@ -16,12 +16,10 @@ import orjson
 
 from benchmarks.order import app, app_with, placed
 from benchmarks.serving import Stop
-from benchmarks.timing import Measured, percentiles, run_fast, stopwatch, tune_gc
+from benchmarks.timing import WARM_UP_SAGAS, Measured, percentiles, run_fast, stopwatch, tune_gc
 from saga import Service
 from saga.settings import Settings
 from saga.wiring import build_service
-
-WARM_UP_SAGAS = 300
 
 
 def addresses(folder: str) -> dict[str, str]:

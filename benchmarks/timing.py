@@ -19,6 +19,7 @@ import uvloop
 
 GC_THRESHOLDS: Final = (50_000, 20, 50)
 """As `saga run` sets them."""
+WARM_UP_SAGAS: Final = 300
 PERCENT: Final = 100
 
 Measured = dict[str, float]
