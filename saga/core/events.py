@@ -54,7 +54,7 @@ class Act(StrEnum):
     RELEASE = "release"
 
 
-@value(kw_only=True)
+@value
 class SagaStarted:
     """A trigger arrived; says which definition is to decide the saga."""
 
@@ -68,7 +68,7 @@ class SagaStarted:
     """1 in a history that was begun before 0.1.0, and None in others."""
 
 
-@value(kw_only=True)
+@value
 class ReplyReceived:
     """A service answered an intent. *reply* is there when the outcome is `done`."""
 

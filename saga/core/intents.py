@@ -43,7 +43,7 @@ class Verdict(StrEnum):
     UNREAD = "unread"
 
 
-@value(kw_only=True)
+@value
 class IntentIssued:
     """A service is to do or undo a step."""
 
@@ -88,7 +88,7 @@ class EventPublished:
     payload: Json
 
 
-@value(kw_only=True)
+@value
 class TimerArmed:
     """The saga wants to be woken at *at*; *target* is the step, sleep or wait concerned."""
 
@@ -98,7 +98,7 @@ class TimerArmed:
     target: str
 
 
-@value(kw_only=True)
+@value
 class TimerCancelled:
     timer_id: TimerId
 
@@ -177,7 +177,7 @@ class SagaFinishing:
     outcome: Message | None = None
 
 
-@value(kw_only=True)
+@value
 class SagaCompleted:
     """The program has returned; *residue* is what it gave up and nobody could undo."""
 

@@ -29,7 +29,7 @@ class StepPolicy(Protocol):
     """Joins steps that were issued side by side."""
 
 
-@value(kw_only=True)
+@value
 class DoStep:
     """Issue an intent. *after* are the nearest steps that it depends on."""
 

@@ -133,13 +133,13 @@ class Turn:
         state, after, message = self.state, command.after, command.message
         self.record(
             intents.IntentIssued(
-                step=command.step,
-                direction=DO,
-                attempt=1,
-                contract=message.contract,
-                payload=message.payload,
-                kind=command.kind,
-                after=None if after == state.latest_step else after,
+                command.step,
+                DO,
+                1,
+                message.contract,
+                message.payload,
+                command.kind,
+                None if after == state.latest_step else after,
             )
         )
         timeout_us = command.policy.timeout_us
@@ -202,12 +202,8 @@ class Turn:
         self, purpose: TimerPurpose, name: str, delay_us: int, target: str | None = None
     ) -> None:
         """Arm the timer of this purpose and name, which are used once."""
-        timer = intents.TimerArmed(
-            timer_id=self.timer_id(purpose, name),
-            due_at=Instant(self.at + delay_us),
-            purpose=purpose,
-            target=target or name,
-        )
+        due_at = Instant(self.at + delay_us)
+        timer = intents.TimerArmed(self.timer_id(purpose, name), due_at, purpose, target or name)
         if self.recorded is None:
             self.record(timer)
         else:
@@ -237,7 +233,7 @@ class Turn:
 
     def disarm(self, timer_id: TimerId) -> None:
         if timer_id in self.state.timers:
-            self.record(intents.TimerCancelled(timer_id=timer_id))
+            self.record(intents.TimerCancelled(timer_id))
 
     def disarm_all(self) -> None:
         for timer_id in list(self.state.timers):
@@ -255,7 +251,7 @@ class Turn:
 
     def complete(self, outcome: Message | None, residue: tuple[StepId, ...] = ()) -> None:
         self.disarm_all()
-        self.record(intents.SagaCompleted(outcome=outcome, residue=residue or None))
+        self.record(intents.SagaCompleted(outcome, residue or None))
         self.note_unread()
 
     def note_unread(self) -> None:

@@ -42,6 +42,7 @@ from saga.core.events import (
     Fact,
     Message,
     OperatorActed,
+    REPLY_DONE,
     ReplyOutcome,
     ReplyReceived,
     SagaStarted,
@@ -333,14 +334,9 @@ def _start(registered: Registered, record: _Readable) -> Delivery | Rejected:
     if traceparent is not None and len(traceparent) > TRACEPARENT_CHARS_MAX:
         traceparent = None
     decider = registered.decider
-    fact = SagaStarted(
-        definition=decider.name,
-        definition_version=decider.version,
-        fingerprint=decider.fingerprint,
-        key=key,
-        trigger=Message(decoded.contract_name, decoded.payload),
-        traceparent=traceparent,
-    )
+    trigger = Message(decoded.contract_name, decoded.payload)
+    name, version, fingerprint = decider.name, decider.version, decider.fingerprint
+    fact = SagaStarted(name, version, fingerprint, key, trigger, traceparent)
     return record.delivery(saga_id(decider.name, key), fact, registered)
 
 
@@ -355,7 +351,7 @@ def _reply(intent_id: IntentId, decoded: Decoded, done: Collection[str]) -> Repl
         )
     has_content = decoded.contract_name not in done
     reply = Message(decoded.contract_name, decoded.payload) if has_content else None
-    return ReplyReceived(intent_id=intent_id, outcome=ReplyOutcome.DONE, reply=reply)
+    return ReplyReceived(intent_id, REPLY_DONE, reply)
 
 
 def _command(record: _Readable, command: Command, *, is_ours: bool) -> list[Delivery] | Rejected:

@@ -23,7 +23,7 @@ from saga.core.kernel import decider_without_code
 from saga.core.piecewise import Piecewise, at_once
 from saga.core.replay import is_abandoned, replaying
 from saga.core.state import SagaState, waiting_for
-from saga.core.status import SagaStatus
+from saga.core.status import ENDED, SagaStatus
 from saga.core.texts import described, storable
 from saga.core.values import value
 from saga.errors import CorruptHistory, ReplayMismatch, UnknownEntry
@@ -144,7 +144,7 @@ class SagaCache:
 
     def keep(self, saga: LoadedSaga) -> None:
         """Remember a saga whose turns, if there were any, are recorded; an ended one is let go."""
-        if saga.state.status.is_ended:
+        if saga.state.status in ENDED:
             saga.let_go()
         elif saga.version < COSTLY_ENTRIES:
             self._cheap[saga.saga_id] = saga

@@ -10,8 +10,9 @@ import asyncio
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Final
 
-from saga.core.decider import Disposition
+from saga.core.decider import RECORDED, Disposition
 from saga.core.events import (
     Event,
     Fact,
@@ -25,7 +26,7 @@ from saga.core.history import Entry, entries_of_turn
 from saga.core.identity import DO, Instant, IntentName, MessageId, SagaId, parse_intent_id
 from saga.core.intents import Intent, IntentIssued
 from saga.core.state import SagaState
-from saga.core.status import SagaStatus
+from saga.core.status import ENDED, SagaStatus
 from saga.core.texts import described, storable
 from saga.core.values import value
 from saga.errors import BusUnavailable, DeliveryError, MessageTooLarge, SagaError
@@ -51,6 +52,7 @@ from saga.users_code import is_ours, log_raised
 
 SUSPECTS_MAX = 8
 """Of so many sagas that one record concerns it is found out which one cannot be recorded."""
+_RECORDED: Final = RECORDED.value
 log = logging.getLogger(__name__)
 
 
@@ -193,8 +195,10 @@ class Turns:
             self._check_in(committed.saga_ids)
         awaited = self._waiters.awaited
         for saga_id, changed in committed.unit.changed.items():
+            if saga_id not in awaited:
+                continue
             state, status = changed.saga.state, changed.saga.state.status
-            if saga_id in awaited and (status.is_ended or status is SagaStatus.PARKED):
+            if status in ENDED or status is SagaStatus.PARKED:
                 self._waiters.tell(saga_id, status, state.outcome, state.reason, state.residue)
 
     def forget(self) -> None:
@@ -369,13 +373,13 @@ class Turns:
         unit.defer(delivery, reason, message, since=saga.last_at)
 
     def _is_out_of_turn(self, unit: UnitOfWork, saga: LoadedSaga, delivery: Delivery) -> bool:
+        saga_id = delivery.saga_id
+        if saga_id not in self._deferred.sagas and saga_id not in unit.unhandled.deferred_behind:
+            return False
         if delivery.is_operator or delivery.deferred_id or delivery.inbound is None:
             return False
         # An early record waits for the trigger; a trigger whose turn failed comes before others.
-        if delivery.starts is not None and saga.version == 0:
-            return False
-        saga_id = delivery.saga_id
-        return saga_id in self._deferred.sagas or saga_id in unit.unhandled.deferred_behind
+        return delivery.starts is None or saga.version > 0
 
     def _handle(self, unit: UnitOfWork, saga: LoadedSaga, delivery: Delivery) -> None:
         misfit = self._router.misfit(saga.state, delivery)
@@ -386,23 +390,29 @@ class Turns:
         before, was_poisoned = saga.state.status, saga.state.is_poisoned
         try:
             decision = saga.decider.handle(saga.state, delivery.event)
-            if decision.disposition is Disposition.RECORDED:
+            if decision.disposition is RECORDED:
                 self._record(unit, saga, delivery.event, decision.intents)
         except BaseException as error:
             if is_ours(error):
                 raise
             # The saga's own code: recorded as a fact once the batch has begun again.
             raise _TurnRaised(error) from error
-        if decision.disposition is Disposition.UNKNOWN:
+        if decision.disposition is not RECORDED:
+            self._leave_out(unit, delivery, decision.disposition)
+            return
+        unit.counts[_RECORDED] += 1
+        has_started = saga.version == len(decision.intents) + 1
+        unit.count_change(saga, has_started=has_started, before=before)
+        if delivery.is_operator or delivery.starts is not None:
+            _let_go_on(unit, saga, was_poisoned=was_poisoned)
+        unit.settle(delivery)
+
+    def _leave_out(self, unit: UnitOfWork, delivery: Delivery, disposition: Disposition) -> None:
+        """What becomes of a delivery that led to no entry."""
+        if disposition is Disposition.UNKNOWN:
             self._ask_the_store(unit, delivery)
-        unit.counts[decision.disposition.value] += 1
-        match decision.disposition:
-            case Disposition.RECORDED:
-                has_started = saga.version == len(decision.intents) + 1
-                unit.count_change(saga, has_started=has_started, before=before)
-                if delivery.is_operator or delivery.starts is not None:
-                    _let_go_on(unit, saga, was_poisoned=was_poisoned)
-                unit.settle(delivery)
+        unit.counts[disposition.value] += 1
+        match disposition:
             case Disposition.DUPLICATE:
                 unit.settle(delivery)
             case Disposition.CONFLICT:
@@ -414,6 +424,8 @@ class Turns:
             case Disposition.UNKNOWN:
                 message = "no such intent was ever issued"
                 _reject(unit, delivery, DeadLetterReason.UNKNOWN_INTENT, message)
+            case _:
+                raise AssertionError(disposition)
 
     def _ask_the_store(self, unit: UnitOfWork, delivery: Delivery) -> None:
         """Begin again from the store: memory alone must not decide what append does not check."""

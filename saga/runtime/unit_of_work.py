@@ -12,7 +12,7 @@ from saga.core.events import TimerFired
 from saga.core.history import Entry
 from saga.core.identity import Instant, SagaId, TimerId
 from saga.core.intents import Intent, TimerArmed, TimerCancelled
-from saga.core.status import SagaStatus
+from saga.core.status import ENDED, SagaStatus
 from saga.ports import (
     Batch,
     DueTimer,
@@ -62,12 +62,12 @@ class InboundBatch:
 
     def positions(self) -> dict[Source, int]:
         """Of each source the highest offset in this batch."""
-        highest: dict[Source, int] = {}
+        highest: dict[tuple[str, int], int] = {}
         for record in self.records:
-            source = Source(record.topic, record.partition)
+            source = record.topic, record.partition
             if record.offset > highest.get(source, -1):
                 highest[source] = record.offset
-        return highest
+        return {Source(*source): offset for source, offset in highest.items()}
 
 
 @dataclass(slots=True)
@@ -94,9 +94,9 @@ class TimerChanges:
 
     def note(self, saga_id: SagaId, intents: Sequence[Intent]) -> None:
         for intent in intents:
-            if isinstance(intent, TimerArmed):
+            if type(intent) is TimerArmed:
                 self.armed[intent.timer_id] = DueTimer(intent.timer_id, saga_id, intent.due_at)
-            elif isinstance(intent, TimerCancelled) and not self.armed.pop(intent.timer_id, None):
+            elif type(intent) is TimerCancelled and not self.armed.pop(intent.timer_id, None):
                 self.cleared.append(intent.timer_id)
 
 
@@ -210,7 +210,7 @@ class UnitOfWork:
         if delivery.deferred_id:
             self.unhandled.handled.append(delivery.deferred_id)
         fact = delivery.event.fact
-        if isinstance(fact, TimerFired) and fact.timer_id not in self.timers.armed:
+        if type(fact) is TimerFired and fact.timer_id not in self.timers.armed:
             self.timers.cleared.append(fact.timer_id)
 
     def count_change(self, saga: LoadedSaga, *, has_started: bool, before: SagaStatus) -> None:
@@ -220,7 +220,7 @@ class UnitOfWork:
             self.started.append(name)
         if status is not before:
             self.counts[status.value] += 1
-            took_s = (self.at - saga.started_at) / SECOND_US if status.is_ended else None
+            took_s = (self.at - saga.started_at) / SECOND_US if status in ENDED else None
             self.reached.append(Reached(name, status, took_s))
 
     def batch(self, relayed: list[int]) -> Batch:

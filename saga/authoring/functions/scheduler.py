@@ -324,9 +324,7 @@ class Scheduler:
                     place.begun[wanted] = None
                 self.steps[step] = (waiter, wanted)
                 after = waiter.settled
-                self.commands.append(
-                    DoStep(step=step, message=message, kind=kind, policy=wanted, after=after)
-                )
+                self.commands.append(DoStep(step, message, kind, wanted, after))
             case SleepCall():
                 if place is not None:
                     place.begun[wanted] = None
