@@ -10,13 +10,12 @@ import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import groupby
 from types import MappingProxyType
-from typing import NamedTuple
 
 from saga.contracts import TopicNames
 from saga.contracts import cloudevents as ce
 from saga.contracts.keys import key_in
 from saga.core.durations import SECOND_US
-from saga.core.events import Message, SagaStarted
+from saga.core.events import Json, Message, SagaStarted
 from saga.core.history import Entry
 from saga.core.identity import Instant, SagaId, idempotency_key, intent_id
 from saga.core.intents import (
@@ -456,29 +455,31 @@ class RecordEncoder:
         if source is None:
             source = self.names.source("sagas", definition)
             self._sources[definition] = source
-        sender = _Sender(key.encode(), source, traceparent)
+        sagas_key = key.encode()
         records: list[Record] = []
         for entry in entries:
-            body, saga = entry.body, entry.saga_id
-            if isinstance(body, IntentIssued):
+            saga, body = entry.saga_id, entry.body
+            message: Message | IntentIssued | EventPublished
+            same_for_retries = undoes = None
+            if type(body) is IntentIssued:
                 step, direction = body.step, body.direction
-                record = self._record(
-                    sender,
-                    entry,
-                    Message(body.contract, body.payload),
-                    id=intent_id(saga, step, direction, body.attempt),
-                    idempotency_key=idempotency_key(saga, step, direction),
-                    undoes=body.undoes,
-                )
-                records.append(record)
-            elif isinstance(body, EventPublished):
-                message, name = (
-                    Message(body.contract, body.payload),
-                    f"{saga}/event/{body.publication}",
-                )
-                records.append(self._record(sender, entry, message, id=name))
+                message, id_ = body, intent_id(saga, step, direction, body.attempt)
+                same_for_retries, undoes = idempotency_key(saga, step, direction), body.undoes
+            elif type(body) is EventPublished:
+                message, id_ = body, f"{saga}/event/{body.publication}"
             elif isinstance(body, _OUTCOMES) and body.outcome is not None:
-                records.append(self._record(sender, entry, body.outcome, id=f"{saga}/outcome"))
+                message, id_ = body.outcome, f"{saga}/outcome"
+            else:
+                continue
+            contract, payload = message.contract, message.payload
+            key_of_all = same_for_retries or id_
+            headers = ce.Said(
+                id_, contract, source, entry.at, saga, entry.cause, key_of_all, undoes, traceparent
+            )
+            own_key = self._own_key(contract, payload) if contract in self._own_keys else None
+            records.append(
+                Record(self.names.topic(contract), own_key or sagas_key, payload.encode(), headers)
+            )
         return records
 
     def check(self, records: Iterable[Record]) -> None:
@@ -499,40 +500,9 @@ class RecordEncoder:
             text = f"{contract}: {why}, then release the saga"
             raise MessageTooLarge(text, topic=record.topic)
 
-    def _record(
-        self,
-        sender: _Sender,
-        entry: Entry,
-        message: Message,
-        *,
-        id: str,
-        idempotency_key: str | None = None,
-        undoes: str | None = None,
-    ) -> Record:
-        contract, key = message.contract, sender.key
-        if (field := self._own_keys.get(contract)) is not None:
-            own_key = key_in(message.payload, field)
-            key = key if own_key is None else own_key.encode()
-        headers = ce.Said(
-            id=id,
-            contract_name=contract,
-            source=sender.source,
-            at=entry.at,
-            saga_id=entry.saga_id,
-            causation_id=entry.cause,
-            idempotency_key=idempotency_key or id,
-            undoes=undoes,
-            traceparent=sender.traceparent,
-        )
-        return Record(self.names.topic(contract), key, message.payload.encode(), headers)
-
-
-class _Sender(NamedTuple):
-    """What all records of one saga have in common."""
-
-    key: bytes
-    source: str
-    traceparent: str | None
+    def _own_key(self, contract: str, payload: Json) -> bytes | None:
+        own_key = key_in(payload, self._own_keys[contract])
+        return None if own_key is None else own_key.encode()
 
 
 def _through_last_before(backlog: Sequence[Backlog], before: Instant) -> Sequence[Backlog]:

@@ -35,6 +35,7 @@ from saga.contracts import Event as EventModel
 from saga.contracts.cloudevents import Attributes, Said, read_headers, read_record
 from saga.contracts.signatures import SigningKeys
 from saga.core.events import (
+    REPLY_DONE,
     Act,
     CancelMode,
     CancelRequested,
@@ -42,7 +43,6 @@ from saga.core.events import (
     Fact,
     Message,
     OperatorActed,
-    REPLY_DONE,
     ReplyOutcome,
     ReplyReceived,
     SagaStarted,
