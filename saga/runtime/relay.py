@@ -460,6 +460,7 @@ class RecordEncoder:
         for entry in entries:
             saga, body = entry.saga_id, entry.body
             message: Message | IntentIssued | EventPublished
+            id_: str
             same_for_retries = undoes = None
             if type(body) is IntentIssued:
                 step, direction = body.step, body.direction

@@ -5,7 +5,7 @@ A record becomes deliveries to sagas, or is rejected with a stable reason: a dea
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -126,6 +126,21 @@ class Skipped:
         return Skip(self.inbound.topic, source[:SOURCE_CHARS_MAX], self.reason)
 
 
+class _Topic(NamedTuple):
+    """What is known beforehand of all records of one topic.
+
+    Attributes:
+        expected: who speaks on it: a history names only others.
+        starts: the sagas that its messages start.
+        answers: whether one that names an intent as its cause is the reply to it.
+    """
+
+    contract: str
+    expected: str
+    starts: Sequence[Registered]
+    answers: bool
+
+
 class Router:
     """Knows the application's contracts and sagas, and nothing of any running one."""
 
@@ -149,26 +164,39 @@ class Router:
         listened = {COMMAND_CONTRACT, *self._only_replies}
         answers = [contract_of(each.reply).contract_name for each in intents if each.reply]
         # As they are once they are read: in their current version.
-        self._replies = {contracts.current(name).contract_name for name in answers}
+        replies = {contracts.current(name).contract_name for name in answers}
         for name in (*sagas.triggers(), *answers):
             listened.update(contracts.names_read_as(name))
         answered = {old for name in answers for old in contracts.names_read_as(name)}
-        self._implied = {
-            name: names.source("effects", name.partition(".")[0])
-            if name in answered or name in self._only_replies
-            else names.source("publisher")
-            for name in listened
+        self._topics: dict[str, _Topic] = {}
+        for name in listened:
+            current = contracts.current(name).contract_name
+            starts = sagas.started_by(current)
+            is_answer = name in answered or name in self._only_replies
+            speaks = ("effects", name.partition(".")[0]) if is_answer else ("publisher",)
+            self._topics[names.topic(name)] = _Topic(
+                name,
+                names.source(*speaks),
+                starts,
+                # An event that starts sagas may name an intent as its mere cause.
+                current in replies or not starts,
+            )
+        self.topics = tuple(sorted(self._topics))
+        self._answers_to = {
+            each.contract_name: frozenset(
+                current
+                for name in reply_contract_names(each)
+                for current in (name, contracts.current(name).contract_name)
+            )
+            for each in intents
         }
-        """Who is expected to speak on a topic: a history names only others."""
-        self._contract_of = {names.topic(name): name for name in listened}
-        self.topics = tuple(sorted(self._contract_of))
 
     def understand(
         self, inbound: Inbound, at: Instant, *, deferred_id: int = 0
     ) -> list[Delivery] | Rejected | Skipped:
         """The deliveries that *inbound* leads to, or why there are none."""
-        contract = self._contract_of.get(inbound.topic)
-        if contract is None:
+        topic = self._topics.get(inbound.topic)
+        if topic is None:
             message = f"nobody reads {inbound.topic}"
             return Rejected(inbound, UnreadableCode.UNKNOWN_CONTRACT, message, deferred_id)
         if (why := why_set_aside(inbound)) is not None:
@@ -180,23 +208,25 @@ class Router:
             message = f"the record's key has {len(inbound.key):,} bytes of at most {ID_BYTES_MAX:,}"
             return Rejected(inbound, DeadLetterReason.BAD_KEY, message, deferred_id)
         attributes, value = read_record(inbound.headers, inbound.value)
+        contract = topic.contract
         wrong = wrong_headers(contract, attributes)
         decoded = wrong or decode(self._contracts, contract, value, is_for_saga=True)
-        if isinstance(decoded, Unreadable) and deferred_id:
-            # It was accepted when it came, and waits: rules that grew since do not refuse it.
-            decoded = decode_accepted(self._contracts, contract, value, decoded)
         if isinstance(decoded, Unreadable):
-            return Rejected(inbound, decoded.code, decoded.message, deferred_id)
+            if deferred_id:
+                # It was accepted when it came, and waits: rules that grew since do not refuse it.
+                decoded = decode_accepted(self._contracts, contract, value, decoded)
+            if isinstance(decoded, Unreadable):
+                return Rejected(inbound, decoded.code, decoded.message, deferred_id)
         try:
             key = inbound.key.decode()
         except UnicodeDecodeError:
             message = "the record's key is no UTF-8 text"
             return Rejected(inbound, DeadLetterReason.WRONG_KEY, message, deferred_id)
         source = attributes.source
-        if source == self._implied[contract]:
+        if source == topic.expected:
             source = None
         record = _Readable(inbound, attributes, decoded, at, deferred_id, source)
-        return self._deliveries(record, key)
+        return self._deliveries(topic, record, key)
 
     def misfit(self, state: SagaState, delivery: Delivery) -> Rejected | None:
         """Why a reply cannot be what the intent asked for, or a command is not for this saga."""
@@ -213,11 +243,9 @@ class Router:
         step = state.steps.get(name.step) if name is not None else None
         if name is None or step is None or name.direction is Direction.UNDO:
             return None
-        expected = reply_contract_names(self._contracts.find(step.contract))
-        if delivery.contract in expected:
-            return None
-        if delivery.contract in {self._contracts.current(name).contract_name for name in expected}:
-            return None
+        answers = self._answers_to.get(step.contract)
+        if answers is None or delivery.contract in answers:
+            return None  # of an intent that nobody has any more its history knows the answer
         message = f"{delivery.contract} is no answer to {step.contract}"
         return Rejected(inbound, DeadLetterReason.WRONG_REPLY, message, delivery.deferred_id)
 
@@ -230,19 +258,19 @@ class Router:
         reason = SkipReason.GONE if is_ours else SkipReason.OF_OTHERS
         return Skipped(inbound, reason, delivery.deferred_id)
 
-    def _deliveries(self, record: _Readable, key: str) -> list[Delivery] | Rejected | Skipped:
-        contract, model = record.decoded.contract_name, record.decoded.model
-        if contract == COMMAND_CONTRACT:
+    def _deliveries(
+        self, topic: _Topic, record: _Readable, key: str
+    ) -> list[Delivery] | Rejected | Skipped:
+        if topic.contract == COMMAND_CONTRACT:
+            model = record.decoded.model
             assert isinstance(model, Command), model
             if (forged := self._why_forged(record)) is not None:
                 return record.rejected(DeadLetterReason.BAD_SIGNATURE, f"a command: {forged}")
             return _command(record, model, is_ours=self._is_for_ours(model, key))
         deliveries: list[Delivery] = []
-        starters = self._sagas.started_by(contract)
+        starters = topic.starts
         causation = record.attributes.causation_id
-        # Only what answers intents is a reply: an event may name an intent as its mere cause.
-        is_reply = causation and (contract in self._replies or not starters)
-        intent = parse_intent_id(causation) if causation and is_reply else None
+        intent = parse_intent_id(causation) if causation and topic.answers else None
         forged = None if intent is None else self._why_forged(record)
         if forged is not None and not starters:
             return record.rejected(DeadLetterReason.BAD_SIGNATURE, f"a reply: {forged}")
@@ -260,6 +288,7 @@ class Router:
             deliveries.append(delivery)
         if deliveries:
             return deliveries
+        contract = record.decoded.contract_name
         if contract not in self._only_replies:
             return Skipped(record.inbound, self._why_not_ours(record), record.deferred_id)
         message = f"{contract} starts nothing, and its ce_causationid names no intent"

@@ -694,6 +694,36 @@ class TestEndedSagaWithoutItsCode:
         await scenario.take(placed(scenario, id="once more"))
         assert scenario.status(order_id()) == "completed"
 
+    async def test_a_reply_is_a_duplicate_whose_intent_nobody_has_any_more(self):
+        class Asked(Event, topic="renewed.asked", version=1, key="name"):
+            name: str
+
+        class Old(Intent[None], topic="renewed.old", version=1):
+            name: str
+
+        class New(Intent[None], topic="renewed.new", version=1):
+            name: str
+
+        @saga("renewed", version=1, starts_on=Asked)
+        async def old(ctx: Context, asked: Asked) -> None:
+            await ctx.do(Old(name=asked.name))
+
+        @saga("renewed", version=2, starts_on=Asked)
+        async def new(ctx: Context, asked: Asked) -> None:
+            await ctx.do(New(name=asked.name))
+
+        scenario = Scenario(old)
+        await scenario.take(scenario.event(Asked(name="a"), "a"))
+        reply = scenario.reply(scenario.on(Old)[0])
+        await scenario.take(reply)
+        assert scenario.status(saga_id("renewed", "a")) == "completed"
+
+        scenario.restart(new)
+        unit = await scenario.take(reply)
+
+        assert unit.counts["duplicate"] == 1
+        assert (scenario.deferred(), scenario.dead_letters()) == ([], [])
+
 
 class TestStricterContracts:
     async def test_what_was_deferred_was_accepted(self):
