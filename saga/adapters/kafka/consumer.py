@@ -456,6 +456,7 @@ class ConsumerSession(ConsumerRebalanceListener):  # type: ignore[misc]  # aioka
         try:
             async with connecting(self._connection, EXCHANGE_S, "connect a consumer"):
                 await self.consumer.start()
+            _aiokafka.fetch_in_sessions(self.consumer)
         except BaseException:
             await self.end()
             raise
