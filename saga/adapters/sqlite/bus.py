@@ -53,6 +53,8 @@ LIVENESS_S: Final = 0.25
 RETENTION_S: Final = 5.0
 FILE_AWAY: Final = Retry(attempts=None, initial="50ms", factor=2.0, cap="500ms", jitter=0.5)
 JOB_RECORDS_MAX: Final = 1_000
+NEW_BATCHES_MAX: Final = 1_000
+"""Where more were written since the last look, the end of each source is asked for."""
 READ_INLINE_RECORDS_MAX: Final = 64
 """More than this is read on another thread, so as not to hold up the event loop."""
 
@@ -96,6 +98,10 @@ class LocalBus(Bus):
         self._clock = clock
         self._consumers: list[LocalConsumer] = []
         self._groups: dict[str, Group] = {}
+        self._groups_version: groups.Version | None = None
+        self._are_groups_old = False
+        self._position = 0
+        """Of the last batch in the file when it was looked for new ones."""
         self._together: _Together | None = None
         self._foreign_commits = _ForeignCommits(database)
         self._tender: asyncio.Task[None] | None = None
@@ -300,18 +306,37 @@ class LocalBus(Bus):
         if version is None:
             return False
         ends = self.delivery.ends
-        bounds = self.read_now(lambda cursor: self.log.bounds(cursor, ends))
-        now_ends = {source: end for source, (_, end) in bounds.items()}
+        now_ends = self.read_now(self._new_ends)
         is_more = any(ends.get(source, 0) < end for source, end in now_ends.items())
         ends.update(now_ends)
         for consumer in self._consumers:
             consumer.reader.notice(now_ends)
-        await self._follow_groups()
+        self._are_groups_old = True
+        if self.read_now(groups.version) != self._groups_version:
+            await self._follow_groups()
         self._foreign_commits.data_version = version
         return is_more
 
+    def _new_ends(self, cursor: sqlite3.Cursor) -> dict[Source, int]:
+        """The ends of sources that are followed: only of those with something new, if it is little.
+
+        Others than this process may write often, and there may be thousands of sources.
+        """
+        ends, before = self.delivery.ends, self._position
+        last = self.log.last_position(cursor)
+        if before <= last <= before + NEW_BATCHES_MAX:
+            found = self.log.ends_since(cursor, before)
+            now_ends = {source: end for source, end in found.items() if source in ends}
+        else:
+            bounds = self.log.bounds(cursor, ends)
+            now_ends = {source: end for source, (_, end) in bounds.items()}
+        self._position = last
+        return now_ends
+
     async def _follow_groups(self) -> None:
+        self._are_groups_old = False
         while self._consumers:
+            self._groups_version = self.read_now(groups.version)
             self._groups = self.read_now(groups.read_groups)
             for consumer in self._consumers:
                 consumer.follow(self._groups.get(consumer.group, NO_GROUP))
@@ -331,6 +356,8 @@ class LocalBus(Bus):
             await self.write(lambda cursor: groups.acknowledge(cursor, reached, now=now))
 
     async def _expel_the_dead(self) -> None:
+        if self._are_groups_old:
+            await self._follow_groups()  # for their signs of life
         now, ours = self._clock.now(), self._ours()
         names = {consumer.group for consumer in self._consumers} & self._groups.keys()
         followed = [self._groups[name] for name in names]
@@ -494,6 +521,7 @@ class LocalConsumer(Consumer):
         if generation != self.generation or not self._is_settled:
             return  # the group has changed meanwhile
         self._judge_at_s = asyncio.get_running_loop().time() + STOPPED_S
+        offsets: dict[Source, int] = {}
         for source, (begin, end) in bounds.items():
             start = starts.get(source, begin)
             lost = start if isinstance(start, str) else why_lost(source, start, begin, end)
@@ -502,7 +530,8 @@ class LocalConsumer(Consumer):
                 continue
             self._stopped.pop(source, None)
             bus.delivery.follow(reader, source, end=end)
-            reader.read_from({source: begin if lost is not None else int(start)})
+            offsets[source] = begin if lost is not None else int(start)
+        reader.read_from(offsets)
 
     def _stop_reading(self, source: Source, reason: str) -> None:
         if self._stopped.get(source) != reason:
@@ -512,10 +541,13 @@ class LocalConsumer(Consumer):
 
     async def _catch_up(self, records_max: int) -> None:
         bus, reader = self._bus, self.reader
-        starts = {source: reader.next[source] for source in sorted(reader.behind)}
-        share = max(1, records_max // len(starts))
-        backlog = sum(max(0, bus.delivery.ends[at] - offset) for at, offset in starts.items())
+        ends = bus.delivery.ends
+        starts = {at: reader.next[at] for at in sorted(reader.behind) if reader.next[at] < ends[at]}
+        share = max(1, records_max // max(len(starts), 1))
+        backlog = sum(ends[at] - offset for at, offset in starts.items())
         reader.behind.clear()
+        if not starts:
+            return
 
         def query(cursor: sqlite3.Cursor) -> dict[Source, list[Inbound]]:
             return {at: bus.log.read(cursor, at, offset, share) for at, offset in starts.items()}
@@ -531,7 +563,7 @@ class LocalConsumer(Consumer):
                 continue  # sought or let go of meanwhile; or nothing there yet
             reader.buffer += records
             reader.next[source] = end = records[-1].offset + 1
-            if end < bus.delivery.ends[source] or len(records) >= share:
+            if end < ends[source] or len(records) >= share:
                 reader.behind.add(source)
 
 

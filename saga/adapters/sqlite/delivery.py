@@ -69,8 +69,8 @@ class Reader:
 
     def read_from(self, offsets: Mapping[Source, int]) -> None:
         self.forget(dict.fromkeys(offsets, 0))
-        self.next |= offsets
-        self.behind |= offsets.keys()
+        self.next.update(offsets)
+        self.behind.update(offsets)
 
     def keep(self, wanted: AbstractSet[Source]) -> None:
         gone = dict.fromkeys(self.next.keys() - wanted, 0)
@@ -86,7 +86,7 @@ class Reader:
             for inbound in waiting
             if inbound.offset < firsts.get(Source(inbound.topic, inbound.partition), 1 << 62)
         )
-        self.behind -= firsts.keys()
+        self.behind.difference_update(firsts)
         return len(waiting) - len(self.buffer)
 
     def retract(self, source: Source, first: int) -> bool:

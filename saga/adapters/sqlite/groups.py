@@ -56,6 +56,19 @@ class Group(NamedTuple):
 NO_GROUP: Final = Group(0, ())
 
 
+Version = tuple[float, float, int]
+
+
+def version(cursor: sqlite3.Cursor) -> Version:
+    """Another one whenever a group has another generation, or a member has come to one."""
+    cursor.execute(
+        "SELECT (SELECT total(generation) FROM bus_groups), total(generation), count(*) "
+        "FROM bus_members"
+    )
+    found: Version = cursor.fetchone()
+    return found
+
+
 def read_groups(cursor: sqlite3.Cursor) -> dict[str, Group]:
     """All groups with their members, the oldest first."""
     generations = {

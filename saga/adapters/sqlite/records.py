@@ -39,6 +39,8 @@ LARGE_RECORD_BYTES: Final = 16_384
 """A record with a larger value is a batch of its own, and is not kept in memory for its readers."""
 EXPIRED_PER_COMMIT_MAX: Final = 100
 """Batches."""
+EXPIRE_SOURCES_MAX: Final = 256
+"""Partitions that are looked at for old records at a time: there may be very many."""
 READ_BYTES_MAX: Final = 16 * 1024 * 1024
 
 log = logging.getLogger(__name__)
@@ -87,6 +89,11 @@ _READ: Final = (
     "WHERE place < :end AND place >= "
     "coalesce((SELECT max(place) FROM bus_batches WHERE place BETWEEN :begin AND :place), :place) "
     "ORDER BY place LIMIT :limit"
+)
+_LAST_POSITION: Final = "SELECT max(position) FROM bus_batches"
+_ENDS_SINCE: Final = (
+    f"SELECT place >> {OFFSET_BITS}, max({_BEHIND}) FROM bus_batches WHERE position > ? "
+    f"GROUP BY place >> {OFFSET_BITS}"
 )
 _OLDEST: Final = (
     f"SELECT {_BEHIND}, timestamp FROM bus_batches WHERE place >= ? AND place < ? "
@@ -147,6 +154,10 @@ class RecordLog:
         self._ends: dict[int, int] = {}
         self._ends_epoch = -1
         self._named: set[str] = set()
+        self._topics_through = 0
+        """The number of the topic that was made last, of those that are known."""
+        self._expired_through = 0
+        """The topic that was looked at last for old records."""
         database.migrate("bus", MIGRATIONS)
 
     def partitions(self, cursor: sqlite3.Cursor) -> dict[str, int]:
@@ -184,6 +195,19 @@ class RecordLog:
         """First offset kept and next one to be written of each source; raises TopicMissing."""
         bounds = self._bounds(cursor, [self._source_id(cursor, source) for source in sources])
         return {self._sources[source_id]: found for source_id, found in bounds.items()}
+
+    def last_position(self, cursor: sqlite3.Cursor) -> int:
+        """The place in the file of the batch that was written last."""
+        [last] = cursor.execute(_LAST_POSITION).fetchone()
+        return int(last or 0)
+
+    def ends_since(self, cursor: sqlite3.Cursor, position: int) -> dict[Source, int]:
+        """The next offset of each source of which a batch stands behind *position*."""
+        rows = cursor.execute(_ENDS_SINCE, (position,)).fetchall()
+        if any(source_id not in self._sources for source_id, _ in rows):
+            self._load_topics(cursor)
+        known = self._sources
+        return {known[at]: end - (at << OFFSET_BITS) for at, end in rows if at in known}
 
     def origins(self, cursor: sqlite3.Cursor, topics: Collection[str]) -> dict[str, Origin]:
         """Topics by their numbers in this very file."""
@@ -284,11 +308,19 @@ class RecordLog:
         return created
 
     def expire(self, cursor: sqlite3.Cursor, *, now: Instant) -> bool:
-        """Delete some of the batches that are too old; whether more may be left."""
+        """Delete some of the batches that are too old; whether more may be left.
+
+        A call looks at a few topics, and the next one goes on behind them.
+        """
         cursor.execute(
-            "SELECT topic_id, partitions, retention_s FROM bus_topics WHERE retention_s IS NOT NULL"
+            "SELECT topic_id, partitions, retention_s FROM bus_topics "
+            "WHERE retention_s IS NOT NULL ORDER BY topic_id <= ?, topic_id",
+            (self._expired_through,),
         )
+        looked_at = 0
         for topic_id, partitions, retention_s in cursor.fetchall():
+            if looked_at >= EXPIRE_SOURCES_MAX:
+                break
             if not _is_number(retention_s):
                 self._name(
                     f"bus_topics, row {topic_id}: its retention_s is {retention_s!r:.60}; all "
@@ -297,8 +329,10 @@ class RecordLog:
                 continue
             for partition in range(self._partition_count(cursor, topic_id, partitions)):
                 source_id = topic_id << PARTITION_BITS | partition
+                looked_at += 1
                 if _expire_source(cursor, source_id, now - retention_s * 1_000_000):
                     return True
+            self._expired_through = topic_id
         return False
 
     def _topic(self, name: str) -> tuple[int, int]:
@@ -338,8 +372,15 @@ class RecordLog:
         return self._ends
 
     def _load_topics(self, cursor: sqlite3.Cursor) -> None:
-        cursor.execute("SELECT name, topic_id, partitions FROM bus_topics")
+        """Get to know those that were made since; they are never changed, nor deleted."""
+        cursor.execute(
+            "SELECT name, topic_id, partitions FROM bus_topics WHERE topic_id > ? "
+            "ORDER BY topic_id",
+            (self._topics_through,),
+        )
         for name, topic_id, stored in cursor.fetchall():
+            if not cursor.connection.in_transaction:  # or else it may be rolled back
+                self._topics_through = topic_id
             if not isinstance(name, str):
                 self._name(f"bus_topics, row {topic_id}: its name is {name!r:.60}, no text")
                 continue
@@ -408,9 +449,15 @@ def _expire_source(cursor: sqlite3.Cursor, source_id: int, keep_from: int) -> bo
     expired = [*takewhile(lambda batch: batch[1] < keep_from, dated)]
     if expired:
         begin = expired[-1][0]
-        cursor.execute("DELETE FROM bus_batches WHERE place >= ? AND place < ?", (first, begin))
+        # The newest of all stays until there is a newer one, so that no position is given twice.
         cursor.execute(
-            "UPDATE bus_partitions SET begin_offset = ? WHERE source_id = ?",
+            "DELETE FROM bus_batches WHERE place >= ? AND place < ? "
+            f"AND position < ({_LAST_POSITION})",
+            (first, begin),
+        )
+        cursor.execute(
+            "UPDATE bus_partitions SET begin_offset = ?1 WHERE source_id = ?2 "
+            "AND begin_offset <> ?1",
             (begin & _OFFSETS, source_id),
         )
     return len(oldest) == len(expired) == EXPIRED_PER_COMMIT_MAX
