@@ -14,7 +14,8 @@ from functools import partial
 from itertools import islice
 from typing import Final
 
-from benchmarks.growth import Curve, Points, instructions
+from benchmarks.counted import Counted
+from benchmarks.growth import Curve, Points
 from saga.adapters.clocks import ManualClock
 from saga.adapters.memory import MemoryBus
 from saga.adapters.sqlite import (
@@ -55,27 +56,14 @@ async def waiting(ctx: Context, wanted: Wanted) -> Got:
     return Got(name=await ctx.wait(wanted.name, str))
 
 
-class Stored:
+class Stored(Counted):
     """An event store in memory, in SQLite, whose work is counted."""
 
     def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
-        self._connection = sqlite3.connect(":memory:", isolation_level=None)
-        self.database = SqliteDatabase("growth", connection=self._connection)
+        super().__init__(sqlite3.connect(":memory:", isolation_level=None))
+        self.database = SqliteDatabase("growth", connection=self.connection)
         self.store = SqliteEventStore(self.database)
         self.catalogue = SqliteCatalogue(self.database)
-
-    def run(self, act: Awaitable[object]) -> None:
-        self.loop.run_until_complete(asyncio.ensure_future(act, loop=self.loop))
-
-    def cost(self, act: Callable[[], Awaitable[object]]) -> int:
-        """What *act* takes here and in SQLite."""
-        steps: list[None] = []
-        self._connection.set_progress_handler(partial(steps.append, None), 1)
-        try:
-            return instructions(lambda: self.run(act())) + len(steps)
-        finally:
-            self._connection.set_progress_handler(None, 1)
 
     def fill(self, size: int, kind: Kind) -> None:
         """Store so many sagas, as *kind* has them."""
@@ -85,10 +73,6 @@ class Stored:
             for number in page:
                 kind(batch, number)
             self.run(self.store.append(batch, at=samples.MOMENT))
-
-    def close(self) -> None:
-        self.loop.close()
-        self._connection.close()
 
 
 Kind = Callable[[Batch, int], object]
