@@ -118,6 +118,7 @@ class OutcomePoller:
         self._waiters = waiters
         self._catalogue = catalogue
         self._store = store
+        self._teller = store if isinstance(store, TellsOfAppends) else None
         self._is_new = is_new
         self._on_end = on_end
         self.failure: Exception | None = None
@@ -133,8 +134,11 @@ class OutcomePoller:
         """Ask soon, as the saga may have ended long ago; not if it *is_new*, published just now."""
         if not is_new:
             self._has_news.set()
-        if self._polling is not None and (self._listening is None or self._listening.done()):
-            self._listening = asyncio.create_task(self._listen(), name="outcome listener")
+        if self._teller is None or self._polling is None:
+            return
+        if self._listening is None or self._listening.done():
+            listening = self._listen(self._teller)
+            self._listening = asyncio.create_task(listening, name="outcome listener")
 
     async def stop(self) -> None:
         tasks = [task for task in (self._polling, self._listening) if task is not None]
@@ -149,12 +153,10 @@ class OutcomePoller:
             assert self.failure is not None, "it is done"
             self._on_end(self.failure)
 
-    async def _listen(self) -> None:
-        if not isinstance(self._store, TellsOfAppends):
-            return
+    async def _listen(self, store: TellsOfAppends) -> None:
         while True:
             try:
-                appends = self._store.appends(poll_s=LISTENING_POLL_S)
+                appends = store.appends(poll_s=LISTENING_POLL_S)
                 async with contextlib.aclosing(appends):
                     async for _ in appends:
                         self._has_news.set()
