@@ -189,17 +189,8 @@ def reply_headers(
     traceparent: str | None = None,
 ) -> Said:
     """The headers of an answer: its id is `{intent id}/reply`, its cause the intent."""
-    reply_id = f"{intent_id}/reply"
-    return Said(
-        id=reply_id,
-        contract_name=contract_name,
-        source=source,
-        at=at,
-        saga_id=saga_id,
-        causation_id=intent_id,
-        idempotency_key=reply_id,
-        traceparent=traceparent,
-    )
+    name = f"{intent_id}/reply"
+    return Said(name, contract_name, source, at, saga_id, intent_id, name, traceparent=traceparent)
 
 
 def rfc3339(at: Instant) -> bytes:

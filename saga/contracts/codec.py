@@ -147,20 +147,21 @@ def wrong_headers(contract_name: str, attributes: Attributes | Said) -> Unreadab
 
     A damaged header is not read as absent: then the same message would have another id.
     """
-    damaged = [name for name in attributes.damaged if name not in (TRACEPARENT, SIGNATURE)]
-    if damaged:
-        problem = (
-            f"the header {damaged[0]} is null, no UTF-8 text, or longer than {ID_BYTES_MAX:,}"
-            " bytes: write such a text, or leave it out"
-        )
-        return Unreadable(UnreadableCode.BAD_HEADER, problem)
-    return _another_version(contract_name, attributes.contract_name)
-
-
-def _another_version(contract_name: str, claimed: str | None) -> Unreadable | None:
-    """What is wrong where `ce_type` claims another version; other names for types mean nothing."""
+    for name in attributes.damaged:
+        if name not in (TRACEPARENT, SIGNATURE):
+            problem = (
+                f"the header {name} is null, no UTF-8 text, or longer than {ID_BYTES_MAX:,}"
+                " bytes: write such a text, or leave it out"
+            )
+            return Unreadable(UnreadableCode.BAD_HEADER, problem)
+    claimed = attributes.contract_name
     if claimed is None or claimed == contract_name:
         return None
+    return _another_version(contract_name, claimed)
+
+
+def _another_version(contract_name: str, claimed: str) -> Unreadable | None:
+    """What is wrong where `ce_type` claims another version; other names for types mean nothing."""
     ours, theirs = contract_name.rpartition(".v"), claimed.rpartition(".v")
     if ours[0] != theirs[0] or not theirs[2].isdecimal():
         return None

@@ -6,7 +6,7 @@ answer sent again has the same bytes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from hashlib import blake2b
 from typing import Final, NamedTuple
@@ -126,6 +126,10 @@ class Request(NamedTuple):
         )
 
 
+_Content = tuple[Inbound, Route, ContractModel, bytes, bytes, str]
+"""The first fields of a request."""
+
+
 def group_of(service: str, names: TopicNames) -> str:
     """The consumer group of an effect service: one for each environment and namespace."""
     return names.topic(f"effects.{service}")
@@ -177,41 +181,37 @@ class Subscription:
         return tuple(sorted({self._names.topic(name) for name in contracts}))
 
     def read(self, inbound: Inbound) -> Request | Rejected:
-        rejected = partial(Rejected, inbound)
         route = self.routes.get(inbound.topic)
         if route is None:
             message = f"this service has no handler for {inbound.topic}"
-            return rejected(DeadLetterReason.UNKNOWN_TOPIC, message)
+            return Rejected(inbound, DeadLetterReason.UNKNOWN_TOPIC, message)
         if (why := why_set_aside(inbound)) is not None:
-            return rejected(DeadLetterReason.INFLATES, why)
+            return Rejected(inbound, DeadLetterReason.INFLATES, why)
         if len(inbound.key or b"") > ID_BYTES_MAX:
             message = f"the key has {len(inbound.key or b''):,} bytes of at most {ID_BYTES_MAX:,}"
-            return rejected(DeadLetterReason.BAD_KEY, message)
+            return Rejected(inbound, DeadLetterReason.BAD_KEY, message)
         attributes, payload = ce.read_record(inbound.headers, inbound.value)
         name = route.contract_name
         decoded = wrong_headers(name, attributes) or decode(self._registry, name, payload)
         refusal = None
-        if not isinstance(decoded, Unreadable):
-            model = decoded.model
-        else:
+        if isinstance(decoded, Unreadable):
             accepted, refusal = decode_accepted(self._registry, name, payload, decoded), decoded
             if isinstance(accepted, Unreadable):
-                return rejected(decoded.code, decoded.message)
-            model = accepted.model
+                return Rejected(inbound, decoded.code, decoded.message)
+            decoded = accepted
         assert payload is not None, "a record without value is unreadable"
         try:
             key = (inbound.key or b"").decode()
         except UnicodeDecodeError as error:
             message = f"byte {error.start} of the key is not UTF-8"
-            return rejected(DeadLetterReason.BAD_KEY, message)
-        digest = _digest(name, payload)
-        request = partial(Request, inbound, route, model, payload, digest, key, refusal=refusal)
+            return Rejected(inbound, DeadLetterReason.BAD_KEY, message)
+        content = inbound, route, decoded.model, payload, _digest(name, payload), key
         if not route.is_intent:
-            return _fact(request, inbound, key, attributes)
+            return _fact(content, attributes, refusal)
         if not key:
             message = "an intent's key is its saga's business key; it has none"
-            return rejected(DeadLetterReason.NO_KEY, message)
-        return _intent(request, inbound, attributes)
+            return Rejected(inbound, DeadLetterReason.NO_KEY, message)
+        return _intent(content, attributes, refusal)
 
     def reply(self, request: Request, row: InboxRow) -> Record | None:
         """The answer to publish; None where *request* is a fact, which is not answered."""
@@ -240,46 +240,32 @@ class Subscription:
 
 
 def _intent(
-    request: Callable[..., Request], inbound: Inbound, attributes: ce.Attributes | ce.Said
+    content: _Content, said: ce.Attributes | ce.Said, refusal: Unreadable | None
 ) -> Request | Rejected:
-    intent_id = attributes.id
+    intent_id = said.id
     if intent_id is None:
         message = f"the header {ce.ID} is missing or empty"
-        return Rejected(inbound, DeadLetterReason.NO_INTENT_ID, message)
+        return Rejected(content[0], DeadLetterReason.NO_INTENT_ID, message)
     name = parse_intent_id(intent_id)
     if name is None:
         form = "{saga id}/{step}/{do|undo}/{attempt}"
         message = f"{intent_id[:INTENT_ID_CHARS_MAX]!r} is no intent id: {form}"
-        return Rejected(inbound, DeadLetterReason.BAD_INTENT_ID, message)
-    idempotency_key = intent_id.rpartition("/")[0]
-    return request(
-        message_id=intent_id,
-        idempotency_key=idempotency_key,
-        order_key=idempotency_key.rpartition("/")[0],
-        attempt=name.attempt,
-        saga_id=name.saga_id,
-        direction=name.direction,
-        undoes=attributes.undoes,
-        traceparent=attributes.traceparent,
-    )
+        return Rejected(content[0], DeadLetterReason.BAD_INTENT_ID, message)
+    saga, _, direction, attempt = name
+    own_key = intent_id.rpartition("/")[0]
+    step = own_key.rpartition("/")[0]
+    which = intent_id, own_key, step, attempt, saga, direction
+    return Request(*content, *which, said.undoes, said.traceparent, refusal)
 
 
-def _fact(
-    request: Callable[..., Request], inbound: Inbound, key: str, attributes: ce.Attributes | ce.Said
-) -> Request:
+def _fact(content: _Content, said: ce.Attributes | ce.Said, refusal: Unreadable | None) -> Request:
     """A fact is known by source and id; one without an id by its place."""
+    inbound, *_, key = content
     place = f"{inbound.topic}/{inbound.partition}"
-    event_id = attributes.id or f"{place}/{inbound.offset}"
-    return request(
-        message_id=event_id,
-        idempotency_key=f"fact/{attributes.source or ''}/{event_id}",
-        order_key=f"fact/{place}/{key}",
-        attempt=1,
-        saga_id=SagaId(attributes.saga_id or ""),
-        direction=Direction.DO,
-        undoes=None,
-        traceparent=attributes.traceparent,
-    )
+    event_id = said.id or f"{place}/{inbound.offset}"
+    own_key, order_key = f"fact/{said.source or ''}/{event_id}", f"fact/{place}/{key}"
+    which = event_id, own_key, order_key, 1, SagaId(said.saga_id or ""), Direction.DO
+    return Request(*content, *which, None, said.traceparent, refusal)
 
 
 def _failure(row: InboxRow) -> Json:

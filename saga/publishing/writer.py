@@ -38,8 +38,8 @@ from saga.ports import Clock, Record
 from saga.settings import Settings
 from saga.users_code import is_ours
 
-_NAMES: Final = ("causation_id", "correlation_id", "traceparent")
-"""What else a program may say of an event: it ends in headers, and in others' histories."""
+_NAMES: Final = ("message_id", "causation_id", "correlation_id", "traceparent")
+"""What a program may say of an event that ends in headers, and in others' histories."""
 
 
 class PublishOptions(TypedDict, total=False):
@@ -215,12 +215,11 @@ def own_key(event: ContractModel) -> str | None:
 
 def _checked_id(options: PublishOptions, new_id: Callable[[], str]) -> str:
     """The message id; refuses what no reader would keep."""
-    message_id = options.get("message_id")
-    given: dict[str, str | None] = {"message_id": message_id}
-    given |= {name: options.get(name) for name in _NAMES}  # type: ignore[misc]  # its keys
-    for name, text in given.items():
+    for name in _NAMES:
+        text: str | None = options.get(name)  # type: ignore[assignment]  # its keys
         if text is not None and (flaw := flaw_of_id(text)) is not None:
             raise MalformedMessage("bad_id", f"the {name} {flaw}")
+    message_id = options.get("message_id")
     return new_id() if message_id is None else message_id
 
 

@@ -425,6 +425,8 @@ class LocalConsumer(Consumer):
                 break
             self._bus.check()
             await reader.wait(remaining_s)
+            if reader.buffer:  # what it has is its own; the next fetch sees to the rest
+                return reader.take(records_max)
         return []
 
     @override
@@ -499,8 +501,7 @@ class LocalConsumer(Consumer):
     @property
     def _is_to_judge_again(self) -> bool:
         """Whether sources were stopped so long ago that somebody may have seen to them."""
-        loop = asyncio.get_running_loop()
-        return bool(self._stopped) and loop.time() >= self._judge_at_s
+        return bool(self._stopped) and asyncio.get_running_loop().time() >= self._judge_at_s
 
     def _keep(self, wanted: frozenset[Source]) -> None:
         self._wanted = wanted
