@@ -79,7 +79,7 @@ lock: $(READY) ## Resolve the dependencies anew (ARGS=--upgrade for the latest)
 	@$(COMPILE) --all-extras --output-file requirements-dev.txt pyproject.toml $(ARGS)
 	@$(COMPILE) --extra kafka,postgres --constraint requirements-dev.txt --output-file requirements.txt pyproject.toml $(ARGS)
 
-bench: $(READY) ## Measure sagas per second on this machine
+bench: $(READY) ## Measure sagas on this machine; ARGS="--vs REV": beside older code; ARGS=--curves: how costs grow
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 bench-kafka: $(READY) ## Measure them on a real Kafka and PostgreSQL; ARGS=--loaded: on a store with a past

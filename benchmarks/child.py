@@ -17,6 +17,7 @@ from benchmarks.writing import writing
 
 MEASUREMENTS: Final = {
     "engine": "benchmarks.product:engine",
+    "shares": "benchmarks.shares:shares",
     "replaying": "benchmarks.product:replaying",
     "folding": "benchmarks.embedded:folding",
     "opening": "benchmarks.embedded:opening",
@@ -24,7 +25,9 @@ MEASUREMENTS: Final = {
     "program": "benchmarks.embedded:program",
     "program-one-file": "benchmarks.embedded:program_one_file",
     "servers": "benchmarks.driving:on_servers",
+    "weigh-servers": "benchmarks.server_weights:weigh_on_servers",
     "fill": "benchmarks.past:fill",
+    "curve": "benchmarks.curves:points_of",
 }
 WRITING: Final = "writing"
 """Takes the name of one of them, and counts what it writes."""

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from benchmarks import embedded, servers
+from benchmarks import curves, embedded, servers
 from benchmarks.measuring import Plan
 from benchmarks.revisions import commit_of
 from benchmarks.tables import Table, put_into_page
@@ -65,9 +65,11 @@ def benchmark(
     finished: Annotated[
         int, typer.Option(min=0, help="Finished sagas in the loaded store.")
     ] = FINISHED_IN_STORE,
-    still_open: Annotated[
-        int, typer.Option("--open", min=0, help="Open sagas in the loaded store.")
-    ] = OPEN_IN_STORE,
+    still_open: Annotated[int, typer.Option("--open", min=0, help="Open ones.")] = OPEN_IN_STORE,
+    is_curves: Annotated[
+        bool,
+        typer.Option("--curves", help="How costs grow instead: a table and a picture in docs/."),
+    ] = False,
     is_quick: Annotated[bool, typer.Option("--quick", help="One short run: a first idea.")] = False,
     is_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
     is_for_docs: Annotated[
@@ -80,9 +82,12 @@ def benchmark(
         plan = _plan(in_flight, sagas, runs, revision, is_quick=is_quick)
         sizes = _sizes(partitions, contracts, is_quick=is_quick)
         on_servers = _servers(bus, store, sizes, is_loaded=is_loaded)
-        past = servers.Past(finished, still_open) if is_loaded else None
-        section, report, parts = _measured(plan, on_servers, past, folder, printer)
-        if is_for_docs:
+        if is_curves:
+            section, report, parts = _curves(plan, printer, is_quick=is_quick)
+        else:
+            past = servers.Past(finished, still_open) if is_loaded else None
+            section, report, parts = _measured(plan, on_servers, past, folder, printer)
+        if is_for_docs or (is_curves and not is_quick):
             put_into_page(section, parts)
     except (Misused, NotSo) as error:
         printer.note(f"saga: {error}", style="red")
@@ -92,6 +97,16 @@ def benchmark(
         printer.json(report)
     else:
         _print(parts, printer)
+
+
+def _curves(
+    plan: Plan, printer: Printer, *, is_quick: bool
+) -> tuple[str, dict[str, Any], Sequence[str | Table]]:
+    """As `_measured`; the picture is drawn as well, but for quick ones."""
+    report = curves.measure(plan, printer, is_quick=is_quick)
+    if not is_quick:
+        curves.draw(report)
+    return "growth", report, curves.parts(report)
 
 
 def _measured(

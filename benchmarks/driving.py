@@ -31,7 +31,9 @@ ENGINES: Final[Mapping[str, tuple[str, ...]]] = {
     SAGA: ("orchestrator", "effects"),
     TWO: ("orchestrator", "orchestrator", "effects"),
 }
-FLOORS: Final[Mapping[str, tuple[str, ...]]] = {"floor": ("floor-orchestrator", "floor-effects")}
+HEAVY_FLOOR: Final = "floor, saga's bytes"
+FLOORS: Final = ("floor", HEAVY_FLOOR)
+FLOOR_PROCESSES: Final = ("floor-orchestrator", "floor-effects")
 
 
 class Place(TypedDict):
@@ -41,6 +43,8 @@ class Place(TypedDict):
     contracts: int
     folder: str | None
     """The engine's code; None: today's."""
+    weights: dict[str, int]
+    """Of the engine's records and rows, for the heavy floor."""
 
 
 def on_servers(rival: str, place: Place, first: int, sagas: int, in_flight: int) -> Measured:
@@ -81,7 +85,8 @@ async def _drive(rival: str, place: Place, numbers: range, in_flight: int) -> Me
 
 def _running(rival: str, place: Place) -> AbstractAsyncContextManager[list[Process]]:
     if rival in FLOORS:
-        return running(FLOORS[rival], [place["settings"]])
+        weights = place["weights"] if rival == HEAVY_FLOOR else {}
+        return running(FLOOR_PROCESSES, [place["settings"], weights])
     return running(ENGINES[rival], [place["settings"], place["contracts"]], place["folder"])
 
 

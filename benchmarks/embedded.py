@@ -71,6 +71,7 @@ def measure(plan: Plan, folder: Path, printer: Printer) -> dict[str, Any]:
             engines[plan.revision] = stack.enter_context(laid_out(plan.revision))
         rivals = len(engines) + len(without_engine(LIGHT))
         runs = len(plan.in_flight) * rivals * (plan.runs + 1) + plan.runs * len(engines) + 2
+        runs += len(plan.in_flight)
         turns = _Turns(Bar(progress, runs), engines, folder, stack.enter_context(_scratch(folder)))
         levels = [turns.level(plan, in_flight) for in_flight in plan.in_flight]
         replays = in_turns(list(engines), plan.runs, turns.replay)
@@ -114,7 +115,8 @@ class _Turns:
 
         runs = in_turns([*self._engines, *others], plan.runs, run)
         sizes = {"in_flight": in_flight, "sagas": sagas, "weights": asdict(weights)}
-        return sizes | {"writes": writes} | compared(runs, [SAGA])
+        shares = self._engine(f"{text}, sampling", SAGA, "shares", (), (sagas, in_flight))
+        return sizes | {"writes": writes, "shares": shares} | compared(runs, [SAGA])
 
     def replay(self, name: str) -> Measured:
         place = f"{self._kept}/{name}"
@@ -171,6 +173,7 @@ def parts(report: dict[str, Any]) -> Sequence[str | Table]:
         figures_table(report["levels"], CPU),
         ratios_table(report["levels"]),
         _writes_table(report["levels"]),
+        _shares_table(report["levels"]),
         replay_rate,
         f"{opened['sagas']:,.0f} open sagas: {opened['resident_mb']:,.0f} MB at most",
     )
@@ -185,6 +188,22 @@ def _writes_table(levels: Sequence[Level]) -> Table:
             rows.append((shown, name, f"{writes['commits']:.2f}", f"{writes['kilobytes']:.1f}"))
             shown = None
     return Table(columns, rows)
+
+
+def _shares_table(levels: Sequence[Level]) -> Table:
+    """Of the engine's processor time, by folder; each with what libraries do for it."""
+    places = sorted(
+        {place for level in levels for place in level["shares"]},
+        key=lambda place: -max(level["shares"].get(place, 0) for level in levels),
+    )
+    columns = ("CPU of saga", *(f"{level['in_flight']} in flight" for level in levels))
+    return Table(
+        columns,
+        [
+            (place, *(f"{level['shares'].get(place, 0):.0%}" for level in levels))
+            for place in places
+        ],
+    )
 
 
 @contextmanager

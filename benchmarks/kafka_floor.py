@@ -1,5 +1,8 @@
 """The floor on Kafka and PostgreSQL: the same rows and records, hand-written, without an engine.
 
+An asyncio program already, it is both floor and plain program there. With the engine's weights its
+records and rows are as large as the engine's.
+
 A team could reach it that knows only this one saga, and nothing of contracts, replays, retries or
 duplicates. States live in memory and a crash would lose records: no engine may do that, and it
 costs the floor nothing.
@@ -20,6 +23,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from benchmarks.processes import floor_topic
 from benchmarks.serving import Stop
+from benchmarks.weights import Weights
 from saga.adapters.rows import tracking_name
 from saga.ports import Source
 from saga.settings import Settings
@@ -55,6 +59,12 @@ _POSITIONS: Final = (
 )
 _INBOX: Final = "INSERT INTO floor_inbox SELECT * FROM unnest(%b::text[], %b::bytea[])"
 
+ROW_BYTES: Final = 28
+"""Of a row in PostgreSQL, beside what is in its columns."""
+ID_AND_TIME_BYTES: Final = 24
+FILLING: Final = "filling"
+
+_Index = tuple[UUID, str, str, str, int]
 Statement = tuple[str, tuple[list[Any], ...]]
 Outgoing = tuple[str, bytes, bytes, list[tuple[str, bytes]]]
 Handle = Callable[[Sequence[Any]], tuple[list[Statement], list[Outgoing]]]
@@ -68,7 +78,8 @@ class _Saga:
 
 
 class Orchestrating:
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, weights: Weights) -> None:
+        self._weights = weights
         self._intents = floor_topic(settings, "intents")
         self._outcomes = floor_topic(settings, "outcomes")
         self._sagas: dict[bytes, _Saga] = {}
@@ -76,7 +87,7 @@ class Orchestrating:
     def handle(self, records: Sequence[Any]) -> tuple[list[Statement], list[Outgoing]]:
         at = time.time_ns() // 1000
         turns: list[tuple[UUID, int, str, bytes]] = []
-        index: dict[UUID, tuple[UUID, str, str, str, int]] = {}
+        index: dict[UUID, _Index] = {}
         positions: dict[str, int] = {}
         outgoing: list[Outgoing] = []
         for record in records:
@@ -94,9 +105,8 @@ class Orchestrating:
             version = 2 * saga.stage + 1
             state = {"at": at, "cause": str(saga.id), "entries": entries, "version": version}
             text = orjson.dumps(state, option=orjson.OPT_SORT_KEYS)
-            turns.append((saga.id, saga.stage + 1, "turn", text))
-            status = "running" if step else "completed"
-            index[saga.id] = (saga.id, record.key.decode(), status, f"reply to {step}", at)
+            turns.append((saga.id, saga.stage + 1, "turn", text.ljust(self._weights.turn)))
+            index[saga.id] = self._index_row(saga, record.key.decode(), step, at)
             outgoing.append(self._record(saga, record.key, step))
             saga.stage += 1
             if step is None:
@@ -111,14 +121,21 @@ class Orchestrating:
         steps = (*STEPS, *UNDONE) if saga.is_refused else STEPS
         return steps[saga.stage] if saga.stage < len(steps) else None
 
+    def _index_row(self, saga: _Saga, key: str, step: str | None, at: int) -> _Index:
+        status = "running" if step else "completed"
+        size = self._weights.index - ROW_BYTES - ID_AND_TIME_BYTES - len(key) - len(status)
+        return saga.id, key, status, f"reply to {step}".ljust(size), at
+
     def _record(self, saga: _Saga, key: bytes, step: str | None) -> Outgoing:
         topic = self._outcomes if step is None else self._intents
         value = orjson.dumps({"order_id": key.decode(), "amount": saga.stage, "step": step})
-        return topic, key, value, _headers(f"{saga.id}/{step}/do/1", str(saga.id))
+        size = self._weights.record - len(key) - len(value)
+        return topic, key, value, _headers(f"{saga.id}/{step}/do/1", str(saga.id), size)
 
 
 class Serving:
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, weights: Weights) -> None:
+        self._weights = weights
         self._replies = floor_topic(settings, "replies")
 
     def handle(self, records: Sequence[Any]) -> tuple[list[Statement], list[Outgoing]]:
@@ -132,20 +149,23 @@ class Serving:
             answer = {"refused": "no_delivery"} if is_refused else {"receipt": intent["order_id"]}
             value = orjson.dumps(answer)
             intent_id = headers["ce_id"].decode()
-            rows.append((intent_id, value))
-            outgoing.append((self._replies, record.key, value, _headers(f"{intent_id}/reply", "")))
+            rows.append((intent_id, value.ljust(self._weights.inbox - ROW_BYTES - len(intent_id))))
+            size = self._weights.record - len(record.key) - len(value)
+            reply_headers = _headers(f"{intent_id}/reply", "", size)
+            outgoing.append((self._replies, record.key, value, reply_headers))
         return [(_INBOX, _columns(rows))], outgoing
 
 
-async def orchestrator(settings: dict[str, str]) -> Stop:
+async def orchestrator(settings: dict[str, str], weights: dict[str, int]) -> Stop:
     read = Settings.read({}, **settings)
     topics = [floor_topic(read, name) for name in ("triggers", "replies")]
-    return await _start(read, topics, Orchestrating(read).handle)
+    return await _start(read, topics, Orchestrating(read, Weights(**weights)).handle)
 
 
-async def effects(settings: dict[str, str]) -> Stop:
+async def effects(settings: dict[str, str], weights: dict[str, int]) -> Stop:
     read = Settings.read({}, **settings)
-    return await _start(read, [floor_topic(read, "intents")], Serving(read).handle)
+    handle = Serving(read, Weights(**weights)).handle
+    return await _start(read, [floor_topic(read, "intents")], handle)
 
 
 async def make_tables(address: str) -> None:
@@ -211,11 +231,14 @@ def _columns(rows: Sequence[tuple[Any, ...]]) -> tuple[list[Any], ...]:
     return tuple(list(column) for column in zip(*rows, strict=True))
 
 
-def _headers(message_id: str, subject: str) -> list[tuple[str, bytes]]:
-    return [
+def _headers(message_id: str, subject: str, size: int) -> list[tuple[str, bytes]]:
+    """Filled up to *size* bytes, if that is more than they have."""
+    headers = [
         ("ce_id", message_id.encode()),
         ("ce_specversion", b"1.0"),
         ("ce_source", b"/floor"),
         ("ce_subject", subject.encode()),
         ("content-type", b"application/json"),
     ]
+    missing = size - len(FILLING) - sum(len(name) + len(content) for name, content in headers)
+    return [*headers, (FILLING, b"." * missing)] if missing > 0 else headers

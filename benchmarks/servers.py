@@ -37,6 +37,8 @@ from saga.adapters.ids import new_id
 from saga.console.cli.output import NotSo, Printer
 
 RETENTION: Final = "1h"
+SAMPLE_SAGAS: Final = 300
+SAMPLE_IN_FLIGHT: Final = 16
 LOADED: Final = "loaded"
 EMPTY: Final = "empty"
 CPU: Final = {f"cpu_us_{name}": f"{name} µs/saga" for name in ("orchestrator", "effects", "driver")}
@@ -67,14 +69,17 @@ def measure(plan: Plan, servers: Servers, printer: Printer) -> dict[str, Any]:
         if plan.revision is not None:
             rivals.insert(len(ENGINES), plan.revision)
             folder = str(stack.enter_context(laid_out(plan.revision)))
-        bar = Bar(progress, len(sizes) * len(rivals) * plan.runs * len(plan.in_flight))
+        runs = len(rivals) * plan.runs * len(plan.in_flight) + 1
+        bar = Bar(progress, len(sizes) * runs)
         places: list[dict[str, Any]] = []
         for partitions, contracts in sizes:
             with scratch(servers, partitions) as settings:
                 turns = _Turns(bar, plan.revision)
-                place = Place(settings=settings, contracts=contracts, folder=folder)
+                place = Place(settings=settings, contracts=contracts, folder=folder, weights={})
+                place["weights"] = turns.weigh(place, min(plan.sagas, SAMPLE_SAGAS))
                 levels = _levels(plan, rivals, turns, place)
-            places.append({"partitions": partitions, "contracts": contracts, "levels": levels})
+            size = {"partitions": partitions, "contracts": contracts, "weights": place["weights"]}
+            places.append(size | {"levels": levels})
     return circumstances(plan) | {"places": places}
 
 
@@ -95,7 +100,7 @@ def measure_loaded(plan: Plan, past: Past, servers: Servers, printer: Printer) -
         bar = Bar(progress, 1 + 2 * plan.runs * len(plan.in_flight))
         turns = _Turns(bar)
         places = {
-            name: Place(settings=settings, contracts=contracts, folder=None)
+            name: Place(settings=settings, contracts=contracts, folder=None, weights={})
             for name, settings in ((LOADED, loaded), (EMPTY, empty))
         }
         filled = bar.run("filling a store", "fill", loaded, past.finished, past.still_open)
@@ -167,6 +172,13 @@ class _Turns:
         self._bar = bar
         self._revision = revision
         self._first = 0
+
+    def weigh(self, place: Place, sagas: int) -> dict[str, int]:
+        """What the records and rows of today's engine weigh; nothing has run at the *place*."""
+        first, self._first = self._first, self._first + sagas + WARM_UP_SAGAS
+        size = (first, sagas, SAMPLE_IN_FLIGHT)
+        weights = self._bar.run("weighing", "weigh-servers", {**place, "folder": None}, *size)
+        return {name: int(weight) for name, weight in weights.items()}
 
     def take(self, name: str, rival: str, place: Place, sagas: int, in_flight: int) -> Measured:
         first, self._first = self._first, self._first + sagas + WARM_UP_SAGAS

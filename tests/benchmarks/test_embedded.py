@@ -37,6 +37,8 @@ class TestCommand:
         )
         assert beside["floor"]["sagas_per_s"]["median"] == pytest.approx(ratio)
         assert set(level["writes"]) == set(measured)
+        assert sum(level["shares"].values()) == pytest.approx(1)
+        assert "saga/adapters/sqlite" in level["shares"]
         assert report["replay"]["measured"]["HEAD"]["entries"]["median"] >= 8 * 80
         assert report["open"]["sagas"] == 10_000
         assert report["open"]["resident_mb"] < 500

@@ -1,10 +1,15 @@
 """Measuring on servers: engine and floor on the same servers, each process with its CPU."""
 
+from types import SimpleNamespace
+
 import psycopg
 import pytest
 
 from benchmarks.driving import ENGINES, FLOORS
+from benchmarks.kafka_floor import ROW_BYTES, Orchestrating, Serving
 from benchmarks.order import app, app_with
+from benchmarks.weights import Weights
+from saga.settings import Settings
 from tests.benchmarks.conftest import call
 
 DATABASES = "SELECT datname FROM pg_database WHERE datname LIKE 'bench\\_%' ORDER BY datname"
@@ -27,6 +32,7 @@ def test_engine_and_floor_take_turns_on_the_same_servers(kafka, postgres, tmp_pa
 
     (place,) = report["places"]
     assert (place["partitions"], place["contracts"]) == (4, 20)
+    assert all(weight > 50 for weight in place["weights"].values())
     (level,) = place["levels"]
     assert (level["in_flight"], level["sagas"]) == (16, 100)
     assert set(level["measured"]) == {*ENGINES, "HEAD", *FLOORS}
@@ -37,6 +43,24 @@ def test_engine_and_floor_take_turns_on_the_same_servers(kafka, postgres, tmp_pa
     for name in ENGINES:
         assert set(level["beside"][name]) == {"HEAD", *FLOORS}
     assert databases(postgres) == before
+
+
+def test_the_heavy_floor_fills_up_what_it_writes():
+    """Records to the byte, and what a turn and a reply leave."""
+    settings = Settings.read({})
+    weights = Weights(record=600, turn=700, index=200, inbox=300)
+    trigger = SimpleNamespace(topic="t", partition=0, offset=1, key=b"order-10", value=b"{}")
+
+    (turns, index, _), (intent,) = Orchestrating(settings, weights).handle([trigger])
+    served = SimpleNamespace(key=intent[1], value=intent[2], headers=intent[3])
+    (inbox,), (reply,) = Serving(settings, weights).handle([served])
+
+    for _, key, value, headers in (intent, reply):
+        size = sum(len(name) + len(content) for name, content in headers)
+        assert len(key) + len(value) + size == weights.record
+    assert len(turns[1][-1][0]) == weights.turn
+    assert len(index[1][-2][0]) > 100
+    assert len(inbox[1][0][0]) + len(inbox[1][1][0]) + ROW_BYTES == weights.inbox
 
 
 def test_idle_sagas_make_up_the_number_of_contracts():
