@@ -20,8 +20,17 @@ Error = TypeVar("Error", bound=BaseException)
 
 def is_ours(error: BaseException) -> bool:
     """Whether *error* is meant for this process, though users' code let it out; in a group too."""
-    if is_a(error, BaseExceptionGroup):
-        return any(map(is_ours, BaseExceptionGroup.exceptions.__get__(error)))
+    left = [error]  # groups may be nested deeper than calls may
+    while left:
+        each = left.pop()
+        if is_a(each, BaseExceptionGroup):
+            left += BaseExceptionGroup.exceptions.__get__(each)
+        elif _is_ours_alone(each):
+            return True
+    return False
+
+
+def _is_ours_alone(error: BaseException) -> bool:
     if is_a(error, asyncio.CancelledError):
         return _is_being_cancelled()
     return is_a(error, KeyboardInterrupt) or is_a(error, MemoryError)

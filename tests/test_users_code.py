@@ -21,6 +21,14 @@ def test_ctrl_c_and_no_memory_are_ours_in_a_group_too(error: BaseException) -> N
     assert is_ours(BaseExceptionGroup("several", [ValueError(), BaseExceptionGroup("", [error])]))
 
 
+@pytest.mark.parametrize("error", [ValueError(), MemoryError()])
+def test_groups_may_be_nested_deeper_than_calls(error: BaseException) -> None:
+    nested = error
+    for _ in range(5_000):
+        nested = BaseExceptionGroup("around", [nested])
+    assert is_ours(nested) is isinstance(error, MemoryError)
+
+
 async def test_a_cancellation_is_ours_while_our_own_task_is_being_cancelled() -> None:
     found: list[bool] = []
 

@@ -39,6 +39,9 @@ async def idling(ctx: Context, begun: Begun) -> None:
         case "retry soon":
             retry = Retry(attempts=4, initial="600ms", jitter=0)
             await ctx.do(Work(name=name, fails=3), retry=retry)
+        case "retry in the minute":
+            retry = Retry(initial="59s", jitter=0)
+            await ctx.do(Work(name=name, fails=1), retry=retry)
         case "retry late":
             retry = Retry(initial=FAR, cap=FAR, jitter=0)
             await ctx.do(Work(name=name, fails=1), retry=retry)
@@ -102,7 +105,7 @@ async def test_time_and_people_are_not_waited_for_and_named(tmp_path, does):
 
 
 async def test_how_long_to_wait_can_be_said(tmp_path):
-    status, left = await after_idle("retry soon", within="0s", **addresses(tmp_path))
+    status, left = await after_idle("retry in the minute", within="0s", **addresses(tmp_path))
 
     assert status is SagaStatus.RUNNING
     assert left.next_at is not None

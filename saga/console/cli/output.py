@@ -43,6 +43,8 @@ STYLES: Final = {
     ),
 }
 Row = Mapping[str, Any]
+TRACED_MAX: Final = 100
+"""So many exceptions of a chain or of nested groups are told of."""
 _COMMAND: Final = re.compile(r"`(saga [^`]+)`")
 _NO_ROOM: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
@@ -143,20 +145,42 @@ def shown(text: str) -> str:
 
 
 def traced(error: BaseException) -> Iterator[str]:
-    """The lines of a traceback; what the exceptions say is one line each."""
-    before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    if before is not None:
-        yield from traced(before)
-        yield "and from that, or while it was handled:"
+    """The lines of a traceback; what the exceptions say is one line each.
+
+    Each exception is told once, for chains may be rings, and no more of them than make sense.
+    """
+    return _traced_chain(error, told={id(error)})
+
+
+def _traced_chain(error: BaseException, told: set[int]) -> Iterator[str]:
+    chain = [error]
+    while (before := _what_led_to(chain[-1])) is not None and id(before) not in told:
+        told.add(id(before))
+        chain.append(before)
+    for number, each in enumerate(reversed(chain[:TRACED_MAX])):
+        if number:
+            yield "and from that, or while it was handled:"
+        yield from _traced_alone(each, told)
+
+
+def _what_led_to(error: BaseException) -> BaseException | None:
+    return error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def _traced_alone(error: BaseException, told: set[int]) -> Iterator[str]:
     if error.__traceback__ is not None:
         yield "Traceback (most recent call last):"
     for frame in traceback.format_tb(error.__traceback__):
         yield from map(shown, frame.splitlines())
-    for text in (described(error), *getattr(error, "__notes__", ())):
-        yield shown(str(text))
+    yield shown(described(error))
+    notes = getattr(error, "__notes__", ())
+    if isinstance(notes, list | tuple):
+        yield from (shown(note) for note in notes if isinstance(note, str))
     if isinstance(error, BaseExceptionGroup):
         for inner in error.exceptions:
-            yield from (f"  | {line}" for line in traced(inner))
+            if id(inner) not in told and len(told) < TRACED_MAX:
+                told.add(id(inner))
+                yield from (f"  | {line}" for line in _traced_chain(inner, told))
 
 
 class ExitCode(IntEnum):

@@ -165,6 +165,45 @@ def test_no_exception_breaks_out_of_its_traceback(logged):
     assert "_Dumb (its text cannot be read: RuntimeError)" in text
 
 
+def _ring() -> Exception:
+    first, second = ValueError("first"), ValueError("second")
+    first.__cause__, second.__context__ = second, first
+    return first
+
+
+def _chain() -> Exception:
+    error = before = ValueError("last")
+    for number in range(5_000):
+        before.__context__ = before = ValueError(f"{number} before")
+    return error
+
+
+def _nested() -> Exception:
+    error: Exception = ValueError("inmost")
+    for _ in range(5_000):
+        error = ExceptionGroup("around", [error])
+    return error
+
+
+def _noted() -> Exception:
+    error = ValueError("noted")
+    error.__notes__ = 5
+    return error
+
+
+@pytest.mark.parametrize("make", [_ring, _chain, _nested, _noted])
+def test_an_exception_of_any_shape_is_logged_and_ends_nothing(logged, make):
+    error = make()
+
+    logging.getLogger("saga.test").error("went wrong", exc_info=error)
+
+    lines = logged()
+    assert "went wrong" in lines[0]
+    told = [line for line in lines if "ValueError: " in line or "around" in line]
+    assert 0 < len(told) <= 100
+    assert all(told.count(line) == 1 for line in told if line.startswith("ValueError"))
+
+
 def test_no_text_breaks_out_of_a_line_of_output(toys):
     """Keys and reasons of sagas, in tables, lines and JSON."""
     call("publish", LEAVE, json.dumps({"name": FORGED})).fails(0)
