@@ -46,7 +46,7 @@ def build_service(
         health.append(_orchestrator_health(assembly, opened))
         waits = Waits(opened.catalogue, assembly.parts.clock, assembly.receiver.why_stopped)
     if "effects" in roles and app.effects:
-        effects_store = open_effects_store(settings, files=opened.files)
+        effects_store = open_effects_store(settings, beside=opened)
         closers.insert(0, effects_store.close)
         running += _effects(assembly, effects_store, health)
     if has_probes and (settings.is_http_asked_for or settings.bus.startswith("kafka:")):

@@ -201,16 +201,34 @@ def open_postgres(settings: Settings) -> PostgresDatabase:
     return PostgresDatabase(address)
 
 
-def open_effects_store(settings: Settings, *, files: Sequence[SqliteDatabase] = ()) -> EffectsStore:
-    """Its `open` connects; a database among *files* that is the same file is shared."""
+def open_effects_store(settings: Settings, *, beside: Opened | None = None) -> EffectsStore:
+    """Its `open` connects; a database of *beside* that is the same file is shared.
+
+    A bus and a store in one file keep answers there, unless an address says where all rows go.
+    """
     if not settings.effects_address.startswith("postgresql:"):
         path = file_in(settings.effects_address, "SAGA_EFFECTS_STORE")
+        files = [] if beside is None else beside.files
         shared = next((database for database in files if database.is_at(path)), None)
-        return SqliteEffectsStore(shared or path, serves=Serves.of(settings))
+        bus = None if beside is None else beside.bus
+        is_with_bus = settings.is_one_file and (shared or settings.effects_store is None)
+        return SqliteEffectsStore(
+            shared or path,
+            beside=None if shared else _file_of_store(settings, files),
+            publish_through=bus if is_with_bus and isinstance(bus, LocalBus) else None,
+            serves=Serves.of(settings),
+        )
     address = effects_address(settings)
     from saga.adapters.postgres import PostgresEffectsStore
 
     return PostgresEffectsStore(address, serves=Serves.of(settings))
+
+
+def _file_of_store(settings: Settings, files: Sequence[SqliteDatabase]) -> SqliteDatabase | None:
+    if not settings.store.startswith("sqlite:"):
+        return None
+    path = file_in(settings.store, "SAGA_STORE")
+    return next((database for database in files if database.is_at(path)), None)
 
 
 def tables_of(settings: Settings) -> list[Tables]:

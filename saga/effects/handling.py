@@ -34,7 +34,7 @@ from saga.errors import (
     TaskEnded,
     TransactionEnded,
 )
-from saga.ports.bus import Bus, Inbound, RecordLimits
+from saga.ports.bus import Bus, Inbound, Record, RecordLimits
 from saga.ports.clock import Clock
 from saga.ports.effects_store import BEGINNING, EffectsStore, InboxRow, InboxWrite, NotKept, Unit
 from saga.ports.store import DeadLetterReason
@@ -113,6 +113,7 @@ class _Commit(NamedTuple):
     unit: Unit
     run: Run
     row: InboxRow
+    answer: Record | None
 
 
 class Handling:
@@ -122,7 +123,7 @@ class Handling:
         self,
         parts: Parts,
         threads: Executor | None,
-        answer: Callable[[Collection[tuple[Request, InboxRow | None]]], None],
+        answer: Callable[[Collection[tuple[Request, Record | None]]], None],
     ) -> None:
         self.has_room: Final = asyncio.Event()
         self.committing: Final[dict[asyncio.Future[NotKept], list[_Commit]]] = {}
@@ -161,9 +162,9 @@ class Handling:
                     jobs.append(run)
                 case Answer(row):
                     parts.counts[REPEATED] += 1
-                    self._answer([(request, row)])
+                    self._answer([(request, self._reply(request, row))])
                 case NothingToUndo(writes):
-                    self._commit(writes, _Commit(store.unit(), Run(request), writes[0].row))
+                    self._commit(store.unit(), Run(request), writes)
                 case Conflict(row):
                     self._refuse(request, row)
         if jobs:
@@ -174,7 +175,7 @@ class Handling:
         keys = {"saga_id": request.saga_id, "topic": request.inbound.topic, "reason": row.code}
         log.error("%s: %s", row.code, row.message, extra=keys)
         if request.route.is_intent:
-            self._answer([(request, row)])
+            self._answer([(request, self._reply(request, row))])
         else:
             self._keep_dead_letter(request, DeadLetterReason(str(row.code)), str(row.message))
 
@@ -265,16 +266,21 @@ class Handling:
         writes = [InboxWrite(row, run.replaces)]
         if row.outcome is ReplyOutcome.DONE:
             writes += run.when_done
-        self._commit(writes, _Commit(unit, run, row))
+        self._commit(unit, run, writes)
 
-    def _commit(self, writes: Sequence[InboxWrite], commit: _Commit) -> None:
-        """Have *writes* made durable; units that end together share a future."""
-        future = commit.unit.keep(writes)
+    def _reply(self, request: Request, row: InboxRow | None) -> Record | None:
+        return None if row is None else self._parts.subscription.reply(request, row)
+
+    def _commit(self, unit: Unit, run: Run, writes: Sequence[InboxWrite]) -> None:
+        """Have *writes*, the answer first, made durable; units that end together share a future."""
+        row = writes[0].row
+        answer = self._reply(run.request, row)
+        future = unit.keep(writes, answer)
         commits = self.committing.get(future)
         if commits is None:
             commits = self.committing[future] = []
             future.add_done_callback(self._committed)
-        commits.append(commit)
+        commits.append(_Commit(unit, run, row, answer))
 
     def _committed(self, future: asyncio.Future[NotKept]) -> None:
         """What goes wrong in a callback reaches nobody: it ends the service."""
@@ -295,8 +301,9 @@ class Handling:
             case StoreUnavailable() as error:
                 self._repeat([commit.run.request for commit in commits], error)
             case TransactionEnded() as error:
-                for _, run, _ in commits:
-                    self._keep(self._parts.store.unit(), run, self._tampered(run.request, error))
+                for each in commits:
+                    row = self._tampered(each.run.request, error)
+                    self._keep(self._parts.store.unit(), each.run, row)
             case error:
                 raise error
 
@@ -306,23 +313,32 @@ class Handling:
             self._fail_refused([each for each in commits if each.unit in moved.refused], moved)
             commits = [commit for commit in commits if commit.unit not in moved.refused]
         if moved:
-            self._spawn(self.look_up([run.request for unit, run, _ in commits if unit in moved]))
+            again = [each.run.request for each in commits if each.unit in moved]
+            self._spawn(self.look_up(again))
             commits = [commit for commit in commits if commit.unit not in moved]
         if self._commit_backoff.failures:
             self._commit_backoff.reset()
         for commit in commits:
             self._parts.counts[COUNTED[commit.row.outcome]] += 1
-        self._answer([(commit.run.request, commit.row) for commit in commits])
+        published = moved.published
+        self._answer(
+            [
+                (commit.run.request, None if commit.unit in published else commit.answer)
+                for commit in commits
+            ]
+        )
         self.has_room.set()
 
     def _fail_refused(self, commits: Sequence[_Commit], moved: NotKept) -> None:
         """The store takes these rows at no time: their attempts have failed, and others go on."""
         now = self._parts.clock.now()
-        answers: list[tuple[Request, InboxRow | None]] = []
-        for unit, run, _ in commits:
-            reason = f"the inbox refuses its row: {moved.refused[unit]}"
-            log.error("intent %s: %s", run.request.message_id, reason, extra={"reason": reason})
-            answers.append((run.request, _failed(run.request, FailureCode.NOT_KEPT, reason, now)))
+        answers: list[tuple[Request, Record | None]] = []
+        for each in commits:
+            request = each.run.request
+            reason = f"the inbox refuses its row: {moved.refused[each.unit]}"
+            log.error("intent %s: %s", request.message_id, reason, extra={"reason": reason})
+            row = _failed(request, FailureCode.NOT_KEPT, reason, now)
+            answers.append((request, self._reply(request, row)))
         self._answer(answers)
         self.has_room.set()
 

@@ -22,7 +22,7 @@ from saga.effects.request import Rejected, Request, Subscription
 from saga.errors import BusUnavailable, MessageTooLarge, SagaError, TaskEnded, TopicMissing
 from saga.ports.bus import Bus, Consumer, Inbound, Record, RecordLimits
 from saga.ports.clock import Clock
-from saga.ports.effects_store import EffectsStore, InboxRow
+from saga.ports.effects_store import EffectsStore
 from saga.ports.store import DeadLetterReason
 from saga.retrying import retried
 from saga.tasks import Tasks
@@ -61,7 +61,7 @@ class EffectsService:
         self._records = RecordsInHand()
         self._order = KeyOrder()
         self._handling = Handling(self._parts, self._threads, self._answer)
-        self._answers: list[tuple[Request, InboxRow | None]] = []
+        self._answers: list[tuple[Request, Record | None]] = []
         self._has_answers = asyncio.Event()
         self._offsets_at_s = clock.monotonic_s()
         self._tasks: Tasks | None = None
@@ -225,21 +225,17 @@ class EffectsService:
 
     # Publishing: send the answers, let the next of each key go on, remember the offsets.
 
-    def _answer(self, answers: Collection[tuple[Request, InboxRow | None]]) -> None:
+    def _answer(self, answers: Collection[tuple[Request, Record | None]]) -> None:
+        """These are dealt with; None is for those that get no answer, or have theirs."""
         self._answers.extend(answers)
         self._has_answers.set()
 
     async def _publish(self) -> None:
-        reply = self.subscription.reply
         while True:
             await self._has_answers.wait()
             self._has_answers.clear()
             answers, self._answers = self._answers, []
-            replies = [
-                (request, record)
-                for request, row in answers
-                if row is not None and (record := reply(request, row)) is not None
-            ]
+            replies = [(request, record) for request, record in answers if record is not None]
             if replies:
                 try:
                     await self._send([record for _, record in replies])

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple, Protocol, TypeVar
 
 from saga.core.events import Json, ReplyOutcome
 from saga.core.identity import Instant
+from saga.ports.bus import Record
 
 SqlValue = None | int | float | str | bytes
 K = TypeVar("K")
@@ -109,7 +110,8 @@ class ThreadDatabase(Protocol):
 class NotKept(set["Unit"]):
     """The units of a commit that were not kept; another process was first at their keys.
 
-    Those that the store *refused*, and why, would be refused again.
+    Those that the store *refused*, and why, would be refused again. All others are kept, and those
+    of them that are *published* have their answers on the bus.
     """
 
     def __init__(
@@ -117,6 +119,7 @@ class NotKept(set["Unit"]):
     ) -> None:
         super().__init__(moved)
         self.refused: dict[Unit, str] = dict(refused or {})
+        self.published: set[Unit] = set()
 
 
 class Unit(Protocol):
@@ -137,9 +140,12 @@ class Unit(Protocol):
     def drop(self) -> None:
         """Undo the writes through `db`. `keep` is still possible, for the rows alone."""
 
-    def keep(self, writes: Sequence[InboxWrite]) -> asyncio.Future[NotKept]:
+    def keep(
+        self, writes: Sequence[InboxWrite], answer: Record | None = None
+    ) -> asyncio.Future[NotKept]:
         """End the unit: what it wrote and *writes* become durable together.
 
+        A store in a bus's own file may publish *answer* with them, or leave that to the caller.
         The future, which units may share, gives those that were *not* kept: look at the inbox anew.
         It raises StoreUnavailable where nothing was kept, and TransactionEnded, for one unit alone,
         where what the handler did forbids the commit.

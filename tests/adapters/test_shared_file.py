@@ -61,7 +61,7 @@ async def test_a_file_with_several_addresses_has_one_owner(tmp_path: Path, name:
         effects_store=f"sqlite:///{tmp_path}/{name}",
     )
     opened = open_bus_and_store(settings)
-    effects = open_effects_store(settings, files=opened.files)
+    effects = open_effects_store(settings, beside=opened)
     await effects.open()
 
     assert effects.database is opened.files[0]

@@ -39,6 +39,7 @@ from saga.adapters.rows import inbox_read
 from saga.adapters.whose import Serves
 from saga.core.texts import described
 from saga.errors import StoreUnavailable, TransactionEnded
+from saga.ports.bus import Record
 from saga.ports.effects_store import (
     BEGINNING,
     RAW_TOO_EARLY,
@@ -360,7 +361,9 @@ class PostgresUnit(Unit):
         self._store.undo(self)
 
     @override
-    def keep(self, writes: Sequence[InboxWrite]) -> asyncio.Future[NotKept]:
+    def keep(
+        self, writes: Sequence[InboxWrite], answer: Record | None = None
+    ) -> asyncio.Future[NotKept]:
         is_dropped, self._is_ended = self._is_ended, True
         session = self.session
         if session is None or is_dropped or self._is_broken:

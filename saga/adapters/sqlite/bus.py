@@ -94,7 +94,8 @@ class LocalBus(Bus):
         self._record_bytes_max = record_bytes_max
         self.log = RecordLog(database, record_bytes_max=record_bytes_max)
         self.delivery = EarlyDelivery()
-        self._early_readers: EarlyReaders | None = None
+        self.early_readers: EarlyReaders | None = None
+        """Who may have records before they are durable."""
         self._clock = clock
         self._consumers: list[LocalConsumer] = []
         self._groups: dict[str, Group] = {}
@@ -143,7 +144,7 @@ class LocalBus(Bus):
     ) -> LocalConsumer:
         names = tuple(dict.fromkeys(topics))
         member_id = await self._join(group, names)
-        is_early = self._early_readers is not None and resume_at is not None
+        is_early = self.early_readers is not None and resume_at is not None
         consumer = LocalConsumer(self, member_id, group, names, resume_at, is_early=is_early)
         self._consumers.append(consumer)
         if self._tender is None:
@@ -192,11 +193,11 @@ class LocalBus(Bus):
 
         return self.read_now(query)
 
-    # What an event store on the same file needs to publish in its own transaction.
+    # What stores on the same file need to publish in their own transactions.
 
     def allow_early_delivery(self) -> None:
         """Deliver records before they are durable to consumers that commit in the same file."""
-        self._early_readers = EarlyReaders(self.delivery.deliver_early, self.delivery.retract)
+        self.early_readers = EarlyReaders(self.delivery.deliver_early, self.delivery.retract)
 
     def place(self, records: Sequence[Record]) -> list[PlacedRecord]:
         """Accept all *records*, or none, and choose their partitions.
@@ -264,7 +265,7 @@ class LocalBus(Bus):
             return self.append(cursor, together.placed)
 
         written = self.database.write(
-            work, on_commit=self.delivery.deliver, early_readers=self._early_readers
+            work, on_commit=self.delivery.deliver, early_readers=self.early_readers
         )
         together = _Together([], written)
         return together

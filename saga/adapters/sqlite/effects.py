@@ -16,27 +16,32 @@ from typing import Final
 
 from typing_extensions import override
 
-from saga.adapters.sqlite.connection import is_of_the_disk, is_refusal, unavailable
+from saga.adapters.sqlite.answers import AnswersInBus
+from saga.adapters.sqlite.bus import LocalBus
+from saga.adapters.sqlite.connection import is_of_the_disk, is_refusal, translated, unavailable
 from saga.adapters.sqlite.database import SqliteDatabase
 from saga.adapters.sqlite.inbox import (
     COMPONENT,
-    create_tables,
-    insert_all_or_none,
+    MIGRATIONS,
+    Elsewhere,
+    Ended,
     select_rows,
-    write_all_or_none,
+    select_written,
+    take_newer,
     write_rows,
+    write_units,
 )
 from saga.adapters.sqlite.whose import INBOX_FACTS, settle_whose
 from saga.adapters.sqlite.writer import Job, Writer
 from saga.adapters.whose import Serves
 from saga.core.texts import described
 from saga.errors import StoreUnavailable, TransactionEnded
+from saga.ports.bus import Record
 from saga.ports.effects_store import (
     BEGINNING,
     RAW_TOO_EARLY,
     Database,
     EffectsStore,
-    InboxRow,
     InboxWrite,
     Kept,
     NotKept,
@@ -55,12 +60,26 @@ _vetted: set[str] = set()
 class SqliteEffectsStore(EffectsStore):
     """The effects store in *file*: a path, or a shared database, which its maker closes.
 
-    With *serves*, opening one of another environment or namespace raises StoreForeign.
+    Args:
+        beside: the event store's file, where it is another one: rows may be kept there too.
+        publish_through: the bus in that file, or in this one: units that wrote nothing then have
+            their rows beside their answers.
+        serves: opening a store of another environment or namespace raises StoreForeign.
     """
 
-    def __init__(self, file: str | SqliteDatabase, *, serves: Serves | None = None) -> None:
+    def __init__(
+        self,
+        file: str | SqliteDatabase,
+        *,
+        beside: SqliteDatabase | None = None,
+        publish_through: LocalBus | None = None,
+        serves: Serves | None = None,
+    ) -> None:
         self._serves = serves
         self._shared = file if isinstance(file, SqliteDatabase) else None
+        self._beside = beside
+        through = publish_through
+        self._answers = AnswersInBus(through, self) if through is not None else None
         self.path: Final = file.path if isinstance(file, SqliteDatabase) else file
         self.has_threads: Final = self._shared is None or self._shared.has_threads
         self._database: SqliteDatabase | None = None
@@ -90,7 +109,11 @@ class SqliteEffectsStore(EffectsStore):
 
     @override
     async def kept(self, service: str, keys: Sequence[str]) -> Kept[str]:
-        return self.database.read_now(partial(select_rows, service, keys))
+        query = partial(select_rows, service, keys)
+        kept = self.database.read_now(query)
+        if self._beside is not None:
+            take_newer(kept, self._beside.read_now(query))
+        return kept
 
     @override
     def unit(self, *, alone: bool = False) -> SqliteUnit:  # each writes alone anyway
@@ -98,6 +121,8 @@ class SqliteEffectsStore(EffectsStore):
 
     @override
     async def close(self) -> None:
+        if self._answers is not None:
+            await self._answers.drained()
         if self._group is not None:
             await asyncio.wait([self._group.kept])
         database, self._database = self._database, None
@@ -115,8 +140,14 @@ class SqliteEffectsStore(EffectsStore):
 
     # What units ask of it.
 
-    def keep(self, unit: SqliteUnit, writes: Sequence[InboxWrite]) -> _Kept:
+    def keep(self, unit: SqliteUnit, writes: Sequence[InboxWrite], answer: Record | None) -> _Kept:
         """For a unit that has written nothing else."""
+        if self._answers is not None and self._database is not None:
+            return self._answers.keep(unit, writes, answer)
+        return self.keep_apart(unit, writes)
+
+    def keep_apart(self, unit: Unit, writes: Sequence[InboxWrite]) -> _Kept:
+        """Keep the rows in this file, and publish nothing."""
         if self._database is None:
             return self._refused(self._not_open())
         group = self._next_group()
@@ -131,15 +162,17 @@ class SqliteEffectsStore(EffectsStore):
         cursor = writer.writing.connection.cursor()
         is_whole = writer.holder is unit and writer.writing.in_transaction
         try:
-            is_kept = is_whole and write_rows(cursor, writes)
-        except (sqlite3.Error, OverflowError, UnicodeError) as error:
+            is_kept = is_whole and write_rows(cursor, writes, self._elsewhere(writes))
+        except (sqlite3.Error, StoreUnavailable, OverflowError, UnicodeError) as error:
             if not writer.leave(unit, keep=False):
                 self._lose_written()
             if is_refusal(error):
                 not_kept: _Kept = asyncio.get_running_loop().create_future()
                 not_kept.set_result(NotKept(refused={unit: described(error)}))
                 return not_kept
-            return self._refused(unavailable(self.path, error))
+            if not isinstance(error, StoreUnavailable):
+                error = unavailable(self.path, error)
+            return self._refused(error)
         if not writer.leave(unit, keep=is_kept):
             self._lose_written()
             raise TransactionEnded(
@@ -155,6 +188,30 @@ class SqliteEffectsStore(EffectsStore):
         if self._database is not None and not self._database.writer.leave(unit, keep=False):
             self._lose_written()
 
+    # Of both inboxes, whoever holds this file writes what he found free in the other one.
+
+    def hold(self, holder: object, writes: Sequence[InboxWrite]) -> Elsewhere | None:
+        """What is kept here of the keys of *writes*, and will be until `release`.
+
+        None where others use the file: they may be keeping any of them.
+        """
+        if self._beside is None:
+            return Elsewhere()
+        writer = self.database.writer
+        if writer.holder is not holder and not writer.try_hold(holder):
+            return None
+        with translated(self.path):
+            return select_written(writes, writer.writing.connection.cursor())
+
+    def release(self, holder: object) -> None:
+        if self._database is not None:
+            self._database.writer.release(holder)
+
+    def _elsewhere(self, writes: Sequence[InboxWrite]) -> Elsewhere:
+        if self._beside is None or not writes:
+            return Elsewhere()
+        return self._beside.read_now(partial(select_written, writes))
+
     # The units that are committed together.
 
     def _next_group(self) -> _Group:
@@ -166,49 +223,12 @@ class SqliteEffectsStore(EffectsStore):
         return group
 
     def _write_group(self, group: _Group, cursor: sqlite3.Cursor) -> NotKept:
-        """Write the rows; where the file refuses one of them, unit by unit."""
         if self._group is group:
             self._group = None
-        cursor.execute("SAVEPOINT rows")
-        try:
-            not_kept = self._write_together(group, cursor)
-        except Exception as error:
-            if not is_refusal(error):
-                raise
-            cursor.execute("ROLLBACK TO rows")
-            not_kept = self._write_one_by_one(group, cursor)
-        cursor.execute("RELEASE rows")
+        elsewhere = self._elsewhere([write for _, writes in group.rows_only for write in writes])
+        not_kept = write_units(cursor, group.rows_only, elsewhere)
+        not_kept.update(group.lost)
         return not_kept
-
-    def _write_one_by_one(self, group: _Group, cursor: sqlite3.Cursor) -> NotKept:
-        not_kept = NotKept(group.lost)
-        for unit, writes in group.rows_only:
-            cursor.execute("SAVEPOINT one")
-            try:
-                if not write_all_or_none(cursor, writes):
-                    not_kept.add(unit)
-            except Exception as error:
-                if not is_refusal(error):
-                    raise
-                cursor.execute("ROLLBACK TO one")
-                not_kept.refused[unit] = described(error)
-            cursor.execute("RELEASE one")
-        return not_kept
-
-    def _write_together(self, group: _Group, cursor: sqlite3.Cursor) -> NotKept:
-        one_by_one = group.rows_only
-        if len(one_by_one) > 1:
-            new: list[InboxRow] = []
-            others: list[tuple[SqliteUnit, Sequence[InboxWrite]]] = []
-            for unit, writes in one_by_one:
-                if len(writes) == 1 and writes[0].replaces is None:
-                    new.append(writes[0].row)
-                else:
-                    others.append((unit, writes))
-            if insert_all_or_none(cursor, new):
-                one_by_one = others
-        taken = [unit for unit, writes in one_by_one if not write_all_or_none(cursor, writes)]
-        return NotKept([*group.lost, *taken])
 
     def _lose_written(self) -> None:
         if self._group is not None:
@@ -220,7 +240,9 @@ class SqliteEffectsStore(EffectsStore):
     def _opened(self) -> SqliteDatabase:
         database = self._shared or SqliteDatabase(self.path, is_theirs=True)
         try:
-            database.migrate(COMPONENT, (create_tables,))
+            database.migrate(COMPONENT, MIGRATIONS)
+            if self._beside is not None:
+                self._beside.migrate(COMPONENT, MIGRATIONS)
             if self._serves is not None:
                 settle_whose(database, INBOX_FACTS, self._serves)
         except BaseException:
@@ -250,7 +272,7 @@ class _Group:
 
     def __init__(self) -> None:
         self.kept: _Kept = asyncio.get_running_loop().create_future()
-        self.rows_only: list[tuple[SqliteUnit, Sequence[InboxWrite]]] = []
+        self.rows_only: list[Ended] = []
         self.written: list[SqliteUnit] = []
         self.lost: list[SqliteUnit] = []
 
@@ -298,13 +320,12 @@ class SqliteUnit(Unit):
             self._store.leave(self)
 
     @override
-    def keep(self, writes: Sequence[InboxWrite]) -> _Kept:
-        if not self._end():
-            return self._store.keep(self, writes)
-        if not self._is_broken:
-            return self._store.keep_written(self, writes)
-        self._store.leave(self)
-        return self._store.keep(self, writes)
+    def keep(self, writes: Sequence[InboxWrite], answer: Record | None = None) -> _Kept:
+        if self._end():
+            if not self._is_broken:
+                return self._store.keep_written(self, writes)
+            self._store.leave(self)
+        return self._store.keep(self, writes, answer)
 
     async def enter(self) -> None:
         """Own the connection, from here to the end of the unit."""

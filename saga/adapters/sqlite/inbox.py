@@ -2,21 +2,30 @@
 
 Sagas are numbered in the order they appear, so that the rows of those that run at the same time
 share pages: a commit writes whole ones, and keys in no order would cost one each.
+
+There may be a second inbox, in another file: of a key that is in both, the newer row counts.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from saga.adapters.rows import inbox_read
+from saga.adapters.sqlite.connection import is_refusal
 from saga.adapters.sqlite.statements import ManyRows
 from saga.core.events import ReplyOutcome
-from saga.ports.effects_store import InboxRow, InboxWrite, Kept
+from saga.core.texts import described
+from saga.ports.effects_store import InboxRow, InboxWrite, Kept, NotKept, Unit
 
 COMPONENT: Final = "effects"
+Elsewhere = Kept[tuple[str, str]]
+"""What another inbox has, by service and key."""
+Ended = tuple[Unit, Sequence[InboxWrite]]
+"""A unit that has written nothing but these rows."""
+K = TypeVar("K")
 
 _TABLES: Final = (
     """CREATE TABLE saga_inbox_sagas (
@@ -88,6 +97,13 @@ def create_tables(cursor: sqlite3.Cursor) -> None:
         cursor.execute(statement)
 
 
+def rows_may_be_elsewhere(_: sqlite3.Cursor) -> None:
+    """Version 2 may have rows in the bus's file: who knows version 1 would not look there."""
+
+
+MIGRATIONS: Final = (create_tables, rows_may_be_elsewhere)
+
+
 def select_rows(service: str, keys: Sequence[str], cursor: sqlite3.Cursor) -> Kept[str]:
     if len(keys) == 1:
         columns = cursor.execute(_SELECT_ONE, (*_split(keys[0]), service)).fetchone()
@@ -98,24 +114,98 @@ def select_rows(service: str, keys: Sequence[str], cursor: sqlite3.Cursor) -> Ke
     return inbox_read(found, partial(_row, service)) if found else Kept()
 
 
-def write_rows(cursor: sqlite3.Cursor, writes: Sequence[InboxWrite]) -> bool:
+def select_written(writes: Iterable[InboxWrite], cursor: sqlite3.Cursor) -> Elsewhere:
+    """The rows of the keys of *writes*."""
+    keys: dict[str, list[str]] = {}
+    for row, _ in writes:
+        keys.setdefault(row.service, []).append(row.key)
+    found = Elsewhere()
+    for service, wanted in keys.items():
+        kept = select_rows(service, wanted, cursor)
+        found.update(((service, key), row) for key, row in kept.items())
+        found.damaged |= {(service, key): what for key, what in kept.damaged.items()}
+    return found
+
+
+def take_newer(kept: Kept[K], others: Kept[K]) -> None:
+    """Have in *kept* what *others* have in addition, or newer."""
+    for key, other in others.items():
+        own = kept.get(key)
+        if own is None or _age(other) > _age(own):
+            kept[key] = other
+    kept.damaged |= others.damaged
+
+
+def write_units(cursor: sqlite3.Cursor, units: Sequence[Ended], elsewhere: Elsewhere) -> NotKept:
+    """Write the rows; where the file refuses one of them, unit by unit."""
+    cursor.execute("SAVEPOINT rows")
+    try:
+        not_kept = _write_together(cursor, units, elsewhere)
+    except Exception as error:
+        if not is_refusal(error):
+            raise
+        cursor.execute("ROLLBACK TO rows")
+        not_kept = _write_one_by_one(cursor, units, elsewhere)
+    cursor.execute("RELEASE rows")
+    return not_kept
+
+
+def write_rows(cursor: sqlite3.Cursor, writes: Sequence[InboxWrite], elsewhere: Elsewhere) -> bool:
     """False where a row is no longer as expected; the caller undoes what was written before it."""
-    return all(_write(cursor, write) for write in writes)
+    return all(_write(cursor, write, elsewhere) for write in writes)
 
 
-def write_all_or_none(cursor: sqlite3.Cursor, writes: Sequence[InboxWrite]) -> bool:
+def _write_together(
+    cursor: sqlite3.Cursor, units: Sequence[Ended], elsewhere: Elsewhere
+) -> NotKept:
+    if len(units) > 1:
+        new: list[InboxRow] = []
+        others: list[Ended] = []
+        for unit, writes in units:
+            if len(writes) == 1 and _is_new(writes[0], elsewhere):
+                new.append(writes[0].row)
+            else:
+                others.append((unit, writes))
+        if _insert_all_or_none(cursor, new):
+            units = others
+    return NotKept(
+        unit for unit, writes in units if not _write_all_or_none(cursor, writes, elsewhere)
+    )
+
+
+def _write_one_by_one(
+    cursor: sqlite3.Cursor, units: Sequence[Ended], elsewhere: Elsewhere
+) -> NotKept:
+    not_kept = NotKept()
+    for unit, writes in units:
+        cursor.execute("SAVEPOINT one")
+        try:
+            if not _write_all_or_none(cursor, writes, elsewhere):
+                not_kept.add(unit)
+        except Exception as error:
+            if not is_refusal(error):
+                raise
+            cursor.execute("ROLLBACK TO one")
+            not_kept.refused[unit] = described(error)
+        cursor.execute("RELEASE one")
+    return not_kept
+
+
+def _write_all_or_none(
+    cursor: sqlite3.Cursor, writes: Sequence[InboxWrite], elsewhere: Elsewhere
+) -> bool:
     """False, and nothing is written, where a row is no longer as expected."""
     if len(writes) == 1:
-        return _write(cursor, writes[0])
+        return _write(cursor, writes[0], elsewhere)
     cursor.execute("SAVEPOINT inbox")
-    is_kept = write_rows(cursor, writes)
+    is_kept = write_rows(cursor, writes, elsewhere)
     if not is_kept:
         cursor.execute("ROLLBACK TO inbox")
     cursor.execute("RELEASE inbox")
     return is_kept
 
 
-def insert_all_or_none(cursor: sqlite3.Cursor, rows: Sequence[InboxRow]) -> bool:
+def _insert_all_or_none(cursor: sqlite3.Cursor, rows: Sequence[InboxRow]) -> bool:
     """False, and nothing is written, where a key is not free."""
     cursor.execute("SAVEPOINT inbox")
     is_kept = _insert(cursor, rows) == len(rows)
@@ -125,13 +215,38 @@ def insert_all_or_none(cursor: sqlite3.Cursor, rows: Sequence[InboxRow]) -> bool
     return is_kept
 
 
-def _write(cursor: sqlite3.Cursor, write: InboxWrite) -> bool:
-    replaced = write.replaces
+def _write(cursor: sqlite3.Cursor, write: InboxWrite, elsewhere: Elsewhere) -> bool:
+    row, replaced = write
+    if elsewhere or elsewhere.damaged:
+        place = (row.service, row.key)
+        if place in elsewhere.damaged:
+            return False
+        if (other := elsewhere.get(place)) is not None:
+            own = select_rows(row.service, [row.key], cursor).get(row.key)
+            if own is None or _age(other) > _age(own):
+                if replaced is None or _state(other) != _state(replaced):
+                    return False
+                replaced = own  # what is here is older, and gives way
     if replaced is None:
-        return _insert(cursor, [write.row]) == 1
+        return _insert(cursor, [row]) == 1
     expected = (replaced.service, replaced.attempt, replaced.outcome, replaced.undone)
-    cursor.execute(_REPLACE, (*write.row[2:], *_split(replaced.key), *expected))
+    cursor.execute(_REPLACE, (*row[2:], *_split(replaced.key), *expected))
     return cursor.rowcount == 1
+
+
+def _is_new(write: InboxWrite, elsewhere: Elsewhere) -> bool:
+    row, replaced = write
+    place = (row.service, row.key)
+    return replaced is None and place not in elsewhere and place not in elsewhere.damaged
+
+
+def _age(row: InboxRow) -> tuple[int, bool]:
+    """What grows with each row that takes the place of another."""
+    return row.attempt, row.undone
+
+
+def _state(row: InboxRow) -> tuple[int, ReplyOutcome, bool]:
+    return row.attempt, row.outcome, row.undone
 
 
 def _insert(cursor: sqlite3.Cursor, rows: Sequence[InboxRow]) -> int:

@@ -149,6 +149,29 @@ class Writer:
         self._go_on_soon()
         return is_whole
 
+    def try_hold(self, holder: object) -> bool:
+        """Let *holder* have the file as it is, which nobody writes until `release`, if it is free.
+
+        What is read meanwhile through the writing connection is what all processes have committed.
+        """
+        if self._is_busy or self._waiting or self._line or self.writing.in_transaction:
+            return False
+        try:
+            if not self.writing.begin():
+                return False
+        except (sqlite3.Error, StoreUnavailable):
+            return False  # whoever writes next is told
+        self.holder, self._is_busy = holder, True
+        return True
+
+    def release(self, holder: object) -> None:
+        """The end of what `try_hold` began."""
+        if self.holder is holder:
+            self.holder = None
+            with suppress(sqlite3.Error):  # whoever comes next finds out what is the matter
+                self.writing.roll_back()
+            self._end([])
+
     def dismiss(self, error: StoreUnavailable) -> None:
         """Take the connection from the handler that has it, and send away those in line."""
         while self._line:
