@@ -1,12 +1,14 @@
 """The user's application as a world runs it: fakes in place of handlers, and a ledger of effects.
 
-Each effect writes one line into the ledger, in the transaction that keeps the inbox row. Before and
-after `async def` handlers a process may crash; `def` handlers run in line.
+Each effect has one line in the ledger, of the transaction that keeps the inbox row. A handler that
+does not use `ctx.db` is made to use it now and then. Before and after `async def` handlers a
+process may crash; `def` handlers run in line.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import wraps
 from typing import Any, Final
 
@@ -22,18 +24,11 @@ from saga.testing.world.stores import EffectsDatabase
 
 Function = Callable[..., Any]
 
-_TABLE: Final = """CREATE TABLE IF NOT EXISTS saga_world_ledger (
-    number INTEGER PRIMARY KEY, saga_id TEXT NOT NULL, step TEXT NOT NULL,
-    direction TEXT NOT NULL, intent_id TEXT NOT NULL)"""
-# To undo what was never done is no effect.
 _INSERT: Final = (
-    "INSERT INTO saga_world_ledger SELECT :number, :saga_id, :step, :direction, :intent_id"
-    " WHERE :direction = 'do' OR EXISTS (SELECT 1 FROM saga_world_ledger"
-    " WHERE saga_id = :saga_id AND step = :step AND direction = 'do')"
+    "INSERT INTO saga_world_ledger VALUES (:number, :saga_id, :step, :direction, :intent_id)"
 )
-_SELECT: Final = (
-    "SELECT number, saga_id, step, direction, intent_id FROM saga_world_ledger ORDER BY number"
-)
+_SELECT: Final = "SELECT number, saga_id, step, direction, intent_id FROM saga_world_ledger"
+WRITING_SHARE: Final = 0.5
 FAKES: Final = "world-fakes"
 """The service of those fakes whose intents no service of the application handles."""
 
@@ -66,12 +61,20 @@ def with_fakes(app: SagaApp, replace: Mapping[type[Any], Function]) -> SagaApp:
 
 
 def watched(app: SagaApp) -> SagaApp:
-    return _copied(app, [_cloned(each, _watched, _make_ledger) for each in app.effects])
+    return _copied(app, [_cloned(each, _watched) for each in app.effects])
 
 
 def ledger(database: EffectsDatabase) -> list[Line]:
-    """Every effect that was carried out, in order."""
-    return [Line(**row) for row in database.fetch(_SELECT)]
+    """Every effect that was carried out, in order; to undo what was never done is none."""
+    lines: list[Line] = []
+    done: set[tuple[str, str]] = set()
+    for line in (Line(**row) for row in database.ledger(_SELECT)):
+        step = (line.saga_id, line.step)
+        if line.direction == "do":
+            done.add(step)
+        if step in done:
+            lines.append(line)
+    return lines
 
 
 def _handle(service: Effects, model: type[ContractModel], function: Function) -> None:
@@ -80,14 +83,12 @@ def _handle(service: Effects, model: type[ContractModel], function: Function) ->
 
 
 def _cloned(
-    service: Effects,
-    function_of: Callable[[type[ContractModel], Handler], Function],
-    *starters: Function,
+    service: Effects, function_of: Callable[[type[ContractModel], Handler], Function]
 ) -> Effects:
-    """*service* with other functions for its intents, and more of `on_start`."""
+    """*service* with other functions for its intents."""
     clone = Effects(service.name)
-    for function in (*starters, *(starter.function for starter in service.starters)):
-        clone.on_start(function)
+    for starter in service.starters:
+        clone.on_start(starter.function)
     for model, handler in service.intents.items():
         _handle(clone, model, function_of(model, handler))
     for model, handler in service.facts.items():
@@ -101,31 +102,46 @@ def _copied(app: SagaApp, effects: list[Effects]) -> SagaApp:
     return SagaApp(sagas=app.sagas, effects=effects, contracts=contracts)
 
 
-async def _make_ledger(db: Any) -> None:
-    await db.execute(_TABLE)
-
-
 def _watched(_: type[ContractModel], handler: Handler) -> Function:
     function, who = handler.function, f"handler {handler.name}"
 
     @wraps(function)
     async def watched_async(intent: Any, ctx: EffectContext) -> Any:
-        process = _process()
+        process, db = _process(), _Noting(ctx.db)
         await process.work()
         with working_for(who):
-            reply = await function(intent, ctx)
-        await ctx.db.execute(_INSERT, **_line(process, ctx))
+            reply = await function(intent, replace(ctx, db=db))
+        if db.is_used or _is_to_write(process):
+            await ctx.db.execute(_INSERT, **_line(process, ctx))
         await process.work()
         return reply
 
     @wraps(function)
     def watched_sync(intent: Any, ctx: EffectContext) -> Any:
+        process, db = _process(), _Noting(ctx.db)
         with working_for(who):
-            reply = function(intent, ctx)
-        ctx.db.execute(_INSERT, **_line(_process(), ctx))
+            reply = function(intent, replace(ctx, db=db))
+        if db.is_used or _is_to_write(process):
+            ctx.db.execute(_INSERT, **_line(process, ctx))
         return reply
 
     return watched_async if handler.is_async else watched_sync
+
+
+class _Noting:
+    """A handler's database; says whether it was used."""
+
+    def __init__(self, db: Any) -> None:
+        self._db = db
+        self.is_used = False
+
+    def __getattr__(self, name: str) -> Any:
+        self.is_used = True
+        return getattr(self._db, name)
+
+
+def _is_to_write(process: Process) -> bool:
+    return process.surroundings.faults.rng.random() < WRITING_SHARE
 
 
 def _process() -> Process:

@@ -189,7 +189,7 @@ class EffectsProcess:
         self._durable = durable
         self._stopping = asyncio.Event()
         assembly = assembled(process, durable, self.bus)
-        store = durable.database.open_for(process)
+        store = durable.database.store_for(process, self._losing)
         limits = EffectsSettings(threads=0, slow_after_s=SLOW_AFTER_S)
         self.services = [
             assembly.effects_service(subscription, store, limits=limits)

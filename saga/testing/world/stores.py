@@ -1,24 +1,28 @@
 """The stores of a world: what outlives its processes, and watches what they do to it.
 
 The database of the effect services is SQLite in memory, shared by all processes. A process that
-crashes loses what it had not committed; a commit may be done and reported as failed.
+crashes loses what it had not committed; a commit may be done and reported as failed. Where bus and
+store are one file, that file has an inbox too, and publishes answers as it commits.
 """
 
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count
-from typing import Any, Final
+from types import SimpleNamespace
+from typing import Any, Final, cast
 
 from typing_extensions import override
 
 from saga.adapters.memory import MemoryEventStore
-from saga.adapters.sqlite import SqliteDatabase, SqliteEffectsStore
+from saga.adapters.sqlite import LocalBus, SqliteDatabase, SqliteEffectsStore
+from saga.adapters.sqlite.inbox import COMPONENT, MIGRATIONS
 from saga.core.durations import SECOND_US
 from saga.core.events import TimerFired
 from saga.core.identity import Instant, SagaId, TimerId
 from saga.core.intents import TimerPurpose
-from saga.ports import Appended, Batch
+from saga.ports import Appended, Batch, Record
 from saga.testing.world.broker import SimulatedBus, WorldClock
 from saga.testing.world.checks import armed_in
 from saga.testing.world.faults import Fault
@@ -89,11 +93,35 @@ class WorldStore(MemoryEventStore):
 
 
 _NUMBERS: Final = count(1)
-_POINTS: Final = {"COMMIT": "inbox.commit", "BEGIN IMMEDIATE": "inbox.begin"}
+_POINTS: Final = {"COMMIT": "commit", "BEGIN IMMEDIATE": "begin"}
+# An effect that has written nothing by itself is carried out with its inbox row.
+_CARRY_OUT: Final = """CREATE TRIGGER saga_world_{0} AFTER {0} ON saga_inbox
+    WHEN new.outcome = 'done' AND new.digest IS NOT NULL
+    BEGIN INSERT INTO saga_world_ledger
+        SELECT world_number(), saga_id, substr(step, 1, slash - 1), substr(step, slash + 1), intent
+        FROM (SELECT saga_id, new.step AS step, instr(new.step, '/') AS slash,
+            saga_id || '/' || new.step || '/' || new.attempt AS intent
+            FROM saga_inbox_sagas WHERE number = new.saga)
+        WHERE saga_id <> 'fact'
+        AND NOT EXISTS (SELECT 1 FROM saga_world_ledger WHERE intent_id = intent);
+    END"""
+_LEDGER: Final = (
+    """CREATE TABLE saga_world_ledger (number INTEGER NOT NULL, saga_id TEXT NOT NULL,
+        step TEXT NOT NULL, direction TEXT NOT NULL, intent_id TEXT NOT NULL)""",
+    _CARRY_OUT.format("INSERT"),
+    _CARRY_OUT.format("UPDATE"),
+)
+_KEPT: Final = """SELECT service, saga_id || '/' || step AS key, attempt, undone, digest
+    FROM saga_inbox JOIN saga_inbox_sagas ON number = saga"""
 
 
 class CrashingConnection(sqlite3.Connection):
     process: Process | None = None
+    of: str = ""
+    """What its database is of."""
+    publish: Callable[[Sequence[Record]], None] | None = None
+    outgoing: Sequence[Record] = ()
+    """What its transaction is to publish."""
 
     def execute(self, sql: str, /, *args: Any) -> sqlite3.Cursor:
         """Run a statement, unless something goes wrong."""
@@ -102,9 +130,9 @@ class CrashingConnection(sqlite3.Connection):
             return super().execute(sql, *args)
         if not process.is_alive:
             raise _io_error("the process is no more")
-        point = _POINTS.get(sql)
-        if point is None:
+        if sql not in _POINTS:
             return super().execute(sql, *args)
+        point = f"{self.of}.{_POINTS[sql]}"
         process.surroundings.note(process.name, point)
         fault = process.surroundings.faults.at_call(point, can_fail=True)
         if fault is Fault.ERROR_AFTER and sql != "COMMIT":
@@ -114,6 +142,9 @@ class CrashingConnection(sqlite3.Connection):
         if fault in {Fault.CRASH_BEFORE, Fault.ERROR_BEFORE}:
             raise _io_error("made up, nothing was done")
         cursor = super().execute(sql, *args)
+        outgoing, self.outgoing = self.outgoing, ()
+        if sql == "COMMIT" and outgoing and self.publish is not None:
+            self.publish(outgoing)
         if fault is Fault.CRASH_AFTER:
             process.crash(point)
         if fault in {Fault.CRASH_AFTER, Fault.ERROR_AFTER}:
@@ -121,26 +152,33 @@ class CrashingConnection(sqlite3.Connection):
         return cursor
 
 
-class EffectsDatabase:
-    def __init__(self) -> None:
-        self._address = f"file:saga-world-{next(_NUMBERS)}?mode=memory&cache=shared"
-        self._anchor = sqlite3.connect(self._address, uri=True, isolation_level=None)
+class MemoryFile:
+    """A database with an inbox, and a ledger of the effects whose rows it has."""
 
-    def open_for(self, process: Process) -> SqliteEffectsStore:
-        """The store of one process, over a connection of its own."""
-        connection = sqlite3.connect(
-            self._address, uri=True, isolation_level=None, timeout=0, factory=CrashingConnection
-        )
-        connection.process = process
-        store = SqliteEffectsStore(SqliteDatabase("world", connection=connection))
+    def __init__(self, of: str, number: Callable[[], int]) -> None:
+        self._of = of
+        self._number = number
+        self._address = f"file:saga-world-{next(_NUMBERS)}?mode=memory&cache=shared"
+        self._anchor = self._connected(sqlite3.Connection)
+        SqliteDatabase(of, connection=self._anchor).migrate(COMPONENT, MIGRATIONS)
+        for statement in _LEDGER:
+            self._anchor.execute(statement)
+
+    def open_for(
+        self, process: Process, publish: Callable[[Sequence[Record]], None] | None = None
+    ) -> tuple[SqliteDatabase, CrashingConnection]:
+        """One process's own connection, which may publish as it commits."""
+        connection = self._connected(CrashingConnection)
+        connection.of, connection.process, connection.publish = self._of, process, publish
+        database = SqliteDatabase(self._of, connection=connection)
 
         def go_down() -> None:
-            store.abandon()
+            database.abandon()
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
 
         process.on_crash.append(go_down)
-        return store
+        return database, connection
 
     def fetch(self, sql: str, /, **params: Any) -> list[dict[str, Any]]:
         """What a query finds, read outside of all faults; parameters are written `:name`."""
@@ -150,6 +188,84 @@ class EffectsDatabase:
 
     def close(self) -> None:
         self._anchor.close()
+
+    def _connected(self, factory: type[sqlite3.Connection]) -> Any:
+        connection = sqlite3.connect(
+            self._address, uri=True, isolation_level=None, timeout=0, factory=factory
+        )
+        connection.create_function("world_number", 0, self._number)
+        return connection
+
+
+class EffectsDatabase(MemoryFile):
+    """The effects store of all processes; with *bus*, answers are in a file with that."""
+
+    def __init__(self, number: Callable[[], int], bus: SimulatedBus | None = None) -> None:
+        super().__init__("inbox", number)
+        self._bus = bus
+        self._beside = None if bus is None else MemoryFile("answers", number)
+        self._answered: set[str] = set()
+
+    def store_for(self, process: Process, losing: Losing) -> SqliteEffectsStore:
+        """The store of one process, over connections of its own; *losing* as of `ProcessBus`."""
+        database, _ = self.open_for(process)
+        bus, beside = self._bus, self._beside
+        if bus is None or beside is None:
+            return SqliteEffectsStore(database)
+
+        def publish(records: Sequence[Record]) -> None:
+            self._answered.update(map(_cause, records))
+            bus.append(losing(records))
+
+        def append(_: sqlite3.Cursor, placed: Sequence[Record]) -> list[Any]:
+            connection.outgoing = placed
+            return []
+
+        also, connection = beside.open_for(process, publish)
+        through = SimpleNamespace(
+            database=also,
+            place=list,
+            append=append,
+            delivery=SimpleNamespace(deliver=lambda _: None),
+            early_readers=None,
+        )
+        return SqliteEffectsStore(database, beside=also, publish_through=cast("LocalBus", through))
+
+    def problems(self) -> Iterator[str]:
+        """What is wrong with both inboxes: each key has one newest row, and that its answer."""
+        if self._beside is None:
+            return
+        seen = {_age(row) for row in self.fetch(_KEPT)}
+        for row in self._beside.fetch(_KEPT):
+            if _age(row) in seen:
+                yield f"{row['key']} has two rows of attempt {row['attempt']}"
+            intent_id = f"{row['key']}/{row['attempt']}"
+            is_answer = row["digest"] is not None and not row["undone"]
+            if is_answer and intent_id not in self._answered:
+                yield f"{intent_id} has a row, and its answer was not published with it"
+
+    def ledger(self, sql: str) -> list[dict[str, Any]]:
+        """What *sql* finds in both files, in order."""
+        beside = [] if self._beside is None else self._beside.fetch(sql)
+        return sorted(self.fetch(sql) + beside, key=lambda row: row["number"])
+
+    def close(self) -> None:
+        super().close()
+        if self._beside is not None:
+            self._beside.close()
+
+
+Losing = Callable[[Sequence[Record]], Sequence[Record]]
+
+
+def _age(row: dict[str, Any]) -> tuple[Any, ...]:
+    return row["service"], row["key"], row["attempt"], row["undone"]
+
+
+def _cause(record: Record) -> str:
+    """The intent that *record* answers."""
+    [cause] = [value or b"" for name, value in record.headers if name == "ce_causationid"]
+    return cause.decode()
 
 
 def _io_error(message: str) -> sqlite3.OperationalError:

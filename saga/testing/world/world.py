@@ -180,6 +180,7 @@ class World:
         violations = [
             *durable.violations,
             *durable.store.problems,
+            *durable.database.problems(),
             *durable.shadows.replay_all(evidence.histories),
             *check_all(evidence),
             *(problem for check in self._checks for problem in _problems(check, state)),
@@ -213,7 +214,8 @@ class World:
         bus = SimulatedBus(self._surroundings)
         publishes_itself = self._rng.random() < OWN_PUBLISHING_SHARE
         store = WorldStore(self._surroundings, bus if publishes_itself else None)
-        database = EffectsDatabase()
+        number = self._surroundings.next_number
+        database = EffectsDatabase(number, bus if publishes_itself else None)
         catalogue, violations = MemoryCatalogue(store), self._surroundings.violations
         return Durable(self._watched, bus, store, catalogue, database, violations)
 

@@ -146,7 +146,7 @@ class Stage:
 
     def run(self) -> Outcome:
         """Let it happen, and judge it."""
-        self._database = EffectsDatabase()
+        self._database = EffectsDatabase(self._surroundings.next_number)
         gc.disable()
         try:
             self._loop.run_until_complete(self._happen())
