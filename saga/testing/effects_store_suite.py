@@ -2,7 +2,8 @@
 
 Subclass `EffectsStoreSuite` beside a fixture `make_store`: a function that makes a store, not open
 yet, on the same data each time. `can_share`: several at once; `has_threads`: sync handlers run in
-threads.
+threads. A store that publishes answers says in `published` what is on its bus, which has the topic
+`ANSWERS`; one with two inboxes overrides `damage`.
 """
 
 # ruff: noqa: PLR2004 - expected values are written as they are
@@ -19,6 +20,7 @@ import pytest
 from saga.core.events import Json, ReplyOutcome
 from saga.core.identity import Instant
 from saga.errors import StoreUnavailable
+from saga.ports.bus import Record
 from saga.ports.effects_store import (
     EffectsStore,
     InboxRow,
@@ -33,6 +35,7 @@ MakeStore = Callable[[], EffectsStore]
 OpenStore = Callable[[], Awaitable[EffectsStore]]
 T = TypeVar("T")
 SERVICE = "lab"
+ANSWERS = "lab.answers"
 
 
 class EffectsStoreSuite:
@@ -63,6 +66,16 @@ class EffectsStoreSuite:
         await unit.db.execute("CREATE TABLE things (name TEXT PRIMARY KEY, size INTEGER)")
         await unit.keep(())
         return store
+
+    async def published(self) -> list[Record]:
+        """The answers on the store's bus; it has none by default."""
+        return []
+
+    async def damage(self, store: EffectsStore, change: str, where: str) -> None:
+        """Change rows of the inbox."""
+        unit = store.unit()
+        await unit.db.execute(f"UPDATE saga_inbox SET {change} WHERE {where}")  # noqa: S608
+        assert not await unit.keep([])
 
     @pytest.mark.parametrize("many", [1, 2, 9])
     async def test_a_row_that_the_store_refuses_takes_no_other_along(
@@ -280,9 +293,7 @@ class EffectsStoreSuite:
         for row in rows:
             assert not await keep_rows(store.unit(), row)
         for change in (f"handled_at = {10**18}", "outcome = 'dancing'", "attempt = -2"):
-            unit = store.unit()
-            await unit.db.execute(f"UPDATE saga_inbox SET {change} WHERE step LIKE '%bad%'")  # noqa: S608
-            assert not await unit.keep([])
+            await self.damage(store, change, "step LIKE '%bad%'")
 
             kept = await store.kept(SERVICE, [row.key for row in rows])
             assert set(kept) == {"s/a/do", "s/c/do"}
@@ -343,6 +354,31 @@ class EffectsStoreSuite:
         assert await things_in(store) == []
         kept = await store.kept(SERVICE, ["k", "other"])
         assert kept == {"k": first, "other": inbox_row("other")}
+
+    async def test_an_answer_is_published_with_its_row_or_left_to_the_caller(
+        self, store: EffectsStore
+    ) -> None:
+        """Whoever is not told that it was published publishes it; none goes out without a row."""
+        await keep_rows(store.unit(), inbox_row("taken"))
+        units = {name: store.unit() for name in ("new", "taken", "written", "refused", "silent")}
+        await _insert(units["written"], "written")
+        too_large = inbox_row("refused")._replace(attempt=2**70)
+        rows = {name: inbox_row(name) for name in units} | {"refused": too_large}
+        futures = [
+            unit.keep((InboxWrite(rows[name]),), None if name == "silent" else _answer(name))
+            for name, unit in units.items()
+        ]
+        published: set[Unit] = set()
+        for future in futures:
+            published |= (await future).published
+
+        names = {name for name, unit in units.items() if unit in published}
+        assert {record.value for record in await self.published()} == {
+            name.encode() for name in names - {"silent"}
+        }
+        assert names <= {"new", "written", "silent"}
+        kept = await store.kept(SERVICE, list(units))
+        assert kept.keys() == units.keys() - {"refused"}
 
     async def test_a_row_is_replaced_only_while_it_is_what_it_was(
         self, store: EffectsStore
@@ -436,6 +472,10 @@ class EffectsStoreSuite:
 async def keep_rows(unit: Unit, *rows: InboxRow) -> NotKept:
     """End *unit* with new rows; the units that were not kept."""
     return await unit.keep(tuple(InboxWrite(row) for row in rows))
+
+
+def _answer(name: str) -> Record:
+    return Record(ANSWERS, b"k", name.encode(), ())
 
 
 async def things_in(store: EffectsStore) -> list[SqlRow]:

@@ -194,6 +194,31 @@ MUTATIONS = (
         "        cursor.execute('SAVEPOINT handler')\n",
     ),
     _mutation(
+        "answer without its inbox row",
+        "saga/adapters/sqlite/answers.py",
+        "        not_kept = written.not_kept = write_units(cursor, group.units, elsewhere)\n",
+        "        not_kept = written.not_kept = NotKept()\n",
+    ),
+    _mutation(
+        "inbox row without its answer",
+        "saga/adapters/sqlite/answers.py",
+        "            written += self._bus.append(cursor, placed)\n",
+        "            pass\n",
+    ),
+    _mutation(
+        "one of two inboxes asked",
+        "saga/adapters/sqlite/effects.py",
+        "            take_newer(kept, self._beside.read_now(query))\n",
+        "            pass\n",
+        ("        if self._beside is None or not writes:\n", "        if True:\n"),
+    ),
+    _mutation(
+        "the other inbox not looked at again",
+        "saga/adapters/sqlite/effects.py",
+        "        if self._beside is None or not writes:\n",
+        "        if True:\n",
+    ),
+    _mutation(
         "workers go by their own clocks",
         "saga/runtime/store_clock.py",
         "        if measured is None:\n            return self._own.now()\n",
