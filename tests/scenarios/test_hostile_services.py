@@ -48,7 +48,9 @@ def app() -> SagaApp:
     return SagaApp(sagas=[order], effects=[effects])
 
 
-@pytest.fixture(params=["one file", "two files", "postgres", "kafka", "kafka and postgres"])
+@pytest.fixture(
+    params=["one file", "two files", "as by default", "postgres", "kafka", "kafka and postgres"]
+)
 def places(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
     found = {
         "bus": f"local:///{tmp_path}/saga.db",
@@ -57,6 +59,8 @@ def places(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
     }
     if request.param == "two files":
         found["effects_store"] = f"sqlite:///{tmp_path}/effects.db"
+    if request.param == "as by default":
+        del found["effects_store"]
     if "postgres" in request.param:
         address = request.getfixturevalue("postgres")
         found |= {"store": address, "effects_store": address}
