@@ -24,6 +24,7 @@ from saga.adapters.sqlite import (
     SqliteStatistics,
 )
 from saga.adapters.sqlite.inbox import COMPONENT as INBOX
+from saga.adapters.sqlite.inbox import MIGRATIONS as INBOX_MIGRATIONS
 from saga.adapters.sqlite.schema import (
     COMPONENT,
     STORE_VERSION,
@@ -222,6 +223,19 @@ def open_effects_store(settings: Settings, *, beside: Opened | None = None) -> E
     from saga.adapters.postgres import PostgresEffectsStore
 
     return PostgresEffectsStore(address, serves=Serves.of(settings))
+
+
+def check_answers(settings: Settings) -> None:
+    """Raise StoreRefused where the store's file has an inbox that does not fit; blocks."""
+    if not settings.store.startswith("sqlite:"):
+        return
+    path, needed = file_in(settings.store, "SAGA_STORE"), len(INBOX_MIGRATIONS)
+    if component_version(path, INBOX, needed) == needed:  # an older one is brought over in use
+        database = SqliteDatabase(path, is_to_write=False)
+        try:
+            database.migrate(INBOX, INBOX_MIGRATIONS)
+        finally:
+            database.abandon()
 
 
 def _file_of_store(settings: Settings, files: Sequence[SqliteDatabase]) -> SqliteDatabase | None:

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from saga.adapters.clocks import ManualClock
-from saga.adapters.opening import open_bus_and_store, open_effects_store
+from saga.adapters.opening import check_answers, open_bus_and_store, open_effects_store
 from saga.adapters.sqlite import LocalBus, SqliteDatabase, SqliteEffectsStore, SqliteEventStore
 from saga.core.events import ReplyOutcome
-from saga.errors import StoreUnavailable
+from saga.errors import SchemaDiffers, StoreUnavailable
 from saga.ports.bus import Record, Source, TopicSpec
 from saga.ports.effects_store import InboxRow, InboxWrite
 from saga.settings import Settings
@@ -309,6 +309,37 @@ async def test_an_answer_that_cannot_be_published_now_is_left_to_others(desk: De
         assert (not_kept, not_kept.published) == (set(), set())
 
     assert desk.rows() == {"bus": 0, "own": 2}
+
+
+@pytest.mark.parametrize("where", ["bus", "own"])
+async def test_a_damaged_row_is_hidden_by_none_in_the_other_file(desk: Desk, where: str) -> None:
+    """Nobody knows what was done: whoever asks is told, and nothing is written for its key."""
+    failed, later = [inbox_row("s/a/do", attempt=n, outcome=FAILED) for n in (1, 2)]
+    keep, keep_later = (
+        (desk.keep, desk.keep_written) if where == "bus" else (desk.keep_written, desk.keep)
+    )
+    await keep(failed)
+    await keep_later(later, failed)
+    database = desk.database if where == "bus" else desk.effects.database
+    database.change(lambda cursor: cursor.execute("UPDATE saga_inbox SET outcome = 'dancing'"))
+
+    kept = await desk.effects.kept(SERVICE, ["s/a/do"])
+    assert "its outcome is" in kept.damaged["s/a/do"]
+    assert await desk.keep(inbox_row("s/a/do", attempt=3), later)
+    assert await desk.keep_written(inbox_row("s/a/do", attempt=3), later)
+
+
+async def test_an_inbox_that_differs_is_refused_in_the_bus_too(desk: Desk, tmp_path: Path) -> None:
+    """When a service opens it, and by `saga doctor`."""
+    settings = Settings.read({}, store=f"sqlite:///{tmp_path}/saga.db")
+    check_answers(settings)
+    desk.database.change(lambda cursor: cursor.execute("ALTER TABLE saga_inbox ADD more TEXT"))
+
+    with pytest.raises(SchemaDiffers, match=r"saga\.db: its effects tables"):
+        check_answers(settings)
+    again = SqliteEffectsStore(f"{tmp_path}/effects.db", beside=desk.database)
+    with pytest.raises(SchemaDiffers, match=r"saga\.db: its effects tables"):
+        await again.open()
 
 
 @pytest.mark.parametrize(

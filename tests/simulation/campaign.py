@@ -19,9 +19,13 @@ CRASH_POINTS = (
     *("bus.publish", "bus.subscribe", "clock.sleep", "service.work"),
     *("catalogue.awaited", "catalogue.last_unhandled"),
     *("consumer.commit", "consumer.fetch", "inbox.begin", "inbox.commit"),
+    *("answers.begin", "answers.commit"),
     *("store.append", "store.backlog", "store.due_timers", "store.load", "store.positions"),
 )
-ERROR_POINTS = ("bus.publish", "inbox.commit", "store.append", "store.load", "store.positions")
+ERROR_POINTS = (
+    *("answers.commit", "bus.publish", "inbox.commit"),
+    *("store.append", "store.load", "store.positions"),
+)
 
 #: What a chunk of worlds must have seen: a campaign in which nothing happens proves nothing.
 EXPECTED = (

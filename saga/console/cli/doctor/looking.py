@@ -15,6 +15,7 @@ import typer
 from saga.adapters.clocks import SystemClock
 from saga.adapters.opening import (
     OpenedStore,
+    check_answers,
     effects_address,
     open_effects_store,
     open_kafka,
@@ -275,6 +276,7 @@ def _version_of(saga: SagaSummary) -> tuple[str, int]:
 async def _look_at_effects_store(facts: Facts, session: Session) -> None:
     address = session.settings.effects_address
     if address.startswith("sqlite:"):
+        check_answers(session.settings)
         if is_there(address):  # otherwise the first service that starts makes it
             store = open_effects_store(session.settings)
             await store.open()
