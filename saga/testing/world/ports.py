@@ -91,7 +91,12 @@ class ProcessClock(WorldClock):
     async def sleep(self, seconds: float) -> None:
         if self._faults.hits("clock set", self._faults.rates.clock_set):
             self._set()
-        await self._process.call("clock.sleep", lambda: super(ProcessClock, self).sleep(seconds))
+        wakes_at_s = self.monotonic_s() + seconds  # time may leap while the call is slow
+
+        async def sleep() -> None:
+            await super(ProcessClock, self).sleep(wakes_at_s - self.monotonic_s())
+
+        await self._process.call("clock.sleep", sleep)
 
     def _set(self) -> None:
         self._ahead_s = self._faults.rng.choice(CLOCKS_AHEAD_S)
