@@ -59,6 +59,7 @@ _INSERT: Final = ManyRows(
 )
 _SELECT_ONE: Final = f"""SELECT {_REST} FROM saga_inbox
     WHERE saga = {_NUMBER_OF} AND step = ? AND service = ?"""
+_IS_EMPTY: Final = "SELECT NOT EXISTS (SELECT 1 FROM saga_inbox)"
 _SELECT: Final = ManyRows(
     "SELECT wanted.column4, "
     + ", ".join(f"inbox.{column}" for column in _REST.split(", "))
@@ -108,6 +109,8 @@ def select_rows(service: str, keys: Sequence[str], cursor: sqlite3.Cursor) -> Ke
     if len(keys) == 1:
         columns = cursor.execute(_SELECT_ONE, (*_split(keys[0]), service)).fetchone()
         found = [] if columns is None else [(keys[0], columns)]
+    elif cursor.execute(_IS_EMPTY).fetchone()[0]:  # as that beside the one that is used mostly
+        found = []
     else:
         wanted = [(*_split(key), service, key) for key in keys]
         found = [(key, columns) for key, *columns in _SELECT.fetch(cursor, wanted)]
