@@ -11,24 +11,35 @@ import asyncio
 import sqlite3
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from saga.adapters.sqlite.bus import LocalBus
-from saga.adapters.sqlite.inbox import Ended, write_units
+from saga.adapters.sqlite.inbox import Elsewhere, Ended, write_units
 from saga.adapters.sqlite.records import PlacedRecord, RecordBatch
 from saga.adapters.sqlite.writer import Job, settle
 from saga.errors import BusUnavailable, MessageTooLarge, StoreUnavailable, TopicMissing
 from saga.ports.bus import Record
 from saga.ports.effects_store import InboxWrite, NotKept, Unit
 
-if TYPE_CHECKING:
-    from saga.adapters.sqlite.effects import SqliteEffectsStore
+
+class EffectsFile(Protocol):
+    """The effects store, which has the units' own writes and an inbox of its own."""
+
+    def hold(self, holder: object, writes: Sequence[InboxWrite]) -> Elsewhere | None:
+        """What is kept there of the keys of *writes*, and will be until `release`.
+
+        None where others use the file: they may be keeping any of them.
+        """
+
+    def release(self, holder: object) -> None: ...
+    def keep_apart(self, unit: Unit, writes: Sequence[InboxWrite]) -> asyncio.Future[NotKept]:
+        """Keep the rows there, and publish nothing."""
 
 
 class AnswersInBus:
     """Publishes the answers of units of *store* through *bus*, and keeps their rows beside them."""
 
-    def __init__(self, bus: LocalBus, store: SqliteEffectsStore) -> None:
+    def __init__(self, bus: LocalBus, store: EffectsFile) -> None:
         self._bus = bus
         self._store = store
         self._group: _Group | None = None

@@ -16,7 +16,7 @@ from typing import Final
 
 from typing_extensions import override
 
-from saga.adapters.sqlite.answers import AnswersInBus
+from saga.adapters.sqlite.answers import AnswersInBus, EffectsFile
 from saga.adapters.sqlite.bus import LocalBus
 from saga.adapters.sqlite.connection import is_of_the_disk, is_refusal, translated, unavailable
 from saga.adapters.sqlite.database import SqliteDatabase
@@ -57,7 +57,7 @@ _VETTED_MAX: Final = 10_000
 _vetted: set[str] = set()
 
 
-class SqliteEffectsStore(EffectsStore):
+class SqliteEffectsStore(EffectsStore, EffectsFile):
     """The effects store in *file*: a path, or a shared database, which its maker closes.
 
     Args:
@@ -146,8 +146,8 @@ class SqliteEffectsStore(EffectsStore):
             return self._answers.keep(unit, writes, answer)
         return self.keep_apart(unit, writes)
 
+    @override
     def keep_apart(self, unit: Unit, writes: Sequence[InboxWrite]) -> _Kept:
-        """Keep the rows in this file, and publish nothing."""
         if self._database is None:
             return self._refused(self._not_open())
         group = self._next_group()
@@ -190,11 +190,8 @@ class SqliteEffectsStore(EffectsStore):
 
     # Of both inboxes, whoever holds this file writes what he found free in the other one.
 
+    @override
     def hold(self, holder: object, writes: Sequence[InboxWrite]) -> Elsewhere | None:
-        """What is kept here of the keys of *writes*, and will be until `release`.
-
-        None where others use the file: they may be keeping any of them.
-        """
         if self._beside is None:
             return Elsewhere()
         writer = self.database.writer
@@ -203,6 +200,7 @@ class SqliteEffectsStore(EffectsStore):
         with translated(self.path):
             return select_written(writes, writer.writing.connection.cursor())
 
+    @override
     def release(self, holder: object) -> None:
         if self._database is not None:
             self._database.writer.release(holder)
