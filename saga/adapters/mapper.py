@@ -14,7 +14,7 @@ from typing import Any, Final
 import orjson
 
 from saga.core.events import Json
-from saga.core.history import NAME_OF, Entry, body_to_plain, from_plain
+from saga.core.history import NAME_OF, Entry, body_from_plain, body_to_plain, check_origin
 from saga.core.identity import SagaId
 from saga.core.piecewise import Piecewise, at_once
 from saga.errors import CorruptHistory
@@ -61,24 +61,24 @@ def to_entries(saga_id: SagaId, topic: str, state: bytes, *, version: int = 0) -
         plain = orjson.loads(state)
         at, cause, first, entries = (plain[name] for name in _TURN_FIELDS)
         source = plain.get("source")
+        check_origin(at, cause)
         numbered = [*enumerate(entries, int(first))]
     except (ValueError, KeyError, TypeError) as error:
         problem = f"the turn cannot be read: {error}"
         raise CorruptHistory(saga_id, version, problem) from error
     if version and first != version:
         raise CorruptHistory(saga_id, version, f"is missing; {first} follows")
-    shared = {"at": at, "cause": cause}
-    if source is not None:
-        shared["source"] = source
-    return [_to_entry(saga_id, number, plain_entry, shared) for number, plain_entry in numbered]
+    return [
+        Entry(saga_id, number, at, cause, _to_body(saga_id, number, plain_entry), source)
+        for number, plain_entry in numbered
+    ]
 
 
-def _to_entry(saga_id: SagaId, version: int, plain: Any, shared: dict[str, Any]) -> Entry:
+def _to_body(saga_id: SagaId, version: int, plain: Any) -> Any:
     name: Any = None
     try:
         name = plain.pop("type")
-        plain |= shared
-        return from_plain(saga_id, version, name, plain, _text)
+        return body_from_plain(saga_id, version, name, plain, _text)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         problem = f"the entry {name!r} cannot be read: {error}"
         raise CorruptHistory(saga_id, version, problem) from error

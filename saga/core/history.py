@@ -94,15 +94,22 @@ def _plain_type(hint: object) -> type | None:
     return hint if hint in (str, int, bool) else None
 
 
-def _check_plain(shape: _Shape, plain: dict[str, Any], at: object, cause: object) -> None:
-    """Raise ValueError where a field is of another type: a store keeps what it is given."""
+def check_origin(at: object, cause: object) -> None:
+    """Raise ValueError where these are no time and no text: a store keeps what it is given."""
     if type(at) is not int or not 0 <= at < TIME_END:
         raise ValueError(f"at is {at!r:.60}, no time")
     if type(cause) is not str:
         raise ValueError(f"cause is {cause!r:.60}, no text")
+
+
+def _check_plain(shape: _Shape, plain: dict[str, Any]) -> None:
+    """Raise ValueError where a field is null, or of another type."""
     for name, kind in shape.plain:
         if name in plain and type(plain[name]) is not kind:
             raise ValueError(f"{name} is {plain[name]!r:.60}, no {kind.__name__}")
+    for name, value in plain.items():
+        if value is None:
+            raise ValueError(f"{name} is null, which is never written")
 
 
 def _planned(plain: dict[str, Any]) -> PlannedUndo:
@@ -115,6 +122,8 @@ def _planned(plain: dict[str, Any]) -> PlannedUndo:
 
 _SHAPES: Final = {name: _shape(kind) for name, kind in NAMES.items()}
 _SHAPE_OF: Final = {shape.kind: shape for shape in _SHAPES.values()}
+_SOUND: Final[set[tuple[object, ...]]] = set()
+"""Names, fields and types of entries that were found to be sound: some dozens."""
 
 
 def entries_of_turn(
@@ -186,31 +195,43 @@ def from_plain(
         UnknownEntry: a newer release wrote it: its name, a field or a value is not known here.
         KeyError, TypeError, ValueError: a field is missing, or has no such value.
     """
+    at, cause, source = plain.pop("at"), plain.pop("cause"), plain.pop("source", None)
+    check_origin(at, cause)
+    body = body_from_plain(saga_id, version, name, plain, text)
+    return Entry(saga_id, version, at, cause, body, source)
+
+
+def body_from_plain(
+    saga_id: SagaId, version: int, name: str, plain: dict[str, Any], text: Callable[[Any], Json]
+) -> Any:  # noqa: ANN401  # a fact or an intent, which is which says its place
+    """What `from_plain` makes of one entry, and not of the whole turn."""
     shape = _SHAPES.get(name)
     if shape is None:
         raise UnknownEntry(saga_id, version, f"there is no entry {name!r} in this version of saga")
     kind, names, readers, _, message_field, has_payload, _ = shape
-    at, cause, source = plain.pop("at"), plain.pop("cause"), plain.pop("source", None)
+    # Whether it is sound follows from which fields there are, and of what types.
+    seen = (name, *plain, *map(type, plain.values()))
     if has_payload:
         plain["payload"] = text(plain["payload"])
     elif message_field in plain:
         message = plain[message_field]
         plain[message_field] = Message(message["contract"], text(message["payload"]))
-    _check_plain(shape, plain, at, cause)
-    for value in plain.values():
-        if value is None:
-            raise ValueError(f"{name} has a null, which is never written")
+    if seen not in _SOUND:
+        _check_plain(shape, plain)
     field = ""
     try:
         for field, read in readers:
             if field in plain:
                 plain[field] = read(plain[field])
-        return Entry(saga_id, version, at, cause, kind(**plain), source)
+        body = kind(**plain)
     except KeyError as error:
         unknown = f"{error} in {field!r}"
     except TypeError:
         unknown = ", ".join(sorted(plain.keys() - set(names)))
         if not unknown:
             raise
+    else:
+        _SOUND.add(seen)
+        return body
     problem = f"{unknown} of {name!r} is not known to this version of saga"
     raise UnknownEntry(saga_id, version, problem)
