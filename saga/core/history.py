@@ -8,10 +8,9 @@ stay whole, so that whatever a user put into one can never keep an entry from be
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import MISSING, fields
 from enum import Enum
-from itertools import pairwise
 from types import NoneType
 from typing import Any, Final, NamedTuple, get_args, get_origin, get_type_hints
 
@@ -137,18 +136,22 @@ def entries_of_turn(
     return entries
 
 
-def turns(entries: Sequence[Entry]) -> Iterator[tuple[Entry, Sequence[Entry]]]:
-    """A history cut into turns: the fact, and what was decided on it."""
-    for begin, end in turn_bounds([entry.body for entry in entries]):
-        yield entries[begin], entries[begin + 1 : end]
+def turns(entries: Iterable[Entry]) -> Iterator[tuple[Entry, list[Entry]]]:
+    """A history cut into turns: the fact, and what was decided on it.
 
-
-def turn_bounds(bodies: Sequence[Fact | Intent]) -> Iterator[tuple[int, int]]:
-    """Where each turn begins and ends. A history begins with a fact, whatever it holds."""
-    begins = [number for number, kind in enumerate(map(type, bodies)) if kind in FACTS]
-    if bodies and begins[:1] != [0]:
-        begins.insert(0, 0)
-    return pairwise([*begins, len(bodies)])
+    A history begins with a fact, whatever it holds.
+    """
+    fact: Entry | None = None
+    decided: list[Entry] = []
+    for entry in entries:
+        if fact is not None and type(entry.body) not in FACTS:
+            decided.append(entry)
+            continue
+        if fact is not None:
+            yield fact, decided
+        fact, decided = entry, []
+    if fact is not None:
+        yield fact, decided
 
 
 def to_plain(entry: Entry, embed: Callable[[Json], object]) -> dict[str, object]:

@@ -9,14 +9,14 @@ begun before 0.1.0 says less than today's code decides; what it could not say is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
 from saga.core import fold, format_1, intents
 from saga.core.decider import RECORDED, Decider, Decision
 from saga.core.events import CancelRequested, Event, Fact, Message
-from saga.core.history import NAME_OF, Entry, turn_bounds
+from saga.core.history import NAME_OF, Entry, turns
 from saga.core.identity import DO, SagaId, StepId, TimerId
 from saga.core.intents import Intent, TimerArmed, TimerPurpose
 from saga.core.piecewise import Piecewise, at_once
@@ -49,11 +49,12 @@ def replay(decider: Decider, saga_id: SagaId, entries: Sequence[Entry]) -> SagaS
 
 def replaying(decider: Decider, saga_id: SagaId, entries: Sequence[Entry]) -> Piecewise[SagaState]:
     """`replay`, turn by turn."""
-    bodies: list[Any] = [entry.body for entry in entries]
     state = decider.initial_state(saga_id)
     try:
-        with decider.contracts.accepting(filter(None, map(_message, bodies))):
-            yield from _replaying(decider, state, entries, bodies)
+        with decider.contracts.accepting(filter(None, map(_message_of, entries))):
+            for fact, recorded in turns(entries):
+                yield
+                _take(decider, state, fact, recorded)
     except BaseException:
         if state.program is not None:
             state.program.close()
@@ -61,31 +62,34 @@ def replaying(decider: Decider, saga_id: SagaId, entries: Sequence[Entry]) -> Pi
     return state
 
 
-def _replaying(
-    decider: Decider, state: SagaState, entries: Sequence[Entry], bodies: Sequence[Any]
-) -> Iterator[None]:
+def _take(decider: Decider, state: SagaState, fact: Entry, recorded: Sequence[Entry]) -> None:
+    """Handle one turn again, and compare what is decided with what was *recorded*."""
+    body: Any = fact.body
+    decided: list[Any] = [entry.body for entry in recorded]
+    if is_without_code(state, body, decided):
+        take_without_code(state, fact, recorded)
+        return
+    decision = decider.handle(state, Event(body, fact.at, fact.cause, fact.source), decided)
+    if decision.disposition is not RECORDED:
+        raise ReplayMismatch(fact.version, describe(body), decision.disposition.value)
+    if decision.intents != decided:
+        _reconcile(decider, decision, fact, recorded)
+    if state.unarmed:
+        _check_open(state, after=(recorded[-1] if recorded else fact).version)
+
+
+def _reconcile(
+    decider: Decider, decision: Decision, fact: Entry, recorded: Sequence[Entry]
+) -> None:
+    """Let what is recorded stand where it may differ from what is decided; else raise."""
+    theirs, ours, state = recorded, decision.intents, decision.state
     reads_as = decider.contracts.reads_as
-    for begin, end in turn_bounds(bodies):
-        yield
-        fact, decided = entries[begin], bodies[begin + 1 : end]
-        if is_without_code(state, fact.body, decided):
-            take_without_code(state, fact, entries[begin + 1 : end])
-            continue
-        event = Event(fact.body, fact.at, fact.cause, fact.source)  # type: ignore[arg-type]  # a turn begins with a fact
-        decision = decider.handle(state, event, decided)
-        if decision.disposition is not RECORDED:
-            raise ReplayMismatch(fact.version, describe(fact.body), decision.disposition.value)
-        if decision.intents != decided:
-            recorded = entries[begin + 1 : end]
-            ours: Sequence[Intent] = decision.intents
-            is_format_1 = state.format == format_1.FORMAT_1
-            if is_format_1:
-                recorded = sorted(recorded, key=lambda entry: isinstance(entry.body, intents.Noted))
-                ours = _as_format_1(ours, decision.state, recorded, reads_as)
-            _compare(fact, ours, recorded, reads_as)
-            _restate(decision, entries[begin + 1 : end], is_format_1=is_format_1)
-        if state.unarmed:
-            _check_open(state, after=entries[end - 1].version)
+    is_format_1 = state.format == format_1.FORMAT_1
+    if is_format_1:
+        theirs = sorted(recorded, key=lambda entry: isinstance(entry.body, intents.Noted))
+        ours = _as_format_1(ours, state, theirs, reads_as)
+    _compare(fact, ours, theirs, reads_as)
+    _restate(decision, recorded, is_format_1=is_format_1)
 
 
 def is_abandoned(bodies: Iterable[object]) -> bool:
@@ -202,6 +206,10 @@ def _same(decided: Intent, recorded: Fact | Intent, reads_as: _ReadsAs) -> bool:
     if ours is None or theirs is None:
         return ours is theirs
     return ours == theirs or (ours.contract == theirs.contract and reads_as(theirs, ours))
+
+
+def _message_of(entry: Entry) -> Message | None:
+    return _message(entry.body)
 
 
 def _message(body: Fact | Intent) -> Message | None:

@@ -22,9 +22,9 @@ from saga.core.events import (
     TimersAdded,
     TurnFailed,
 )
-from saga.core.history import Entry, entries_of_turn
-from saga.core.identity import DO, Instant, IntentName, MessageId, SagaId, parse_intent_id
-from saga.core.intents import Intent, IntentIssued
+from saga.core.history import entries_of_turn
+from saga.core.identity import DO, Instant, MessageId, SagaId, parse_intent_id
+from saga.core.intents import Intent
 from saga.core.state import SagaState
 from saga.core.status import ENDED, SagaStatus
 from saga.core.texts import described, storable
@@ -47,7 +47,7 @@ from saga.runtime.saga_cache import (
 )
 from saga.runtime.store_clock import StoreClock
 from saga.runtime.unhandled import append_letter
-from saga.runtime.unit_of_work import ChangedSaga, InboundBatch, UnitOfWork
+from saga.runtime.unit_of_work import ChangedSaga, InboundBatch, UnitOfWork, issued
 from saga.users_code import is_ours, log_raised
 
 SUSPECTS_MAX = 8
@@ -547,23 +547,15 @@ def was_issued(unit: UnitOfWork, saga: LoadedSaga | UnloadableSaga, reply: Reply
     if name is None:
         return False
     if isinstance(saga, UnloadableSaga):
-        return not saga.entries or _issues(saga.entries, name)
+        return not saga.entries or name[1:] in issued(saga.entries)
     step = saga.state.steps.get(name.step)
     if step is None:
         return False
-    issued = step.attempts if name.direction is DO else step.undo_attempts
-    if not 1 <= name.attempt <= issued:
+    attempts = step.attempts if name.direction is DO else step.undo_attempts
+    if not 1 <= name.attempt <= attempts:
         return False
     changed = unit.changed.get(saga.saga_id)
-    return changed is None or not any(_issues(entries, name) for entries in changed.turns)
-
-
-def _issues(entries: Sequence[Entry], name: IntentName) -> bool:
-    return any(
-        isinstance(entry.body, IntentIssued)
-        and (entry.body.step, entry.body.direction, entry.body.attempt) == name[1:]
-        for entry in entries
-    )
+    return changed is None or not changed.issues(name)
 
 
 def _tell_of_length(changed: ChangedSaga) -> None:

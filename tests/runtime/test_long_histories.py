@@ -2,19 +2,31 @@
 
 import asyncio
 import gc
+from functools import partial
 
 import pytest
 
-from benchmarks.growth import exponent
+from benchmarks.growth import exponent, instructions
 from saga.authoring import SagaRegistry, saga
 from saga.contracts import ContractRegistry, message_of
 from saga.core.decider import RECORDED
 from saga.core.events import Event, ReplyOutcome, ReplyReceived, SagaStarted
-from saga.core.history import entries_of_turn
-from saga.core.identity import Direction, Instant, MessageId, intent_id, saga_id
+from saga.core.history import Entry, entries_of_turn
+from saga.core.identity import (
+    Direction,
+    Instant,
+    IntentName,
+    MessageId,
+    StepId,
+    intent_id,
+    saga_id,
+)
+from saga.core.intents import IntentIssued
+from saga.core.status import StepKind
 from saga.ports import History
 from saga.runtime import saga_cache, turns
 from saga.runtime.saga_cache import COSTLY_ENTRIES, LoadedSaga, SagaCache
+from saga.runtime.unit_of_work import ChangedSaga
 from tests.runtime.fixtures import Scenario, order_id
 from tests.runtime.test_turns import shipping
 from tests.runtime.toys import AlarmSet, Ship, orders
@@ -169,6 +181,23 @@ async def test_a_load_that_is_given_up_lets_go_of_what_it_had_begun(memory, monk
 
     assert sorted(memory.left) == ["a", "b"]
     gc.collect()
+
+
+async def test_whether_a_reply_comes_too_early_is_told_of_many_turns_of_a_batch_at_once(memory):
+    """Each answer to one saga in a batch asks it."""
+    costs = []
+    for times in SIZES:
+        id_, changed = memory.id_of("a"), ChangedSaga(None, 0)
+        for number in range(times):
+            body = IntentIssued(StepId(f"s-{number}"), Direction.DO, 1, "c", "{}", StepKind.PLAIN)
+            changed.turns.append([Entry(id_, number + 1, Instant(1), MessageId("m"), body)])
+            name = IntentName(id_, StepId(f"s-{number}"), Direction.DO, 1)
+            cost = instructions(partial(changed.issues, name))
+            assert changed.issues(name)
+        assert not changed.issues(name._replace(attempt=2))
+        costs.append((times, cost))
+
+    assert exponent(costs) < 0.05, costs
 
 
 async def test_of_a_history_that_becomes_long_people_are_told_once(monkeypatch, caplog):

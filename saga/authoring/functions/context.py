@@ -60,6 +60,7 @@ class Context:
         "_is_known",
         "_is_over",
         "_made",
+        "_numbers",
         "_publish",
         "_steps",
         "key",
@@ -82,6 +83,8 @@ class Context:
         self._is_known = is_known
         self._at = Instant(0)
         self._counters: dict[str, int] = {}
+        self._numbers: dict[str, int] = {}
+        """Of the steps without a name, by the name of their contract."""
         self._steps: set[str] = set()
         self._is_over = False
 
@@ -211,8 +214,10 @@ class Context:
 
     def _step_id(self, id: str | None, contract: Contract) -> StepId:
         if id is None:
-            number = self._next(f"step {contract.name}")
-            id = contract.name if number == 1 else f"{contract.name}-{number}"
+            id = contract.name
+            number = self._numbers[id] = self._numbers.get(id, 0) + 1
+            if number > 1:
+                id = f"{id}-{number}"
         elif not id or "/" in id or len(id) > STEP_ID_CHARS_MAX or not is_storable(id):
             raise DefinitionError(
                 f"step id {_shown(id)}: 1 to {STEP_ID_CHARS_MAX} characters without '/', NUL or "

@@ -313,32 +313,28 @@ class Scheduler:
             )
         if wanted.number:
             raise DefinitionError("one call of the context was awaited twice")
-        self._number += 1
-        wanted.number = self._number
+        wanted.number = self._number = self._number + 1
         self._unawaited.pop(wanted, None)
-        place = waiter.place
         match wanted:
-            case StepCall(step=step, message=message, kind=kind):
+            case StepCall():
                 wanted.group = group
-                if place is not None:
-                    place.begun[wanted] = None
-                self.steps[step] = (waiter, wanted)
-                after = waiter.settled
-                self.commands.append(DoStep(step, message, kind, wanted, after))
+                self.steps[wanted.step] = (waiter, wanted)
+                step, message, kind = wanted.step, wanted.message, wanted.kind
+                self.commands.append(DoStep(step, message, kind, wanted, waiter.settled))
             case SleepCall():
-                if place is not None:
-                    place.begun[wanted] = None
                 self.sleeps[wanted.name] = (waiter, wanted)
                 self.commands.append(Sleep(wanted.name, wanted.length_us))
             case WaitCall():
-                if place is not None:
-                    place.begun[wanted] = None
                 self.waits[wanted.wait] = (waiter, wanted)
                 self.commands.append(AwaitSignal(wanted.wait, wanted.name, wanted.timeout_us))
             case GroupCall():
                 self._want_group(waiter, wanted)
+                return
             case _:
                 self.ready(waiter, None, None)
+                return
+        if waiter.place is not None:
+            waiter.place.begun[wanted] = None
 
     def slept(self, name: str) -> Waiter | None:
         """Who waits for the end of a sleep; None where a race was decided without it."""
