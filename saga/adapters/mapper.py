@@ -23,7 +23,6 @@ from saga.ports.store import History
 TURN: Final = "turn"
 """The topic of every stored event."""
 
-_TURN_FIELDS: Final = ("at", "cause", "version", "entries")
 _SORTED: Final = orjson.OPT_SORT_KEYS
 _dumps: Final = orjson.dumps
 _embed: Final = orjson.Fragment
@@ -59,8 +58,8 @@ def to_entries(saga_id: SagaId, topic: str, state: bytes, *, version: int = 0) -
         raise CorruptHistory(saga_id, version, problem)
     try:
         plain = orjson.loads(state)
-        at, cause, first, entries = (plain[name] for name in _TURN_FIELDS)
-        source = plain.get("source")
+        at, cause, source = plain["at"], plain["cause"], plain.get("source")
+        first, entries = plain["version"], plain["entries"]
         check_origin(at, cause)
         numbered = [*enumerate(entries, int(first))]
     except (ValueError, KeyError, TypeError) as error:

@@ -79,7 +79,7 @@ def signalled(turn: Turn, fact: events.SignalReceived) -> Disposition:
         turn.take_fact()
         return RECORDED
     wait = next(iter(waits))
-    refusal = turn.refusal(lambda: turn.program.refusal_of(wait, fact.payload))
+    refusal = turn.refusal(turn.program.refusal_of, wait, fact.payload)
     if refusal is not None:
         return turn.note(Verdict.REFUSED, f"signal {fact.name}", refusal)
     turn.take_fact()

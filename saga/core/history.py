@@ -219,7 +219,8 @@ def body_from_plain(
     elif message_field in plain:
         message = plain[message_field]
         plain[message_field] = Message(message["contract"], text(message["payload"]))
-    if seen not in _SOUND:
+    is_sound = seen in _SOUND
+    if not is_sound:
         _check_plain(shape, plain)
     field = ""
     try:
@@ -234,7 +235,8 @@ def body_from_plain(
         if not unknown:
             raise
     else:
-        _SOUND.add(seen)
+        if not is_sound:
+            _SOUND.add(seen)
         return body
     problem = f"{unknown} of {name!r} is not known to this version of saga"
     raise UnknownEntry(saga_id, version, problem)

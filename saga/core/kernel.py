@@ -104,7 +104,7 @@ def _reply(turn: Turn, fact: ReplyReceived) -> Disposition:
         return rollback.undo_reply(turn, step, name.attempt, fact)
     program = turn.program
     if fact.outcome is REPLY_DONE and program is not None:
-        refusal = turn.refusal(lambda: program.refusal_of_reply(step.id, fact.reply))
+        refusal = turn.refusal(program.refusal_of_reply, step.id, fact.reply)
         if refusal is not None:
             return turn.note(Verdict.REFUSED, fact.intent_id, refusal)
     return forward.reply(turn, step, name.attempt, fact)

@@ -26,7 +26,7 @@ def cancel(turn: Turn, fact: events.CancelRequested) -> Disposition:
         turn.take_fact()
         rollback.abandon(turn, fact.reason)
         return RECORDED
-    refusal = turn.refusal(lambda: _why_not_to_cancel(state, fact))
+    refusal = turn.refusal(_why_not_to_cancel, state, fact)
     if refusal is not None:
         return turn.note(Verdict.REFUSED, "cancel", refusal)
     turn.take_fact()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Final, ParamSpec
 
 from saga.core import intents
 from saga.core.decider import RECORDED, Disposition
@@ -22,6 +22,7 @@ from saga.core.retry import Retry
 from saga.core.state import SagaState, Step, Unarmed
 from saga.core.status import SagaStatus, StepStatus
 
+P = ParamSpec("P")
 _DEADLINE: Final = TimerPurpose.DEADLINE
 _RETRY: Final = TimerPurpose.RETRY
 _TIMEOUTS: Final = frozenset({TimerPurpose.DEADLINE, TimerPurpose.WAIT})
@@ -78,16 +79,16 @@ class Turn:
         self.intents.append(intent)
         EFFECTS[type(intent)](self.state, intent, self.at)
 
-    def refusal(self, ask: Callable[[], str | None]) -> str | None:
+    def refusal(self, ask: Callable[P, str | None], *args: P.args, **named: P.kwargs) -> str | None:
         """Why the fact is refused, as it was recorded: else whatever *ask* says now.
 
         What was accepted once stays so, however strict its contract has become.
         """
         if self.recorded is None:
-            return ask()
-        for first in self.recorded[:1]:
-            if isinstance(first, intents.Noted) and first.verdict is Verdict.REFUSED:
-                return first.detail
+            return ask(*args, **named)
+        first = self.recorded[0] if self.recorded else None
+        if isinstance(first, intents.Noted) and first.verdict is Verdict.REFUSED:
+            return first.detail
         return None
 
     def recorded_refusals(self, wait: str) -> list[str] | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pydantic import BaseModel, TypeAdapter
 
-from saga.contracts import Contract, Intent
+from saga.contracts import Intent
 from saga.core.events import Message
 from saga.core.identity import StepId
 from saga.core.retry import Retry
@@ -49,7 +49,6 @@ class StepCall(Call[T]):
     timeout_us: int | None
     undo_retry: Retry | None
     intent: Intent[Any]
-    reply_contract: Contract | None
     undo: UndoSpec | None
     group: str | None = None
     reply: Message | None = None

@@ -124,7 +124,6 @@ class Context:
             timeout_us=None if timeout is None else duration_us(timeout),
             undo_retry=None if undo is None else undo_retry or UNDO_DEFAULT,
             intent=intent,
-            reply_contract=None if contract.reply is None else contract_of(contract.reply),
             undo=undo,
         )
         return self._made(call, sys._getframe(1))  # noqa: SLF001  # the caller's place

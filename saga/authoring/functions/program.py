@@ -107,10 +107,10 @@ class FunctionProgram:
         return None
 
     def refusal_of_reply(self, step: StepId, reply: Message | None) -> str | None:
-        expected = self._scheduler.steps[step][1].reply_contract
+        expected = contract_of(self._scheduler.steps[step][1].intent).reply
         if expected is None:
             return None if reply is None else f"it has no reply of its own, not {reply.contract}"
-        name = expected.contract_name
+        name = contract_of(expected).contract_name
         if reply is None:
             return f"it is answered by {name}"
         if reply.contract == name or reply.contract in self._registry.names_read_as(name):
