@@ -113,8 +113,8 @@ class DamagedRow(ValueError):
 _STATUSES: Final = frozenset(status.value for status in SagaStatus)
 _OUTCOMES: Final = frozenset(outcome.value for outcome in ReplyOutcome)
 _UNHANDLED_KINDS: Final = frozenset(kind.value for kind in UnhandledKind)
-Column = tuple[str, str]
-"""Its name, and the kind of its values: one of `_IS`, with a question mark where null is one."""
+Column = tuple[str, str, bool]
+"""Its name, the kind of its values, one of `_IS`, and whether null is one of them."""
 
 _IS: Final[dict[str, Callable[[Any], bool]]] = {
     "text": lambda value: isinstance(value, str),
@@ -131,9 +131,11 @@ _IS: Final[dict[str, Callable[[Any], bool]]] = {
 
 
 def columns(text: str) -> tuple[Column, ...]:
-    """`name:kind, …` with underscores for the spaces of a kind."""
+    """`name:kind, …` with underscores for the spaces of a kind, a question mark for null."""
     pairs = (each.strip().split(":") for each in text.split(","))
-    return tuple((name, kind.replace("_", " ")) for name, kind in pairs)
+    return tuple(
+        (name, kind.removesuffix("?").replace("_", " "), kind.endswith("?")) for name, kind in pairs
+    )
 
 
 SUMMARY: Final = columns(
@@ -159,10 +161,9 @@ BACKLOG_FILE: Final = columns(
 
 def check_row(table: str, place: object, kinds: Sequence[Column], row: Sequence[Any]) -> None:
     """Raise DamagedRow, which names row, column and value, where a value is none of its column."""
-    for (name, kind), value in zip(kinds, row, strict=False):
-        plain = kind.removesuffix("?")
-        if not (_IS[plain](value) or (value is None and plain != kind)):
-            raise DamagedRow(f"{table}, row {place}: its {name} is {value!r:.60}, no {plain}")
+    for (name, kind, may_be_null), value in zip(kinds, row, strict=False):
+        if not ((value is None and may_be_null) or _IS[kind](value)):
+            raise DamagedRow(f"{table}, row {place}: its {name} is {value!r:.60}, no {kind}")
 
 
 def inbox_read(found: Iterable[tuple[K, Sequence[Any]]], read: Callable[..., InboxRow]) -> Kept[K]:
