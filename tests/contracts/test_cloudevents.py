@@ -132,6 +132,22 @@ def test_time_of_others_is_read_with_its_zone(text, at):
     assert parse_rfc3339(text) == at
 
 
+texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=50)
+READ = ("id", "source", "contract_name", "saga_id", "causation_id", "undoes", "traceparent")
+
+
+@given(st.builds(Said, texts, texts, texts, st.just(AT), *[st.none() | texts] * 7))
+def test_who_gets_the_bytes_reads_what_who_gets_them_unmade_reads(headers):
+    """The same message may come in this process and, once more, from another one."""
+    as_bytes = read_headers(tuple(headers))
+
+    assert read_headers(headers) is headers
+    for name in (*READ, "signature"):
+        assert getattr(as_bytes, name) == getattr(headers, name), name
+    assert as_bytes.correlation_id == (headers.saga_id or headers.correlation_id)
+    assert read_record(tuple(headers), b"{}")[1] == read_record(headers, b"{}")[1]
+
+
 DAMAGED: Headers = (
     ("ce_id", None),
     ("ce_source", b"\xff\xfe"),
