@@ -401,7 +401,9 @@ class PostgresCatalogue(Catalogue):
             ("definition = %s", None if definition is None else text(definition)),
             (f"originator_id > coalesce(({_ORIGINATOR}), '{_NIL}')", after and uuid(after)),
         )
-        query = f"{_SUMMARY} WHERE {conditions} AND {_BEHIND} ORDER BY originator_id LIMIT %s"
+        # By the column of the table: the one of that name in the answer is text, without an index.
+        order = "saga_index.originator_id"
+        query = f"{_SUMMARY} WHERE {conditions} AND {_BEHIND} ORDER BY {order} LIMIT %s"
 
         async def fetch(place: str | None, left: int) -> Sequence[Any]:
             return await self._database.fetch(query, *values, uuid(place or _NIL), left)
