@@ -259,7 +259,8 @@ class Service:
         saga_id = _id_of(saga_id)
         self._raise_if_failed()
         with self._waiters.waiting(saga_id) as outcome:
-            self._outcome_poller.waiter_came(is_new=self.commands.is_new(saga_id))
+            is_new = self.commands.is_new(saga_id)
+            self._outcome_poller.waiter_came(saga_id, is_new=is_new)
             try:
                 async with asyncio.timeout(timeout):
                     return await outcome

@@ -413,6 +413,22 @@ class TestOutcome:
 
         assert store.listening == 0
 
+    async def test_who_comes_is_looked_for_however_many_others_wait(self, bench, monkeypatch):
+        """Each newcomer costs one row, so that many are no more than their number."""
+        monkeypatch.setattr("saga.runtime.outcomes.GRACE_S", 0)
+        monkeypatch.setattr("saga.runtime.outcomes.POLL_S", 2 * HANG_S)
+        async with bench.service(bench.part("one")) as service:
+            waiting = []
+            for number in range(40):
+                await bench.store_ending(f"o-{number}", SagaStatus.RUNNING)
+                saga = saga_id("service-order", f"o-{number}")
+                waiting.append(asyncio.create_task(service.outcome(saga)))
+                await until(lambda: sum(bench.catalogue.asked) > number)  # noqa: B023
+            for task in waiting:
+                task.cancel()
+
+        assert sum(bench.catalogue.asked) == 40
+
     async def test_much_that_is_told_does_not_fill_the_time_with_asking(self, bench, monkeypatch):
         """After each look it rests for a multiple of the time that the look took."""
         monkeypatch.setattr("saga.runtime.outcomes.POLL_S", 2 * HANG_S)
@@ -431,7 +447,7 @@ class TestOutcome:
 
         def are_enough() -> bool:
             store.told.set()
-            return len(looks) > 2
+            return len(looks) > 3
 
         monkeypatch.setattr(bench.catalogue, "summaries", slow)
         async with bench.service(bench.part("one")) as service:
@@ -439,6 +455,7 @@ class TestOutcome:
             await until(are_enough)
             waiting.cancel()
 
+        _, *looks = sorted(looks)  # the first one was at who had come
         for (began_s, ended_s), (next_s, _) in pairwise(looks):
             assert next_s - ended_s >= (ended_s - began_s) * REST_SHARE * 0.9
 

@@ -22,7 +22,7 @@ from saga.core.values import value
 from saga.errors import CorruptHistory, MessageError, StoreUnavailable, UnknownSaga
 from saga.ports import Catalogue, EventStore, SagaSummary
 from saga.ports.store import TellsOfAppends
-from saga.tasks import why_ended
+from saga.tasks import Tasks, why_ended
 
 POLL_S = 0.25
 GRACE_S = 0.05
@@ -30,6 +30,8 @@ GRACE_S = 0.05
 LISTENING_POLL_S = 30.0
 REST_SHARE = 4
 """A rest is so many times as long as the question before it took."""
+REST_SHARE_OF_MANY = 25
+REST_OF_MANY_S_MAX = 10.0
 LISTEN_AGAIN_S = 1.0
 LOOK_UP_SAGAS_MAX = 500
 SAGA_ENDS = (SagaCompleted, SagaRolledBack, SagaAbandoned)
@@ -123,17 +125,20 @@ class OutcomePoller:
         self._on_end = on_end
         self.failure: Exception | None = None
         self._has_news = asyncio.Event()
+        self._have_come = asyncio.Event()
+        self._newcomers: set[SagaId] = set()
         self._polling: asyncio.Task[None] | None = None
         self._listening: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        self._polling = asyncio.create_task(self._poll(), name=self.name)
+        self._polling = asyncio.create_task(self._look(), name=self.name)
         self._polling.add_done_callback(self._has_ended)
 
-    def waiter_came(self, *, is_new: bool) -> None:
+    def waiter_came(self, saga_id: SagaId, *, is_new: bool) -> None:
         """Ask soon, as the saga may have ended long ago; not if it *is_new*, published just now."""
         if not is_new:
-            self._has_news.set()
+            self._newcomers.add(saga_id)
+            self._have_come.set()
         if self._teller is None or self._polling is None:
             return
         if self._listening is None or self._listening.done():
@@ -166,7 +171,13 @@ class OutcomePoller:
             log.warning("the listener to appends begins anew: %s", reason, extra={"reason": reason})
             await asyncio.sleep(LISTEN_AGAIN_S)
 
+    async def _look(self) -> None:
+        async with Tasks(self.name) as tasks:
+            tasks.start(self._poll(), "the look at all outcomes")
+            tasks.start(self._meet(), "the look at newcomers' outcomes")
+
     async def _poll(self) -> None:
+        """Look up all that are waited for, again and again, with a rest in between."""
         loop = asyncio.get_running_loop()
         while True:
             with contextlib.suppress(TimeoutError):
@@ -174,12 +185,28 @@ class OutcomePoller:
                     await self._has_news.wait()
                 await asyncio.sleep(GRACE_S)
             self._has_news.clear()
-            awaited = list(self._waiters.awaited)
             began_s = loop.time()
-            with contextlib.suppress(StoreUnavailable):
-                for start in range(0, len(awaited), LOOK_UP_SAGAS_MAX):
-                    await self._look_up_apart(awaited[start : start + LOOK_UP_SAGAS_MAX])
-            await asyncio.sleep(min(POLL_S, (loop.time() - began_s) * REST_SHARE))
+            awaited = list(self._waiters.awaited)
+            await self._look_up_all(awaited)
+            took_s = loop.time() - began_s
+            if len(awaited) <= LOOK_UP_SAGAS_MAX:
+                await asyncio.sleep(min(POLL_S, took_s * REST_SHARE))
+            else:  # most of them wait for long
+                await asyncio.sleep(min(REST_OF_MANY_S_MAX, took_s * REST_SHARE_OF_MANY))
+
+    async def _meet(self) -> None:
+        """Look up those whose first waiter has come, however many others are waited for."""
+        while True:
+            await self._have_come.wait()
+            await asyncio.sleep(GRACE_S)
+            self._have_come.clear()
+            newcomers, self._newcomers = self._newcomers, set()
+            await self._look_up_all(sorted(newcomers & self._waiters.awaited))
+
+    async def _look_up_all(self, saga_ids: Sequence[SagaId]) -> None:
+        with contextlib.suppress(StoreUnavailable):  # the next look will do
+            for start in range(0, len(saga_ids), LOOK_UP_SAGAS_MAX):
+                await self._look_up_apart(saga_ids[start : start + LOOK_UP_SAGAS_MAX])
 
     async def _look_up_apart(self, saga_ids: Sequence[SagaId]) -> None:
         """Look these up, one by one where that fails: the one that is to blame fails alone."""
