@@ -18,9 +18,8 @@ from saga.adapters.opening import open_bus
 from saga.console.cli.output import NotSo
 from saga.contracts import contract_of
 from saga.ports import Bus, Consumer, Record, Source, TopicSpec
-from saga.runtime.publisher import Publisher
+from saga.publishing.writer import EventWriter
 from saga.settings import Settings
-from saga.wiring import build_service
 
 WARM_UP_SAGAS: Final = 600
 FETCH_S: Final = 0.05
@@ -56,18 +55,14 @@ async def _drive(rival: str, place: Place, numbers: range, in_flight: int) -> Me
     settings, sagas = Settings.read({}, **place["settings"]), len(numbers)
     opened = open_bus(settings)
     try:
-        await opened.bus.create_topics(
-            [
-                TopicSpec(floor_topic(settings, name), settings.partitions, settings.retention_s)
-                for name in FLOOR_TOPICS
-            ]
-        )
+        floor_topics = [
+            TopicSpec(floor_topic(settings, name), settings.partitions, settings.retention_s)
+            for name in FLOOR_TOPICS
+        ]
         app = app_with(place["contracts"])
-        service = build_service(app, settings, roles=())  # it makes the engine's
-        async with service, _running(rival, place) as processes:
-            driver = await Driver.listening(
-                opened.bus, service.publisher, settings, is_floor=rival in FLOORS
-            )
+        await opened.bus.create_topics([*floor_topics, *app.topic_specs(settings)])
+        async with _running(rival, place) as processes:
+            driver = await Driver.listening(opened.bus, settings, is_floor=rival in FLOORS)
             warm_up = range(numbers.stop, numbers.stop + min(sagas, WARM_UP_SAGAS))
             await driver.run(warm_up, in_flight)
             tune_gc()
@@ -92,19 +87,17 @@ def _running(rival: str, place: Place) -> AbstractAsyncContextManager[list[Proce
 
 class Driver:
     def __init__(
-        self, bus: Bus, consumer: Consumer, publisher: Publisher, trigger_topic: str | None
+        self, bus: Bus, consumer: Consumer, writer: EventWriter, trigger_topic: str | None
     ) -> None:
         self._consumer = consumer
         self._bus = bus
-        self._publisher = publisher
+        self._writer = writer
         self._trigger_topic = trigger_topic
         self._flying: dict[bytes, float] = {}
         self._publishing: set[asyncio.Task[None]] = set()
 
     @classmethod
-    async def listening(
-        cls, bus: Bus, publisher: Publisher, settings: Settings, *, is_floor: bool
-    ) -> Driver:
+    async def listening(cls, bus: Bus, settings: Settings, *, is_floor: bool) -> Driver:
         """A driver that will see every outcome from now on."""
         names = settings.topic_names
         outcomes = [
@@ -121,7 +114,7 @@ class Driver:
         while not consumer.assignment():
             await consumer.fetch(records_max=1, timeout_s=FETCH_S)
         trigger_topic = floor_topic(settings, "triggers") if is_floor else None
-        return cls(bus, consumer, publisher, trigger_topic)
+        return cls(bus, consumer, EventWriter.of(settings), trigger_topic)
 
     async def run(self, numbers: range, in_flight: int) -> list[float]:
         """Latencies in seconds, from before a trigger is published until its outcome is read.
@@ -152,7 +145,7 @@ class Driver:
 
     def _triggers(self, numbers: range) -> Iterator[Record]:
         for number in numbers:
-            record = self._publisher.writer.record(placed(number)).record
+            record = self._writer.record(placed(number)).record
             topic = self._trigger_topic or record.topic
             yield Record(topic, record.key, record.value, record.headers)
 

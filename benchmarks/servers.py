@@ -22,7 +22,6 @@ from benchmarks.driving import ENGINES, FLOORS, WARM_UP_SAGAS, Place
 from benchmarks.measuring import (
     SAGA,
     Bar,
-    Level,
     Plan,
     circumstances,
     figures_table,
@@ -65,28 +64,36 @@ def measure(plan: Plan, servers: Servers, printer: Printer) -> dict[str, Any]:
     sizes = list(product(servers.partitions, servers.contracts))
     with ExitStack() as stack:
         progress = stack.enter_context(Progress(console=printer.err, transient=True))
-        rivals, folder = [*ENGINES, *FLOORS], None
+        folder = None
         if plan.revision is not None:
-            rivals.insert(len(ENGINES), plan.revision)
             folder = str(stack.enter_context(laid_out(plan.revision)))
-        runs = len(rivals) * plan.runs * len(plan.in_flight) + 1
-        bar = Bar(progress, len(sizes) * runs)
-        places: list[dict[str, Any]] = []
-        for partitions, contracts in sizes:
-            with scratch(servers, partitions) as settings:
-                turns = _Turns(bar, plan.revision)
-                place = Place(settings=settings, contracts=contracts, folder=folder, weights={})
-                place["weights"] = turns.weigh(place, min(plan.sagas, SAMPLE_SAGAS))
-                levels = _levels(plan, rivals, turns, place)
-            size = {"partitions": partitions, "contracts": contracts, "weights": place["weights"]}
-            places.append(size | {"levels": levels})
+        rivals = len(ENGINES) + len(FLOORS) + (folder is not None)
+        bar = Bar(progress, len(sizes) * (rivals * plan.runs * len(plan.in_flight) + 1))
+        places = [
+            {"partitions": partitions, "contracts": contracts}
+            | _place(plan, servers, _Turns(bar), folder, (partitions, contracts))
+            for partitions, contracts in sizes
+        ]
     return circumstances(plan) | {"places": places}
 
 
-def _levels(plan: Plan, rivals: Sequence[str], turns: _Turns, place: Place) -> list[Level]:
-    return measure_levels(
-        plan, rivals, list(ENGINES), lambda name, *size: turns.take(name, name, place, *size)
-    )
+def _place(
+    plan: Plan, servers: Servers, turns: _Turns, folder: str | None, size: tuple[int, int]
+) -> dict[str, Any]:
+    partitions, contracts = size
+    with scratch(servers, partitions) as own, scratch(servers, partitions) as of_revision:
+        here = Place(settings=own, contracts=contracts, folder=None, weights={})
+        here["weights"] = turns.weigh(here, min(plan.sagas, SAMPLE_SAGAS))
+        places = dict.fromkeys((*ENGINES, *FLOORS), here)
+        if plan.revision is not None:  # its tables are of another layout
+            places[plan.revision] = {**here, "settings": of_revision, "folder": folder}
+
+        def take(name: str, *size: int) -> Measured:
+            rival = SAGA if name == plan.revision else name
+            return turns.take(name, rival, places[name], *size)
+
+        levels = measure_levels(plan, list(places), list(ENGINES), take)
+    return {"weights": here["weights"], "levels": levels}
 
 
 def measure_loaded(plan: Plan, past: Past, servers: Servers, printer: Printer) -> dict[str, Any]:
@@ -168,24 +175,19 @@ def scratch(servers: Servers, partitions: int) -> Iterator[dict[str, str]]:
 class _Turns:
     """Measurements one after another, each with orders that no other has had."""
 
-    def __init__(self, bar: Bar, revision: str | None = None) -> None:
+    def __init__(self, bar: Bar) -> None:
         self._bar = bar
-        self._revision = revision
         self._first = 0
 
     def weigh(self, place: Place, sagas: int) -> dict[str, int]:
         """What the records and rows of today's engine weigh; nothing has run at the *place*."""
         first, self._first = self._first, self._first + sagas + WARM_UP_SAGAS
         size = (first, sagas, SAMPLE_IN_FLIGHT)
-        weights = self._bar.run("weighing", "weigh-servers", {**place, "folder": None}, *size)
+        weights = self._bar.run("weighing", "weigh-servers", place, *size)
         return {name: int(weight) for name, weight in weights.items()}
 
     def take(self, name: str, rival: str, place: Place, sagas: int, in_flight: int) -> Measured:
         first, self._first = self._first, self._first + sagas + WARM_UP_SAGAS
         partitions, contracts = place["settings"]["partitions"], place["contracts"]
         text = f"{name}, {in_flight} in flight, {partitions} partitions, {contracts} contracts"
-        if rival == self._revision:
-            rival = SAGA
-        else:
-            place = {**place, "folder": None}
         return self._bar.run(f"measuring: {text}", "servers", rival, place, first, sagas, in_flight)
