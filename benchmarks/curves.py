@@ -15,7 +15,7 @@ from typing import Any, Final
 from rich.progress import Progress
 
 from benchmarks.growth import exponent
-from benchmarks.measuring import Bar, Plan, circumstances, heading
+from benchmarks.measuring import Bar, Plan, circumstances
 from benchmarks.tables import Table
 from saga.console.cli.output import Printer
 
@@ -55,7 +55,8 @@ def measure(plan: Plan, printer: Printer, *, is_quick: bool) -> dict[str, Any]:
 
 def parts(report: Mapping[str, Any]) -> Sequence[str | Table]:
     """The report for people."""
-    told: list[str | Table] = [heading(report)]
+    counted = f"Python {report['python']}, commit {report['commit']}; costs are counted, not timed"
+    told: list[str | Table] = [counted]
     columns = ("", "at", "cost", "at", "cost", "grows with size to the power of")
     for group in report["groups"]:
         rows = []

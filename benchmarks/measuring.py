@@ -19,7 +19,7 @@ from typing import Any, Final
 import orjson
 from rich.progress import Progress
 
-from benchmarks.revisions import todays_commit
+from benchmarks.revisions import commit_of, todays_commit
 from benchmarks.tables import Table
 from benchmarks.timing import Measured
 from saga.console.cli.output import NotSo
@@ -177,7 +177,7 @@ def circumstances(plan: Plan) -> dict[str, Any]:
         "load": round(os.getloadavg()[0], 1),
         "python": platform.python_version(),
         "commit": todays_commit(),
-        "beside_commit": plan.revision,
+        "beside_commit": plan.revision and commit_of(plan.revision),
         "runs": plan.runs,
     }
 

@@ -9,6 +9,7 @@ import pytest
 from benchmarks import product
 from benchmarks.child import MEASUREMENTS, named
 from benchmarks.embedded import WITHOUT_ENGINE, without_engine
+from benchmarks.revisions import commit_of
 from benchmarks.weights import LIGHT, weigh
 from benchmarks.writing import writing
 from saga.console.cli.output import NotSo
@@ -24,7 +25,7 @@ class TestCommand:
         report = call(*SMALL, "--vs", "HEAD", "--in", tmp_path, "--json").row
 
         assert set(report) == CIRCUMSTANCES | {"levels", "replay", "open"}
-        assert (report["runs"], report["beside_commit"]) == (1, "HEAD")
+        assert (report["runs"], report["beside_commit"]) == (1, commit_of("HEAD"))
         (level,) = report["levels"]
         assert (level["in_flight"], level["sagas"]) == (8, 40)
         measured, beside = level["measured"], level["beside"]["saga"]
