@@ -262,8 +262,7 @@ class Service:
             is_new = self.commands.is_new(saga_id)
             self._outcome_poller.waiter_came(saga_id, is_new=is_new)
             try:
-                async with asyncio.timeout(timeout):
-                    return await outcome
+                return await asyncio.wait_for(outcome, timeout)
             except TimeoutError:
                 raise TimeoutError(f"saga {saga_id} has not ended within {timeout} s") from None
 

@@ -132,7 +132,8 @@ class EventWriter:
         registry = self._registry(type(event))
         text, message = encode_for_readers(registry, event, bytes_max=self._bytes_max)
         name = contract_of(type(event)).contract_name
-        return self._written(name, text, message, own_key(event), options)
+        event_key = None if message.model is event else own_key(event)
+        return self._written(name, text, message, event_key, options)
 
     def record_json(
         self, contract_name: str, text: bytes, **options: Unpack[PublishOptions]
