@@ -29,12 +29,13 @@ _embed: Final = orjson.Fragment
 
 
 def to_state(entries: Sequence[Entry]) -> bytes:
-    saga_id, version, at, cause, _, source = entries[0]
+    first = entries[0]
+    at, cause, source, version = first.at, first.cause, first.source, first.version
     plain_entries = []
     for entry in entries:
-        _, _, own_at, own_cause, body, own_source = entry
-        is_shared = own_at == at and own_cause == cause and own_source == source
+        is_shared = entry.at == at and entry.cause == cause and entry.source == source
         assert is_shared, f"entries of one turn differ in time, cause or source: {entries}"
+        body = entry.body
         plain = body_to_plain(body, _embed)
         plain["type"] = NAME_OF[type(body)]
         plain_entries.append(plain)
@@ -42,7 +43,7 @@ def to_state(entries: Sequence[Entry]) -> bytes:
     if source is not None:
         state["source"] = source
     if version == 1:
-        state["saga"] = saga_id
+        state["saga"] = first.saga_id
     return _dumps(state, option=_SORTED)
 
 

@@ -17,11 +17,13 @@ from typing import Any, Final, NamedTuple, get_args, get_origin, get_type_hints
 from saga.core.events import Event, Fact, Json, Message
 from saga.core.identity import Instant, MessageId, SagaId
 from saga.core.intents import Intent, PlannedUndo, RollbackPlanned
+from saga.core.values import value
 from saga.errors import UnknownEntry
 
 
-class Entry(NamedTuple):
-    """One line of a history, its versions from 1 without gaps; a tuple, as a replay makes many."""
+@value
+class Entry:
+    """One line of a history, its versions from 1 without gaps."""
 
     saga_id: SagaId
     version: int
@@ -106,8 +108,8 @@ def _check_plain(shape: _Shape, plain: dict[str, Any]) -> None:
     for name, kind in shape.plain:
         if name in plain and type(plain[name]) is not kind:
             raise ValueError(f"{name} is {plain[name]!r:.60}, no {kind.__name__}")
-    for name, value in plain.items():
-        if value is None:
+    for name, given in plain.items():
+        if given is None:
             raise ValueError(f"{name} is null, which is never written")
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from saga.authoring.registry import Registered, SagaRegistry
 from saga.contracts import (
@@ -126,7 +125,8 @@ class Skipped:
         return Skip(self.inbound.topic, source[:SOURCE_CHARS_MAX], self.reason)
 
 
-class _Topic(NamedTuple):
+@value
+class _Topic:
     """What is known beforehand of all records of one topic.
 
     Attributes:
@@ -313,8 +313,9 @@ class Router:
         return SkipReason.OWN if is_own else SkipReason.NOT_LISTENED
 
 
-class _Readable(NamedTuple):
-    """A record that could be read: a named tuple, as one is made for every record."""
+@value
+class _Readable:
+    """A record that could be read."""
 
     inbound: Inbound
     attributes: Attributes | Said

@@ -71,7 +71,7 @@ def _saga_lost(left: Left) -> Left:
 def _saga_twice(left: Left) -> Left:
     saga_id, other = _saga(left, SagaStatus.COMPLETED), SagaId("another")
     evidence = left.evidence
-    history = [entry._replace(saga_id=other) for entry in evidence.histories[saga_id]]
+    history = [replace(entry, saga_id=other) for entry in evidence.histories[saga_id]]
     summary = replace(evidence.summaries[saga_id], saga_id=other)
     return _with(
         left,

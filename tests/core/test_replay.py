@@ -2,6 +2,8 @@
 one.
 """
 
+from dataclasses import replace
+
 import pytest
 
 from saga.core.history import turns
@@ -99,7 +101,7 @@ def test_reply_that_nobody_waits_for_any_more_is_a_mismatch():
         await ctx.sleep("1h")
 
     begun = given(as_saga(quiet), OrderPlaced()).history
-    orphan = recorded(replied(Pay, Paid()))[3]._replace(version=3)
+    orphan = replace(recorded(replied(Pay, Paid()))[3], version=3)
 
     with pytest.raises(ReplayMismatch, match="unknown_intent"):
         given(as_saga(quiet), history=[*begun, orphan])

@@ -1,5 +1,7 @@
 """SEMANTICS of what people ask: cancels, signals, releases after a failed turn."""
 
+from dataclasses import replace
+
 import pytest
 from pydantic import BaseModel
 
@@ -170,7 +172,7 @@ def test_cancel_that_an_earlier_release_refused_stays_refused():
     )
     for body in (request, refusal):
         last = history[-1]
-        history.append(last._replace(version=last.version + 1, cause="c-9", body=body))
+        history.append(replace(last, version=last.version + 1, cause="c-9", body=body))
 
     again = given(order_saga(), history=history)
 

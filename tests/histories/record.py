@@ -130,7 +130,7 @@ def recorded(scenario: Scenario) -> list[Entry]:
     """The history of *scenario*, whose trigger came with a trace."""
     first, *others = scenario.history
     assert isinstance(first.body, SagaStarted), first
-    return [first._replace(body=replace(first.body, traceparent=TRACEPARENT)), *others]
+    return [replace(first, body=replace(first.body, traceparent=TRACEPARENT)), *others]
 
 
 def main() -> int:
