@@ -354,8 +354,8 @@ class Receiver:
                 backoff.reset()
             self.asked_at_s = self.answered_at_s = self._clock.monotonic_s()
             self.is_dry = not records
-            for record in records:
-                self.batcher.put(record)
+            if records:
+                self.batcher.put(records)
 
     def stop(self) -> None:
         self._is_stopping = True
@@ -505,11 +505,11 @@ class Batcher:
     def is_idle(self) -> bool:
         return not (self.is_busy or self.pending or self.publishing)
 
-    def put(self, record: Inbound) -> None:
-        records = self.pending.records
-        records.append(record)
+    def put(self, records: Iterable[Inbound]) -> None:
+        pending = self.pending.records
+        pending += records
         self.has_work.set()
-        if len(records) >= self._records_taken:
+        if len(pending) >= self._records_taken:
             self._are_enough.set()
 
     def put_timers(self, due: Iterable[DueTimer]) -> None:

@@ -19,7 +19,7 @@ LONG_S = 2 * HANG_S
 
 def put(batcher: Batcher, count: int) -> None:
     for offset in range(count):
-        batcher.put(Inbound("topic", 0, offset, b"key", b"{}", (), Instant(0)))
+        batcher.put([Inbound("topic", 0, offset, b"key", b"{}", (), Instant(0))])
 
 
 def take_batch(batcher: Batcher, clock: ManualClock, *, records: int, took_s: float) -> None:
