@@ -120,11 +120,11 @@ class Context:
             self._step_id(id, contract),
             Message(contract.contract_name, encode(intent)),
             step_kind,
-            retry=retry or (FOREVER if kind == "retriable" else STEP_DEFAULT),
-            timeout_us=None if timeout is None else duration_us(timeout),
-            undo_retry=None if undo is None else undo_retry or UNDO_DEFAULT,
-            intent=intent,
-            undo=undo,
+            retry or (FOREVER if kind == "retriable" else STEP_DEFAULT),
+            None if timeout is None else duration_us(timeout),
+            None if undo is None else undo_retry or UNDO_DEFAULT,
+            intent,
+            undo,
         )
         return self._made(call, sys._getframe(1))  # noqa: SLF001  # the caller's place
 
