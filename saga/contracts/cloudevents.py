@@ -190,7 +190,7 @@ def reply_headers(
 ) -> Said:
     """The headers of an answer: its id is `{intent id}/reply`, its cause the intent."""
     name = f"{intent_id}/reply"
-    return Said(name, contract_name, source, at, saga_id, intent_id, name, traceparent=traceparent)
+    return Said(name, contract_name, source, at, saga_id, intent_id, name, None, traceparent)
 
 
 def rfc3339(at: Instant) -> bytes:
