@@ -32,8 +32,8 @@ from saga.contracts.models import (
     ContractModel,
     business_key,
     contract_of,
+    flat_size,
     has_plain_values,
-    is_flat,
     may_hold_sets,
 )
 from saga.contracts.registry import ContractRegistry, ReadPath
@@ -255,7 +255,7 @@ def _read_stored(path: ReadPath, payload: Json) -> ContractModel:
 
 def _encoded(model: ContractModel, *, warnings: Literal[False, "error"]) -> bytes:
     values = model.__dict__
-    if is_flat(model) and len(values) == len(type(model).__pydantic_fields__):
+    if len(values) == flat_size(model):
         try:
             return orjson.dumps(values, option=orjson.OPT_SORT_KEYS)
         except TypeError:

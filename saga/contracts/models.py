@@ -118,7 +118,7 @@ class ContractModel(BaseModel):
 
     __saga_kind__: ClassVar[Kind | None] = None
     __saga_contract__: ClassVar[Contract | None] = None
-    __saga_is_flat__: ClassVar[bool | None] = None
+    __saga_flat_size__: ClassVar[int | None] = None
     __saga_is_open__: ClassVar[bool | None] = None
     __saga_plain_types__: ClassVar[dict[str, frozenset[type]] | None] = None
     __saga_upcast__: ClassVar[Upcast | None] = None
@@ -136,7 +136,7 @@ class ContractModel(BaseModel):
             except BaseException as error:  # validators are users' code
                 if is_ours(error) or not make_accepted(self, values):
                     raise
-            if not self.__saga_is_flat__:
+            if (self.__saga_flat_size__ or 0) <= 0:
                 refuse_lost_sets(self, values)
 
         # Without it pydantic would take it for a method of users, and call it for every message.
@@ -145,7 +145,7 @@ class ContractModel(BaseModel):
     @classmethod
     def __pydantic_init_subclass__(cls, **keywords: Any) -> None:
         cls.__saga_contract__ = cls.__saga_upcast__ = None
-        cls.__saga_is_flat__ = cls.__saga_is_open__ = cls.__saga_plain_types__ = None
+        cls.__saga_flat_size__ = cls.__saga_is_open__ = cls.__saga_plain_types__ = None
         cls.__saga_upcasts_from__ = ()
         if cls.__saga_kind__ is not None and "__saga_kind__" not in vars(cls):
             where = _defined_at()
@@ -285,11 +285,15 @@ def dlq_name(contract_name: str) -> str:
     return str(name._replace(kind=Kind.DEAD_LETTER))
 
 
-def is_flat(model: ContractModel) -> bool:
-    """Whether a model is only texts, whole numbers and booleans: then its values are its JSON."""
-    known = model.__saga_is_flat__
+def flat_size(model: ContractModel) -> int:
+    """How many values a model has that is only texts, whole numbers and booleans: -1 for others.
+
+    Where it has them all, they are its JSON.
+    """
+    known = model.__saga_flat_size__
     if known is None:
-        known = type(model).__saga_is_flat__ = _is_flat(type(model))
+        kind = type(model)
+        known = kind.__saga_flat_size__ = len(kind.model_fields) if _is_flat(kind) else -1
     return known
 
 
@@ -346,7 +350,7 @@ def _plain_types(model: ContractModel) -> dict[str, frozenset[type]]:
     options = {name for name in model.model_config if name not in _HARMLESS_OPTIONS}
     aliases = [field for field in model_fields.values() if field.validation_alias]
     has_say = any(validators) or options or aliases or model.__pydantic_post_init__
-    if has_say or not is_flat(model):
+    if has_say or flat_size(model) < 0:
         return {}
     return {
         name: frozenset(get_args(field.annotation) or (field.annotation,))
