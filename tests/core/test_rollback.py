@@ -227,6 +227,27 @@ def test_saga_does_not_end_while_an_operator_repeats_an_undo():
     )
 
 
+def test_what_waits_for_a_stuck_step_waits_for_its_repeated_undo():
+    """Once an operator begins anew with it, the plan has not passed it any more."""
+
+    async def order(ctx, placed):
+        await ctx.do(Notify(), undo=Unship)
+        await ctx.all(ctx.do(Reserve(), undo=Unreserve), ctx.do(Pay(), undo=Refund))
+        await ctx.do(Ship(), retry=ONCE)
+
+    saga = as_saga(order, parallel_undo=True, when_stuck="continue")
+    (
+        given(saga, OrderPlaced(), replied(Notify), replied(Pay, Paid()))
+        .when(replied(Reserve, Reserved()), refused(Ship, "no"), refused(Refund, "closed"))
+        .when(operator("retry", "pay"))
+        .then(undo_issued(Refund, attempt=2))
+        .when(replied(Unreserve))
+        .then_nothing()
+        .when(replied(Refund))
+        .then(undo_issued(Unship))
+    )
+
+
 def test_operator_retries_a_stuck_undo_with_a_fresh_budget():
     """The act issues the next attempt at once, and the policy counts anew."""
     (
