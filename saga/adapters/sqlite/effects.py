@@ -142,7 +142,7 @@ class SqliteEffectsStore(EffectsStore, EffectsFile):
 
     def keep(self, unit: SqliteUnit, writes: Sequence[InboxWrite], answer: Record | None) -> _Kept:
         """For a unit that has written nothing else."""
-        if self._answers is not None and self._database is not None:
+        if self._answers is not None and not self._has_handlers:
             return self._answers.keep(unit, writes, answer)
         return self.keep_apart(unit, writes)
 
@@ -204,6 +204,11 @@ class SqliteEffectsStore(EffectsStore, EffectsFile):
     def release(self, holder: object) -> None:
         if self._database is not None:
             self._database.writer.release(holder)
+
+    @property
+    def _has_handlers(self) -> bool:
+        """Whether this file is written anyway, or is not open."""
+        return self._database is None or self._database.writer.has_handlers
 
     def _elsewhere(self, writes: Sequence[InboxWrite]) -> Elsewhere:
         if self._beside is None or not writes:

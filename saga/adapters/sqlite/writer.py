@@ -149,11 +149,18 @@ class Writer:
         self._go_on_soon()
         return is_whole
 
+    @property
+    def has_handlers(self) -> bool:
+        """Whether handlers have written, or are about to, what is not committed yet."""
+        return self._handlers > 0
+
     def try_hold(self, holder: object) -> bool:
         """Let *holder* have the file as it is, which nobody writes until `release`, if it is free.
 
         What is read meanwhile through the writing connection is what all processes have committed.
         """
+        if self._handlers and not (self._is_busy or self._line):
+            self._write(self._next_jobs())  # what those before have written comes first
         if self._is_busy or self._waiting or self._line or self.writing.in_transaction:
             return False
         try:
