@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from itertools import islice
 from typing import Final, TypedDict
 
@@ -17,6 +17,7 @@ from saga.adapters.ids import new_id
 from saga.adapters.opening import open_bus
 from saga.console.cli.output import NotSo
 from saga.contracts import contract_of
+from saga.errors import BusUnavailable
 from saga.ports import Bus, Consumer, Record, Source, TopicSpec
 from saga.publishing.writer import EventWriter
 from saga.settings import Settings
@@ -24,6 +25,7 @@ from saga.settings import Settings
 WARM_UP_SAGAS: Final = 600
 FETCH_S: Final = 0.05
 STALL_S: Final = 30.0
+ASSIGN_S: Final = 120.0
 
 TWO: Final = "saga, two orchestrators"
 ENGINES: Final[Mapping[str, tuple[str, ...]]] = {
@@ -111,8 +113,10 @@ class Driver:
             return {source: end for source, (_, end) in (await bus.bounds(sources)).items()}
 
         consumer = await bus.subscribe(f"bench-{new_id()}", outcomes, resume_at=from_now_on)
-        while not consumer.assignment():
-            await consumer.fetch(records_max=1, timeout_s=FETCH_S)
+        async with asyncio.timeout(ASSIGN_S):
+            while not consumer.assignment():
+                with suppress(BusUnavailable):  # Kafka has many topics to make
+                    await consumer.fetch(records_max=1, timeout_s=FETCH_S)
         trigger_topic = floor_topic(settings, "triggers") if is_floor else None
         return cls(bus, consumer, EventWriter.of(settings), trigger_topic)
 
