@@ -16,6 +16,7 @@ EVERY_S: Final = 0.001
 """Of CPU time, not of waiting."""
 ELSEWHERE: Final = "the loop, and what is called in it"
 USERS: Final = "the saga, its handlers and the customers"
+_LOOP_MODULE: Final = "benchmarks.timing"
 _USERS_MODULES: Final = {"benchmarks.order", "benchmarks.product"}
 _DEPTH: Final = 3
 
@@ -43,6 +44,8 @@ def _place(frame: FrameType | None) -> str:
     """The folder of the innermost function of the engine, or of its users."""
     while frame is not None:
         module = str(frame.f_globals.get("__name__", ""))
+        if module == _LOOP_MODULE:
+            return ELSEWHERE
         if module in _USERS_MODULES:
             return USERS
         if module.startswith("saga."):
