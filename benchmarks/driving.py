@@ -114,9 +114,11 @@ class Driver:
 
         consumer = await bus.subscribe(f"bench-{new_id()}", outcomes, resume_at=from_now_on)
         async with asyncio.timeout(ASSIGN_S):
-            while not consumer.assignment():
+            is_ready = False
+            while not is_ready:
                 with suppress(BusUnavailable):  # Kafka has many topics to make
                     await consumer.fetch(records_max=1, timeout_s=FETCH_S)
+                    is_ready = bool(consumer.assignment())
         trigger_topic = floor_topic(settings, "triggers") if is_floor else None
         return cls(bus, consumer, EventWriter.of(settings), trigger_topic)
 
