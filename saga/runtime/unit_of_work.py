@@ -30,6 +30,8 @@ from saga.runtime.unhandled import dead_letter, deferred
 
 POSTPONED_S = 30
 """How long a due timer is left alone whose saga stands still, at least."""
+POSTPONED_S_MAX = 300
+"""A worker may postpone one just after another has released the saga: no later than by so much."""
 
 
 @dataclass(slots=True)
@@ -264,5 +266,6 @@ class UnitOfWork:
     def _postpone(self, delivery: Delivery, since: Instant) -> None:
         fact = delivery.event.fact
         assert isinstance(fact, TimerFired), fact
-        due_at = Instant(self.at + max(POSTPONED_S * SECOND_US, self.at - since))
+        least, most = POSTPONED_S * SECOND_US, POSTPONED_S_MAX * SECOND_US
+        due_at = Instant(self.at + min(max(least, self.at - since), most))
         self.timers.moved[fact.timer_id] = DueTimer(fact.timer_id, delivery.saga_id, due_at)
