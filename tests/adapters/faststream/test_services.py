@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import MessageSizeTooLargeError
 from faststream import BaseMiddleware
 from faststream.asgi import AsgiFastStream
 from faststream.kafka import KafkaBroker
@@ -300,6 +301,15 @@ async def publish_huge(scenario: KafkaScenario, record: Record) -> None:
         await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, record.topic, taken)])
     options = {"bootstrap_servers": scenario.bootstrap, "max_request_size": 8_000_000}
     async with AIOKafkaProducer(**options) as producer:
+        await until(lambda: _is_taken(producer, record))
+
+
+async def _is_taken(producer: AIOKafkaProducer, record: Record) -> bool:
+    """False until the broker has heard of its limit."""
+    try:
         await producer.send_and_wait(
             record.topic, record.value, record.key, partition=0, headers=list(record.headers)
         )
+    except MessageSizeTooLargeError:
+        return False
+    return True
