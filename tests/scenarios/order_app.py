@@ -6,10 +6,13 @@ killed.
 
 import asyncio
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 from saga import Context, EffectContext, Effects, Refused, Retry, SagaApp, Service, saga
+from saga.errors import BusUnavailable
+from tests.patience import HANG_S
 from tests.toys import (
     OrderConfirmed,
     OrderPlaced,
@@ -111,6 +114,23 @@ async def serve(folder: Path, *, is_apart: bool) -> None:
         assert isinstance(running, Service)
         print("serving", flush=True)
         await running.wait()
+
+
+async def run_orders(service, numbers: range) -> Counter[str]:
+    """How they ended."""
+    sagas = []
+    for number in numbers:
+        event = OrderPlaced(order_id=f"o-{number}", amount=501 if number % 5 == 0 else 10)
+        prepared = service.publisher.writer.record(event)
+        while True:
+            try:
+                await service.publisher.send([prepared])
+                break
+            except BusUnavailable:
+                continue  # as a publisher would: again, under the same id
+        sagas.append(prepared.saga_id)
+    outcomes = [await service.outcome(saga, timeout=HANG_S) for saga in sagas]
+    return Counter(outcome.status.value for outcome in outcomes)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ from saga import EffectContext, Effects, Refused, SagaApp
 from saga.adapters.sqlite import connection
 from saga.core.events import ReplyReceived
 from saga.core.status import SagaStatus
-from saga.errors import BusUnavailable
 from tests.patience import HANG_S, until
 from tests.scenarios import order_app
 from tests.scenarios.test_failing_disk import Moody
@@ -84,25 +83,16 @@ class Shop:
         return number
 
 
+def never(_: int) -> bool:
+    return False
+
+
+def always(_: int) -> bool:
+    return True
+
+
 def in_every_second_call(number: int) -> bool:
     return number % 2 == 0
-
-
-async def run_orders(service, numbers: range) -> Counter[str]:
-    """How they ended."""
-    sagas = []
-    for number in numbers:
-        event = OrderPlaced(order_id=f"o-{number}", amount=501 if number % 5 == 0 else 10)
-        prepared = service.publisher.writer.record(event)
-        while True:
-            try:
-                await service.publisher.send([prepared])
-                break
-            except BusUnavailable:
-                continue  # as a publisher would: again, under the same id
-        sagas.append(prepared.saga_id)
-    outcomes = [await service.outcome(saga, timeout=HANG_S) for saga in sagas]
-    return Counter(outcome.status.value for outcome in outcomes)
 
 
 def rows_in(folder: Path) -> dict[str, dict[tuple[str, str], tuple]]:
@@ -141,7 +131,7 @@ async def examine(folder: Path, service) -> dict[str, int]:
 async def test_every_second_call_writes(tmp_path):
     shop = Shop(in_every_second_call)
     async with shop.service(tmp_path) as service:
-        ends = await run_orders(service, range(ORDERS))
+        ends = await order_app.run_orders(service, range(ORDERS))
         await service.idle(timeout=HANG_S)
         kept = await examine(tmp_path, service)
 
@@ -190,7 +180,7 @@ async def test_every_order_ends_on_a_failing_disk(tmp_path, monkeypatch, caplog,
     shop = Shop(in_every_second_call)
     async with shop.service(tmp_path, **settings) as service:
         monkeypatch.setattr(Moody, "share", 0.35)
-        ends = await run_orders(service, range(ORDERS))
+        ends = await order_app.run_orders(service, range(ORDERS))
         monkeypatch.setattr(Moody, "share", 0.0)
         await service.idle(timeout=HANG_S)
         if not settings:
@@ -207,36 +197,32 @@ def deliver_all_again(folder: Path) -> None:
     file.close()
 
 
-async def test_releases_that_use_ctx_db_find_what_others_have_done(tmp_path):
-    """Without it, with it, without it: each finds all keys, and answers as they were answered."""
+async def run_releases(folder: Path, releases) -> Counter[str]:
+    """What was done by each, with its settings, where all that came before is delivered again."""
     done: Counter[str] = Counter()
-    for release, writes in enumerate((False, True, False)):
-        shop = Shop(lambda _, writes=writes: writes)
-        first = release * 10
-        async with shop.service(tmp_path) as service:
-            await run_orders(service, range(first, first + 10))
+    for number, (writes, settings) in enumerate(releases):
+        shop, first = Shop(writes), number * 10
+        async with shop.service(folder, **settings) as service:
+            await order_app.run_orders(service, range(first, first + 10))
             await service.idle(timeout=HANG_S)
-            await examine(tmp_path, service)
+            await examine(folder, service)
         assert not done.keys() & shop.calls.keys()
         done += shop.calls
-        deliver_all_again(tmp_path)
+        deliver_all_again(folder)
+    return done
+
+
+async def test_releases_that_use_ctx_db_find_what_others_have_done(tmp_path):
+    """Without it, with it, without it: each finds all keys, and answers as they were answered."""
+    done = await run_releases(tmp_path, [(never, {}), (always, {}), (never, {})])
 
     assert set(done.values()) == {1}
 
 
 async def test_an_address_for_the_effects_may_come_and_go(tmp_path):
     """All keys are found as long as the files are the same."""
-    done: Counter[str] = Counter()
     address = {"effects_store": f"sqlite:///{tmp_path}/saga-effects.db"}
-    for release, settings in enumerate(({}, address, {})):
-        shop = Shop(in_every_second_call)
-        first = release * 10
-        async with shop.service(tmp_path, **settings) as service:
-            await run_orders(service, range(first, first + 10))
-            await service.idle(timeout=HANG_S)
-            await examine(tmp_path, service)
-        assert not done.keys() & shop.calls.keys()
-        done += shop.calls
-        deliver_all_again(tmp_path)
+    each = in_every_second_call
+    done = await run_releases(tmp_path, [(each, {}), (each, address), (each, {})])
 
     assert set(done.values()) == {1}

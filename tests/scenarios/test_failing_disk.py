@@ -6,9 +6,8 @@ import sqlite3
 import pytest
 
 from saga.adapters.sqlite import connection
-from saga.errors import BusUnavailable
 from tests.patience import HANG_S
-from tests.scenarios.order_app import OrderPlaced
+from tests.scenarios import order_app
 
 ORDERS = 60
 
@@ -44,24 +43,13 @@ async def test_every_order_ends_although_commits_fail(one_file, monkeypatch, cap
     monkeypatch.setattr(Moody, "failed", 0)
     async with one_file.service(early_hold="30s") as service:
         monkeypatch.setattr(Moody, "share", 0.15)
-        sagas = []
-        for number in range(ORDERS):
-            event = OrderPlaced(order_id=f"o-{number}", amount=501 if number % 5 == 0 else 10)
-            prepared = service.publisher.writer.record(event)
-            while True:
-                try:
-                    await service.publisher.send([prepared])
-                    break
-                except BusUnavailable:
-                    continue  # as a publisher would: again, under the same id
-            sagas.append(prepared.saga_id)
-        outcomes = [await service.outcome(saga, timeout=HANG_S) for saga in sagas]
+        ends = await order_app.run_orders(service, range(ORDERS))
         monkeypatch.setattr(Moody, "share", 0.0)
         await service.idle(timeout=HANG_S)
 
     assert Moody.failed > 10
     assert "records were retracted" in caplog.text
-    assert {outcome.status.value for outcome in outcomes} == {"completed", "rolled_back"}
+    assert ends.keys() == {"completed", "rolled_back"}
     done = one_file.effects()
     assert set(done.values()) == {1}
     assert sum(what == "pay" for what, _ in done) == ORDERS - ORDERS // 5
