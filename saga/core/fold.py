@@ -72,7 +72,7 @@ def take_noted(state: SagaState, event: Event, verdict: intents.Verdict) -> None
     if type(fact) is events.ReplyReceived and verdict is not intents.Verdict.REFUSED:
         name = parse_intent_id(fact.intent_id)
         if name is not None and name.step in state.steps:
-            _keep_answer(state.steps[name.step], name, fact)
+            _keep_answer(state, state.steps[name.step], name, fact)
 
 
 def apply(state: SagaState, intent: intents.Intent, at: Instant) -> None:
@@ -123,10 +123,14 @@ def _started(state: SagaState, fact: events.SagaStarted, at: Instant) -> None:
 
 def _replied(state: SagaState, fact: events.ReplyReceived, _: Instant) -> None:
     name = parse_intent_id(fact.intent_id)
-    if name is None or name.step not in state.steps:
-        return
-    step = state.steps[name.step]
-    _keep_answer(step, name, fact)
+    step = state.steps.get(name.step) if name is not None else None
+    if name is not None and step is not None:
+        take_reply(state, step, name, fact)
+
+
+def take_reply(state: SagaState, step: Step, name: IntentName, fact: events.ReplyReceived) -> None:
+    """The plain effect of an answer to *step*, whose intent *name* is."""
+    _keep_answer(state, step, name, fact)
     if fact.outcome is not REPLY_DONE:
         return
     if name.direction is DO:
@@ -140,10 +144,11 @@ def _replied(state: SagaState, fact: events.ReplyReceived, _: Instant) -> None:
         step.is_backing_off = False
 
 
-def _keep_answer(step: Step, name: IntentName, fact: events.ReplyReceived) -> None:
+def _keep_answer(
+    state: SagaState, step: Step, name: IntentName, fact: events.ReplyReceived
+) -> None:
     """The first answer to an attempt counts; the first success is the step's reply."""
-    attempt = name[2:]
-    if step.replies.setdefault(attempt, fact) is not fact or step.has_reply:
+    if state.replies.setdefault(name, fact) is not fact or step.has_reply:
         return
     if fact.outcome is REPLY_DONE and name.direction is DO:
         step.reply, step.has_reply = fact.reply, True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Sequence
 from itertools import islice
 from typing import assert_never
@@ -10,7 +10,7 @@ from typing import assert_never
 from saga.core import events, intents, program, rollback
 from saga.core.decider import RECORDED, Disposition
 from saga.core.events import REPLY_DONE, REPLY_FAILED, Json, ReplyReceived
-from saga.core.identity import DO
+from saga.core.identity import DO, IntentName
 from saga.core.intents import TimerPurpose, Verdict
 from saga.core.state import SagaState, Step, identity_of
 from saga.core.status import ISSUED, StepKind, StepStatus
@@ -36,7 +36,7 @@ def start(turn: Turn, fact: events.SagaStarted) -> Disposition:
     return RECORDED
 
 
-def reply(turn: Turn, step: Step, attempt: int, fact: ReplyReceived) -> Disposition:
+def reply(turn: Turn, step: Step, name: IntentName, fact: ReplyReceived) -> Disposition:
     """A service answered a step's attempt for the first time."""
     state = turn.state
     if step.status is not ISSUED:
@@ -45,10 +45,10 @@ def reply(turn: Turn, step: Step, attempt: int, fact: ReplyReceived) -> Disposit
         return rollback.late_reply(turn, step, fact)
     if state.status.is_ended:
         turn.note(Verdict.AFTER_END, fact.intent_id, f"the saga is {state.status.value}")
-    if fact.outcome is REPLY_FAILED and (attempt != step.attempts or step.is_backing_off):
+    if fact.outcome is REPLY_FAILED and (name.attempt != step.attempts or step.is_backing_off):
         return turn.note(Verdict.SUPERSEDED, fact.intent_id, rollback.LATER_ATTEMPT)
     if not turn.has_taken_fact:
-        turn.take_fact()
+        turn.take_reply(step, name, fact)
     turn.disarm_for(step, DO)
     if fact.outcome is REPLY_DONE:
         _succeed(turn, step, fact)
@@ -187,13 +187,18 @@ def _resume_if_free(turn: Turn, released: Step | None = None) -> None:
 
 def _run(turn: Turn, commands: Sequence[program.Command]) -> None:
     """Turn commands into intents, waits last: what a kept signal leads to may drop others."""
-    queue = deque(commands)
     waiting: OrderedDict[str, program.AwaitSignal] = OrderedDict()
-    while queue or waiting:
-        if not queue:
-            queue.extend(_await_signal(turn, waiting.popitem(last=False)[1]))
-            continue
-        command = queue.popleft()
+    _take(turn, commands, waiting)
+    while waiting:
+        _take(turn, _await_signal(turn, waiting.popitem(last=False)[1]), waiting)
+
+
+def _take(
+    turn: Turn,
+    commands: Sequence[program.Command],
+    waiting: OrderedDict[str, program.AwaitSignal],
+) -> None:
+    for command in commands:
         match command:
             case program.DoStep():
                 turn.issue_new(command)

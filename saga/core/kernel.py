@@ -15,7 +15,7 @@ from saga.core import events, forward, requests, rollback
 from saga.core.decider import RECORDED, Decider, Decision, Disposition
 from saga.core.events import REPLY_DONE, Event, ReplyReceived
 from saga.core.fold import said
-from saga.core.identity import DO, UNDO, SagaId, StepId, parse_intent_id
+from saga.core.identity import UNDO, SagaId, StepId, parse_intent_id
 from saga.core.intents import Intent, TimerPurpose, Verdict
 from saga.core.program import Definition, Program, Slept, WaitTimedOut
 from saga.core.state import SagaState, identity_of
@@ -85,29 +85,29 @@ def _take(turn: Turn, event: Event) -> Disposition:
 
 
 def _reply(turn: Turn, fact: ReplyReceived) -> Disposition:
-    name = parse_intent_id(fact.intent_id)
-    step = turn.state.steps.get(name.step) if name is not None else None
+    state, name = turn.state, parse_intent_id(fact.intent_id)
+    step = state.steps.get(name.step) if name is not None else None
     if name is None or step is None:
         return Disposition.UNKNOWN
-    issued = step.attempts if name.direction is DO else step.undo_attempts
-    if not 1 <= name.attempt <= issued:
+    is_undo = name.direction is UNDO
+    if not 1 <= name.attempt <= (step.undo_attempts if is_undo else step.attempts):
         return Disposition.UNKNOWN
-    known = step.replies.get((name.direction, name.attempt))
+    known = state.replies.get(name)
     if known is not None:
         if turn.is_same_answer(known, fact):
             return Disposition.DUPLICATE
         # An incident to record once. The same message id again is no news: a dead letter.
-        if identity_of(turn.event) in turn.state.causes:
+        if identity_of(turn.event) in state.causes:
             return Disposition.CONFLICT
         return turn.note_conflict(fact)
-    if name.direction is UNDO:
-        return rollback.undo_reply(turn, step, name.attempt, fact)
+    if is_undo:
+        return rollback.undo_reply(turn, step, name, fact)
     program = turn.program
     if fact.outcome is REPLY_DONE and program is not None:
         refusal = turn.refusal(program.refusal_of_reply, step.id, fact.reply)
         if refusal is not None:
             return turn.note(Verdict.REFUSED, fact.intent_id, refusal)
-    return forward.reply(turn, step, name.attempt, fact)
+    return forward.reply(turn, step, name, fact)
 
 
 def _timer(turn: Turn, fact: events.TimerFired) -> Disposition:

@@ -14,7 +14,7 @@ from typing import Final, assert_never
 from saga.core import intents
 from saga.core.decider import RECORDED, Disposition
 from saga.core.events import ReplyOutcome, ReplyReceived
-from saga.core.identity import UNDO, StepId
+from saga.core.identity import UNDO, IntentName, StepId
 from saga.core.intents import PlannedUndo, RollbackGoal, RollbackPlanned, TimerPurpose, Verdict
 from saga.core.program import Report, StepPolicy
 from saga.core.retry import UNDO_DEFAULT
@@ -118,19 +118,19 @@ def abandon(turn: Turn, reason: str) -> None:
         state.program = None
 
 
-def undo_reply(turn: Turn, step: Step, attempt: int, fact: ReplyReceived) -> Disposition:
+def undo_reply(turn: Turn, step: Step, name: IntentName, fact: ReplyReceived) -> Disposition:
     """A service answered an attempt to undo a step, for the first time."""
     was_given_up = step.status in {StepStatus.UNDO_STUCK, StepStatus.SKIPPED}
-    if was_given_up and fact.outcome is ReplyOutcome.DONE and attempt >= step.undo_floor:
+    if was_given_up and fact.outcome is ReplyOutcome.DONE and name.attempt >= step.undo_floor:
         return _undone_late(turn, step, fact)
     if step.status is not UNDOING:
         return turn.note(Verdict.SUPERSEDED, fact.intent_id, f"the step is {step.status.value}")
-    if attempt < step.undo_floor:
+    if name.attempt < step.undo_floor:
         return turn.note(Verdict.SUPERSEDED, fact.intent_id, "it came before the step's success")
-    is_latest = attempt == step.undo_attempts and not step.is_backing_off
+    is_latest = name.attempt == step.undo_attempts and not step.is_backing_off
     if fact.outcome is ReplyOutcome.FAILED and not is_latest:
         return turn.note(Verdict.SUPERSEDED, fact.intent_id, LATER_ATTEMPT)
-    turn.take_fact()
+    turn.take_reply(step, name, fact)
     turn.disarm_for(step, UNDO)
     match fact.outcome:
         case ReplyOutcome.DONE:

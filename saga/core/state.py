@@ -21,6 +21,7 @@ from saga.core.identity import (
     Direction,
     Instant,
     IntentId,
+    IntentName,
     SagaId,
     StepId,
     TimerId,
@@ -67,7 +68,6 @@ class Step:
     """Its latest undo was issued before any reply was known."""
     reply: Message | None = None
     has_reply: bool = False
-    replies: dict[tuple[Direction, int], ReplyReceived] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -120,6 +120,8 @@ class SagaState:
     started_at: Instant = Instant(0)
     format: int | None = None
     steps: dict[StepId, Step] = field(default_factory=dict)
+    replies: dict[IntentName, ReplyReceived] = field(default_factory=dict)
+    """The first answer to each attempt."""
     in_flight: dict[StepId, Step] = field(default_factory=dict)
     undoing: dict[StepId, Step] = field(default_factory=dict)
     """The steps that are issued, and those being undone: a turn may not look at all steps."""
@@ -171,9 +173,7 @@ class SagaState:
         return self.status.is_ended or (self.is_poisoned and self.before_failure[0].is_ended)
 
     def is_answered(self, intent_id: IntentId) -> bool:
-        name = parse_intent_id(intent_id)
-        step = self.steps.get(name.step) if name is not None else None
-        return name is not None and step is not None and name[2:] in step.replies
+        return parse_intent_id(intent_id) in self.replies
 
     @property
     def is_started(self) -> bool:

@@ -14,12 +14,12 @@ from typing import Final, ParamSpec
 from saga.core import intents
 from saga.core.decider import RECORDED, Disposition
 from saga.core.events import Event, Message, ReplyReceived
-from saga.core.fold import EFFECTS, FACT_EFFECTS, know, take_noted
-from saga.core.identity import DO, UNDO, Direction, Instant, StepId, TimerId
+from saga.core.fold import EFFECTS, FACT_EFFECTS, know, take_noted, take_reply
+from saga.core.identity import DO, UNDO, Direction, Instant, IntentName, StepId, TimerId
 from saga.core.intents import Intent, TimerPurpose, Verdict
 from saga.core.program import Definition, DoStep, Finish, Program, StepPolicy
 from saga.core.retry import Retry
-from saga.core.state import SagaState, Step, Unarmed
+from saga.core.state import SagaState, Step, Unarmed, identity_of
 from saga.core.status import SagaStatus, StepStatus
 
 P = ParamSpec("P")
@@ -73,6 +73,12 @@ class Turn:
         state, event = self.state, self.event
         know(state, event)
         FACT_EFFECTS[type(event.fact)](state, event.fact, event.at)
+
+    def take_reply(self, step: Step, name: IntentName, fact: ReplyReceived) -> None:
+        """`take_fact` of an answer whose intent and step are known."""
+        self.has_taken_fact = True
+        self.state.causes[identity_of(self.event)] = None  # `replies` keeps what it says
+        take_reply(self.state, step, name, fact)
 
     def record(self, intent: Intent) -> None:
         """Decide something: it becomes an entry, and has its effect."""

@@ -206,8 +206,8 @@ def _issued(
             latest[body.step, body.direction.value] = body
     assert latest, f"{_named(subject)} was not issued; steps so far: {', '.join(state.steps)}"
     for issued in latest.values():
-        answered = state.steps[issued.step].replies
-        if (issued.direction, issued.attempt) not in answered:
+        id_ = intent_id(state.saga_id, issued.step, issued.direction, issued.attempt)
+        if not state.is_answered(id_):
             return issued
     return list(latest.values())[-1]
 

@@ -161,7 +161,9 @@ def drawn(scenario, kind, pick):
     state = scenario.state
     made = issued(scenario)
     open_ones = [
-        one for one in made if (one.direction, one.attempt) not in state.steps[one.step].replies
+        one
+        for one in made
+        if not state.is_answered(intent_id(state.saga_id, one.step, one.direction, one.attempt))
     ]
     match kind:
         case 0 | 1 | 2 | 3 | 4 | 5 | 6 | 7 | 8 | 9 if open_ones:
