@@ -59,7 +59,7 @@ class ContractRegistry:
         DefinitionError: a class is no contract, or two of them have one name.
     """
 
-    __slots__ = ("_contracts", "_families", "_kept", "_sources", "own_keys", "paths")
+    __slots__ = ("_contracts", "_families", "_kept", "_sources", "own_keys", "paths", "replies")
 
     def __init__(self, models: Iterable[type[ContractModel]]) -> None:
         contracts = _closure(models)
@@ -75,6 +75,14 @@ class ContractRegistry:
         keyed = {name: contract for name, contract in self._contracts.items() if contract.key}
         self.own_keys = MappingProxyType({name: _key_in_json(each) for name, each in keyed.items()})
         """Events that travel under a key of their own: which member of their JSON it is."""
+        self.replies = MappingProxyType(
+            {
+                name: self._replies_to(each)
+                for name, each in contracts.items()
+                if each.kind is Kind.INTENT
+            }
+        )
+        """Of each intent what its reply may come as: None where it has none of its own."""
         self._families = {(known.domain, known.kind, known.name) for known in contracts.values()}
         self._kept: dict[tuple[str, Json], ContractModel] = {}
 
@@ -116,6 +124,12 @@ class ContractRegistry:
     def names_read_as(self, contract_name: str) -> tuple[str, ...]:
         """All contracts that are read as the same version as this one, or UnknownContract."""
         return self._sources[self.current(contract_name).contract_name]
+
+    def _replies_to(self, intent: Contract) -> frozenset[str | None]:
+        if intent.reply is None:
+            return frozenset({None})
+        name = contract_of(intent.reply).contract_name
+        return frozenset({name, *self.names_read_as(name)})
 
     def knows_other_versions(self, contract_name: str) -> bool:
         """Whether the topic is known, whatever the version."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from saga.core.events import Json, Message
@@ -18,26 +19,22 @@ from saga.core.status import StepKind
 from saga.core.values import value
 
 
-class StepPolicy(Protocol):
-    """What the code at hand says of a step, which is not recorded."""
+@dataclass(slots=True, eq=False)
+class DoStep:
+    """Issue an intent; what the code at hand says of its step, too, which is not recorded."""
 
+    step: StepId
+    contract: str
+    payload: Json
+    kind: StepKind
     retry: Retry
     timeout_us: int | None
     undo_retry: Retry | None
     """None: the step has no undo."""
-    group: str | None
+    group: str | None = field(default=None, init=False)
     """Joins steps that were issued side by side."""
-
-
-@value
-class DoStep:
-    """Issue an intent. *after* are the nearest steps that it depends on."""
-
-    step: StepId
-    message: Message
-    kind: StepKind
-    policy: StepPolicy
-    after: tuple[StepId, ...]
+    after: tuple[StepId, ...] = field(default=(), init=False)
+    """The nearest steps that it depends on."""
 
 
 @value
@@ -145,7 +142,7 @@ class Program(Protocol):
     def resume(self, resolution: Resolution, at: Instant) -> Sequence[Command]:
         """Go on with one of the things that were asked for."""
 
-    def policy_of(self, step: StepId) -> StepPolicy:
+    def policy_of(self, step: StepId) -> DoStep:
         """How often *step* is tried, how long, and whether it has an undo."""
 
     def refusal_of(self, wait: str, payload: Json) -> str | None:

@@ -16,7 +16,7 @@ from saga.core.decider import RECORDED, Disposition
 from saga.core.events import ReplyOutcome, ReplyReceived
 from saga.core.identity import UNDO, IntentName, StepId
 from saga.core.intents import PlannedUndo, RollbackGoal, RollbackPlanned, TimerPurpose, Verdict
-from saga.core.program import Report, StepPolicy
+from saga.core.program import DoStep, Report
 from saga.core.retry import UNDO_DEFAULT
 from saga.core.state import Plan, Progress, SagaState, Step
 from saga.core.status import UNDOING, SagaStatus, StepKind, StepStatus
@@ -40,7 +40,7 @@ def may_have_effect(step: Step) -> bool:
 
 
 def plan_undo(
-    steps: Iterable[Step], policy_of: Callable[[StepId], StepPolicy], *, parallel: bool
+    steps: Iterable[Step], policy_of: Callable[[StepId], DoStep], *, parallel: bool
 ) -> tuple[PlannedUndo, ...]:
     """The plan over *steps* in order of issue; *parallel* undoes a group of issue side by side."""
     planned: list[PlannedUndo] = []

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Final, ParamSpec
+from typing import Final, TypeVarTuple
 
 from saga.core import intents
 from saga.core.decider import RECORDED, Disposition
@@ -17,12 +17,12 @@ from saga.core.events import Event, Message, ReplyReceived
 from saga.core.fold import EFFECTS, FACT_EFFECTS, know, take_noted, take_reply
 from saga.core.identity import DO, UNDO, Direction, Instant, IntentName, StepId, TimerId
 from saga.core.intents import Intent, TimerPurpose, Verdict
-from saga.core.program import Definition, DoStep, Finish, Program, StepPolicy
+from saga.core.program import Definition, DoStep, Finish, Program
 from saga.core.retry import Retry
 from saga.core.state import SagaState, Step, Unarmed, identity_of
 from saga.core.status import SagaStatus, StepStatus
 
-P = ParamSpec("P")
+Asked = TypeVarTuple("Asked")
 _DEADLINE: Final = TimerPurpose.DEADLINE
 _RETRY: Final = TimerPurpose.RETRY
 _TIMEOUTS: Final = frozenset({TimerPurpose.DEADLINE, TimerPurpose.WAIT})
@@ -64,7 +64,7 @@ class Turn:
         # None until the saga has begun, and once it is abandoned; then nothing else asks for it.
         self.program: Program = state.program  # type: ignore[assignment]
 
-    def policy(self, step: Step) -> StepPolicy:
+    def policy(self, step: Step) -> DoStep:
         return self.program.policy_of(step.id)
 
     def take_fact(self) -> None:
@@ -85,13 +85,13 @@ class Turn:
         self.intents.append(intent)
         EFFECTS[type(intent)](self.state, intent, self.at)
 
-    def refusal(self, ask: Callable[P, str | None], *args: P.args, **named: P.kwargs) -> str | None:
+    def refusal(self, ask: Callable[[*Asked], str | None], *asked: *Asked) -> str | None:
         """Why the fact is refused, as it was recorded: else whatever *ask* says now.
 
         What was accepted once stays so, however strict its contract has become.
         """
         if self.recorded is None:
-            return ask(*args, **named)
+            return ask(*asked)
         first = self.recorded[0] if self.recorded else None
         if isinstance(first, intents.Noted) and first.verdict is Verdict.REFUSED:
             return first.detail
@@ -137,21 +137,20 @@ class Turn:
         return self.note(Verdict.CONFLICTING, fact.intent_id, detail)
 
     def issue_new(self, command: DoStep) -> None:
-        state, after, message = self.state, command.after, command.message
+        state, after = self.state, command.after
         self.record(
             intents.IntentIssued(
                 command.step,
                 DO,
                 1,
-                message.contract,
-                message.payload,
+                command.contract,
+                command.payload,
                 command.kind,
                 None if after == state.latest_step else after,
             )
         )
-        timeout_us = command.policy.timeout_us
-        if timeout_us is not None:
-            self.arm_for(state.steps[command.step], DO, _DEADLINE, timeout_us)
+        if command.timeout_us is not None:
+            self.arm_for(state.steps[command.step], DO, _DEADLINE, command.timeout_us)
 
     def issue_again(self, step: Step) -> None:
         self._issue(step, DO, step.attempts + 1, Message(step.contract, step.payload))

@@ -10,25 +10,23 @@ from pydantic import BaseModel, TypeAdapter
 
 from saga.contracts import Intent
 from saga.core.events import Message
-from saga.core.identity import StepId
-from saga.core.retry import Retry
-from saga.core.status import StepKind
+from saga.core.program import DoStep
 from saga.errors import DefinitionError
 
 T = TypeVar("T")
 UndoSpec = type[Intent[Any]] | Callable[[Any, Any], Intent[Any]]
 
 
-@dataclass(slots=True, eq=False)
 class Call(Generic[T]):
     """Something the function asked for. *number*: in which order it was awaited; 0 before that."""
 
-    number: int = field(default=0, init=False)
+    number: int
 
     def __await__(self) -> Generator[Call[Any], T, T]:
         return (yield self)
 
     if not TYPE_CHECKING:
+        __slots__ = ()  # each kind has its own, and a step those of its command
 
         def __getattr__(self, name: str) -> object:
             if name.startswith("_"):
@@ -39,20 +37,14 @@ class Call(Generic[T]):
 
 
 @dataclass(slots=True, eq=False)
-class StepCall(Call[T]):
-    """A step, issued when it is awaited, and its policy; *replied* is *reply* once it is read."""
+class StepCall(Call[T], DoStep):
+    """A step, issued when it is awaited; *replied* is *reply* once it is read."""
 
-    step: StepId
-    message: Message
-    kind: StepKind
-    retry: Retry
-    timeout_us: int | None
-    undo_retry: Retry | None
     intent: Intent[Any]
     undo: UndoSpec | None
-    group: str | None = None
-    reply: Message | None = None
-    replied: BaseModel | None = None
+    number: int = field(default=0, init=False)
+    reply: Message | None = field(default=None, init=False)
+    replied: BaseModel | None = field(default=None, init=False)
 
     def __str__(self) -> str:
         return f"ctx.do({type(self.intent).__name__}(…))"
@@ -62,6 +54,7 @@ class StepCall(Call[T]):
 class SleepCall(Call[None]):
     name: str
     length_us: int
+    number: int = field(default=0, init=False)
 
     def __str__(self) -> str:
         return "ctx.sleep(…)"
@@ -73,6 +66,7 @@ class WaitCall(Call[T]):
     name: str
     adapter: TypeAdapter[T]
     timeout_us: int | None
+    number: int = field(default=0, init=False)
 
     def __str__(self) -> str:
         return f"ctx.wait({self.name!r})"
@@ -81,6 +75,8 @@ class WaitCall(Call[T]):
 @dataclass(slots=True, eq=False)
 class DoneCall(Call[None]):
     """Something that has happened already; awaiting it goes on at once."""
+
+    number: int = field(default=0, init=False)
 
     def __await__(self) -> Generator[Call[Any], None, None]:
         yield from ()
@@ -96,6 +92,7 @@ class GroupCall(Call[Any]):
     group: str
     branches: tuple[Branch, ...]
     takes_first: bool
+    number: int = field(default=0, init=False)
 
     def __str__(self) -> str:
         return f"ctx.{'any' if self.takes_first else 'all'}(…)"

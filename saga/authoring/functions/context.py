@@ -28,7 +28,6 @@ from saga.authoring.functions.calls import (
 from saga.authoring.mapping import check_undo
 from saga.contracts import Contract, Event, Intent, Kind, contract_of, encode, message_of
 from saga.core.durations import Duration, duration_us
-from saga.core.events import Message
 from saga.core.identity import SAGA_NAMESPACE, Instant, SagaId, StepId
 from saga.core.program import Publish
 from saga.core.retry import FOREVER, STEP_DEFAULT, UNDO_DEFAULT, Retry, fraction
@@ -48,6 +47,8 @@ SIGNAL_NAME_CHARS_MAX = 200
 NAME_SHOWN_CHARS_MAX = 60
 _KINDS: Final = {name: StepKind(name) for name in get_args(StepKindName)}
 _PLAIN, _COMPENSATABLE, _INTENT = StepKind.PLAIN, StepKind.COMPENSATABLE, Kind.INTENT
+_BY_FUNCTION: Final = Intent
+"""Stands for every undo that is no class: only that there is one matters beforehand."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -115,10 +116,17 @@ class Context:
             DefinitionError: the call makes no sense; the saga parks before anything is issued.
         """
         contract = contract_of(intent)
-        step_kind = self._checked_kind(intent, contract, undo, kind)
+        if contract.kind is not _INTENT:
+            raise DefinitionError(f"ctx.do takes an Intent, not {type(intent).__name__}")
+        name = contract.contract_name
+        if not self._is_known(name):
+            raise not_known(contract)
+        undo_class = undo if undo is None or isinstance(undo, type) else _BY_FUNCTION
+        step_kind = _checked_kind(type(intent), undo_class, kind)
         call: StepCall[R] = StepCall(
             self._step_id(id, contract),
-            Message(contract.contract_name, encode(intent)),
+            name,
+            encode(intent),
             step_kind,
             retry or (FOREVER if kind == "retriable" else STEP_DEFAULT),
             None if timeout is None else duration_us(timeout),
@@ -227,29 +235,6 @@ class Context:
         self._steps.add(id)
         return StepId(id)
 
-    def _checked_kind(
-        self,
-        intent: Intent[Any],
-        contract: Contract,
-        undo: UndoSpec | None,
-        kind: StepKindName | None,
-    ) -> StepKind:
-        if contract.kind is not _INTENT:
-            raise DefinitionError(f"ctx.do takes an Intent, not {type(intent).__name__}")
-        self._check_known(contract)
-        if undo is None and kind == "compensatable":
-            raise DefinitionError(f"{type(intent).__name__}: a compensatable step needs an undo")
-        if undo is not None and kind == "read_only":
-            raise DefinitionError(f"{type(intent).__name__}: a read-only step has nothing to undo")
-        if isinstance(undo, type):
-            check_undo(type(intent), undo)
-        if kind is None:
-            return _PLAIN if undo is None else _COMPENSATABLE
-        known = _KINDS.get(kind)
-        if known is None:
-            raise DefinitionError(f"kind={kind!r}: expected one of {', '.join(_KINDS)}")
-        return known
-
     def _group(self, name: Literal["all", "any"], branches: tuple[Any, ...]) -> GroupCall:
         for branch in branches:
             if not isinstance(branch, (Call, Coroutine)):
@@ -258,6 +243,24 @@ class Context:
                     f"coroutines that make them"
                 )
         return GroupCall(f"{name}-{self._next(name)}", branches, takes_first=name == "any")
+
+
+@lru_cache(maxsize=4096)
+def _checked_kind(
+    intent: type[Intent[Any]], undo: type[Intent[Any]] | None, kind: StepKindName | None
+) -> StepKind:
+    if undo is None and kind == "compensatable":
+        raise DefinitionError(f"{intent.__name__}: a compensatable step needs an undo")
+    if undo is not None and kind == "read_only":
+        raise DefinitionError(f"{intent.__name__}: a read-only step has nothing to undo")
+    if undo is not None and undo is not _BY_FUNCTION:
+        check_undo(intent, undo)
+    if kind is None:
+        return _PLAIN if undo is None else _COMPENSATABLE
+    known = _KINDS.get(kind)
+    if known is None:
+        raise DefinitionError(f"kind={kind!r}: expected one of {', '.join(_KINDS)}")
+    return known
 
 
 def not_known(contract: Contract) -> DefinitionError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, assert_never
 
 from pydantic import BaseModel, ValidationError
 
@@ -29,6 +29,7 @@ from saga.core.events import Json, Message
 from saga.core.identity import Instant, SagaId, StepId
 from saga.core.program import (
     Command,
+    DoStep,
     Fail,
     Finish,
     Report,
@@ -36,7 +37,6 @@ from saga.core.program import (
     Signalled,
     Slept,
     StepGaveOut,
-    StepPolicy,
     StepSucceeded,
     WaitTimedOut,
 )
@@ -85,10 +85,35 @@ class FunctionProgram:
     def resume(self, resolution: Resolution, at: Instant) -> Sequence[Command]:
         """Wake whoever waits for *resolution*; nobody may, when a group was decided without it."""
         self._context._at = at  # noqa: SLF001  # see start
-        found = self._waiter_of(resolution)
-        return () if found is None else self._run(*found)
+        scheduler = self._scheduler
+        value: object = None
+        error: Exception | None = None
+        match resolution:
+            case StepSucceeded():
+                waiter, call = scheduler.steps[resolution.step]
+                waiter.settled = (resolution.step,)
+                reply = resolution.reply
+                value = None if reply is None else self._read(call, reply)
+            case StepGaveOut():
+                waiter, _ = scheduler.steps[resolution.step]
+                waiter.settled = (resolution.step,)
+                error = _failure(resolution)
+            case Slept():
+                sleeper = scheduler.slept(resolution.name)
+                if sleeper is None:
+                    return ()
+                waiter = sleeper
+            case Signalled():
+                waiter, wait = scheduler.waited(resolution.wait)
+                value = _read_signal(wait, resolution.payload)
+            case WaitTimedOut():
+                waiter, wait = scheduler.waited(resolution.wait)
+                error = TimedOut(wait.name)
+            case _:
+                assert_never(resolution)
+        return self._run(waiter, value, error)
 
-    def policy_of(self, step: StepId) -> StepPolicy:
+    def policy_of(self, step: StepId) -> DoStep:
         return self._scheduler.steps[step][1]
 
     def refusal_of(self, wait: str, payload: Json) -> str | None:
@@ -107,15 +132,15 @@ class FunctionProgram:
         return None
 
     def refusal_of_reply(self, step: StepId, reply: Message | None) -> str | None:
-        expected = contract_of(self._scheduler.steps[step][1].intent).reply
-        if expected is None:
-            return None if reply is None else f"it has no reply of its own, not {reply.contract}"
-        name = contract_of(expected).contract_name
-        if reply is None:
-            return f"it is answered by {name}"
-        if reply.contract == name or reply.contract in self._registry.names_read_as(name):
+        call = self._scheduler.steps[step][1]
+        name = None if reply is None else reply.contract
+        if name in self._registry.replies[call.contract]:
             return None
-        return f"it is answered by {name}, not {reply.contract}"
+        expected = contract_of(call.intent).reply
+        if expected is None:
+            return f"it has no reply of its own, not {name}"
+        answer = f"it is answered by {contract_of(expected).contract_name}"
+        return answer if name is None else f"{answer}, not {name}"
 
     def undo_of(self, step: StepId, reply: Message | None) -> Message:
         _, call = self._scheduler.steps[step]
@@ -187,28 +212,6 @@ class FunctionProgram:
 
     def _publish(self, command: Command) -> None:
         self._scheduler.commands.append(command)
-
-    def _waiter_of(self, resolution: Resolution) -> tuple[Waiter, object, Exception | None] | None:
-        scheduler = self._scheduler
-        match resolution:
-            case StepSucceeded():
-                waiter, call = scheduler.steps[resolution.step]
-                waiter.settled = (resolution.step,)
-                reply = resolution.reply
-                return waiter, None if reply is None else self._read(call, reply), None
-            case StepGaveOut():
-                waiter, _ = scheduler.steps[resolution.step]
-                waiter.settled = (resolution.step,)
-                return waiter, None, _failure(resolution)
-            case Slept():
-                sleeper = scheduler.slept(resolution.name)
-                return None if sleeper is None else (sleeper, None, None)
-            case Signalled():
-                waiting = scheduler.waited(resolution.wait)
-                return waiting[0], _read_signal(waiting[1], resolution.payload), None
-            case WaitTimedOut():
-                waiting = scheduler.waited(resolution.wait)
-                return waiting[0], None, TimedOut(waiting[1].name)
 
     def _read(self, call: StepCall[Any], reply: Message) -> BaseModel:
         if call.replied is None or call.reply != reply:

@@ -27,7 +27,7 @@ from saga.authoring.functions.seclusion import (
     watch_collector,
 )
 from saga.core.identity import StepId
-from saga.core.program import AwaitSignal, Command, DoStep, DropBranch, Sleep
+from saga.core.program import AwaitSignal, Command, DropBranch, Sleep
 from saga.core.texts import described
 from saga.errors import DefinitionError, RollBack, StepFailed, TimedOut
 from saga.users_code import is_ours
@@ -317,10 +317,9 @@ class Scheduler:
         self._unawaited.pop(wanted, None)
         match wanted:
             case StepCall():
-                wanted.group = group
+                wanted.group, wanted.after = group, waiter.settled
                 self.steps[wanted.step] = (waiter, wanted)
-                step, message, kind = wanted.step, wanted.message, wanted.kind
-                self.commands.append(DoStep(step, message, kind, wanted, waiter.settled))
+                self.commands.append(wanted)
             case SleepCall():
                 self.sleeps[wanted.name] = (waiter, wanted)
                 self.commands.append(Sleep(wanted.name, wanted.length_us))
