@@ -21,7 +21,7 @@ from saga.contracts import ContractRegistry, Event, Intent, canonical, message_o
 from saga.core import events, intents
 from saga.core.decider import RECORDED
 from saga.core.events import ReplyOutcome, ReplyReceived
-from saga.core.history import Entry, entries_of_turn
+from saga.core.history import Entry, RecordedTurn
 from saga.core.identity import Instant, IntentId, MessageId, intent_id, saga_id
 from saga.core.replay import replay
 from saga.core.retry import ONCE
@@ -116,8 +116,8 @@ class Running:
         decision = self.decider.handle(self.state, event)
         waiting_for(decision.state)
         if decision.disposition is RECORDED:
-            self.history += entries_of_turn(
-                self.saga_id, len(self.history), event, decision.intents
+            self.history += RecordedTurn(
+                self.saga_id, len(self.history) + 1, event, decision.intents
             )
         for decided in decision.intents:
             if isinstance(decided, intents.IntentIssued):

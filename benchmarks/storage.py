@@ -24,7 +24,7 @@ from saga.adapters.clocks import SystemClock
 from saga.adapters.sqlite import LocalBus, SqliteDatabase, SqliteEffectsStore, SqliteEventStore
 from saga.adapters.sqlite import commits as checkpointing
 from saga.core.events import Json, Message, ReplyOutcome, ReplyReceived, SagaStarted
-from saga.core.history import Entry
+from saga.core.history import Entry, turn_of
 from saga.core.identity import Direction, Instant, IntentId, MessageId, SagaId, StepId, TimerId
 from saga.core.identity import saga_id as saga_id_of
 from saga.core.intents import (
@@ -234,7 +234,7 @@ class Order:
 def batch_of(sagas: Sequence[Order], hop: int, offset: int) -> Batch:
     timed = [saga for saga in sagas if saga.has_deadlines]
     return Batch(
-        histories=[HistoryAppend(saga.saga_id, hop, [saga.turn(hop)]) for saga in sagas],
+        histories=[HistoryAppend(saga.saga_id, hop, [turn_of(saga.turn(hop))]) for saga in sagas],
         positions={Source(TOPICS[min(hop, 1)], number): offset for number in range(PARTITIONS)},
         timers_armed=[
             DueTimer(saga.timer_id(hop), saga.saga_id, AT) for saga in timed if hop < len(STEPS)

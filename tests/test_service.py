@@ -19,7 +19,7 @@ from saga.adapters.clocks import SystemClock
 from saga.adapters.memory import MemoryBus, MemoryCatalogue, MemoryEventStore
 from saga.contracts import COMMAND_CONTRACT, CommandAct, TopicNames, encode
 from saga.core.events import CancelMode, Message
-from saga.core.history import Entry
+from saga.core.history import Entry, turn_of
 from saga.core.identity import saga_id
 from saga.core.intents import SagaCompleted, SagaRolledBack
 from saga.core.status import SagaStatus
@@ -197,7 +197,9 @@ class Bench:
     async def store_ending(self, key: str, status: SagaStatus, body=None, reason=None) -> None:
         """What another process has stored of a saga."""
         saga = saga_id("service-order", key)
-        histories = [HistoryAppend(saga, 0, [[Entry(saga, 1, 7, "cause", body)]])] if body else []
+        histories = (
+            [HistoryAppend(saga, 0, [turn_of([Entry(saga, 1, 7, "cause", body)])])] if body else []
+        )
         row = SagaSummary(
             saga_id=saga,
             definition="service-order",

@@ -8,13 +8,19 @@ not the implied one, and `saga` in the first turn. Types are looked up in the cl
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, Final
 
 import orjson
 
 from saga.core.events import Json
-from saga.core.history import NAME_OF, Entry, body_from_plain, body_to_plain, check_origin
+from saga.core.history import (
+    Entry,
+    RecordedTurn,
+    body_from_plain,
+    body_to_plain,
+    check_origin,
+)
 from saga.core.identity import SagaId
 from saga.core.piecewise import Piecewise, at_once
 from saga.errors import CorruptHistory
@@ -28,22 +34,14 @@ _dumps: Final = orjson.dumps
 _embed: Final = orjson.Fragment
 
 
-def to_state(entries: Sequence[Entry]) -> bytes:
-    first = entries[0]
-    at, cause, source, version = first.at, first.cause, first.source, first.version
-    plain_entries = []
-    for entry in entries:
-        is_shared = entry.at == at and entry.cause == cause and entry.source == source
-        assert is_shared, f"entries of one turn differ in time, cause or source: {entries}"
-        body = entry.body
-        plain = body_to_plain(body, _embed)
-        plain["type"] = NAME_OF[type(body)]
-        plain_entries.append(plain)
-    state = {"at": at, "cause": cause, "entries": plain_entries, "version": version}
-    if source is not None:
-        state["source"] = source
+def to_state(turn: RecordedTurn) -> bytes:
+    event, version = turn.event, turn.version
+    entries = [body_to_plain(body, _embed) for body in (event.fact, *turn.decided)]
+    state = {"at": event.at, "cause": event.cause, "entries": entries, "version": version}
+    if event.source is not None:
+        state["source"] = event.source
     if version == 1:
-        state["saga"] = first.saga_id
+        state["saga"] = turn.saga_id
     return _dumps(state, option=_SORTED)
 
 

@@ -278,9 +278,9 @@ def covered(positions: Mapping[Source, int], stored: Mapping[Source, int]) -> tu
 def turns_of(batch: Batch) -> list[tuple[SagaId, int, bytes]]:
     """Of each new turn saga, number in the history and state."""
     return [
-        (history.saga_id, number, to_state(entries))
+        (history.saga_id, number, to_state(turn))
         for history in batch.histories
-        for number, entries in enumerate(history.turns, history.expected_turns + 1)
+        for number, turn in enumerate(history.turns, history.expected_turns + 1)
     ]
 
 

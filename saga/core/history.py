@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, dataclass, field, fields
 from enum import Enum
+from operator import attrgetter
 from types import NoneType
 from typing import Any, Final, NamedTuple, get_args, get_origin, get_type_hints
 
@@ -34,6 +35,35 @@ class Entry:
     """Where the cause came from; None for the source that is implied."""
 
 
+@dataclass(slots=True)
+class RecordedTurn:
+    """An event, and what was decided on it; *version* is that of its first entry, the fact."""
+
+    saga_id: SagaId
+    version: int
+    event: Event
+    decided: Sequence[Intent]
+    _entries: list[Entry] | None = field(default=None, init=False, repr=False, compare=False)
+
+    def __len__(self) -> int:
+        return 1 + len(self.decided)
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self.entries)
+
+    @property
+    def entries(self) -> Sequence[Entry]:
+        """Made for whoever asks first: most turns are only written."""
+        if self._entries is None:
+            event = self.event
+            at, cause, source = event.at, event.cause, event.source
+            self._entries = [
+                Entry(self.saga_id, version, at, cause, body, source)
+                for version, body in enumerate((event.fact, *self.decided), self.version)
+            ]
+        return self._entries
+
+
 FACTS: Final = frozenset(get_args(Fact))
 NAMES: Final[dict[str, type]] = {
     re.sub("(?<=[a-z])(?=[A-Z])", "-", kind.__name__).lower(): kind
@@ -45,6 +75,7 @@ NAME_OF: Final[dict[type, str]] = {kind: name for name, kind in NAMES.items()}
 TIME_END: Final = 253_402_300_800_000_000
 """The first microsecond that no date of four digits tells."""
 _Reader = Callable[[Any], Any]
+_Getter = Callable[[Any], tuple[Any, ...]]
 
 
 class _Shape(NamedTuple):
@@ -58,7 +89,19 @@ class _Shape(NamedTuple):
     message: str
     """The field that holds a message, if any."""
     has_payload: bool
-    defaults: dict[str, object]
+
+
+class _Writer(NamedTuple):
+    """How the plain form of one type is made: what is always written, and what is not."""
+
+    name: str
+    always: tuple[str, ...]
+    get_always: _Getter
+    sparse: tuple[str, ...]
+    get_sparse: _Getter
+    usual: tuple[object, ...]
+    """What the *sparse* fields hold where they are not written: their defaults."""
+    message: str
 
 
 def _shape(kind: type) -> _Shape:
@@ -75,8 +118,33 @@ def _shape(kind: type) -> _Shape:
         plain=tuple((name, each) for name, hint in types.items() if (each := _plain_type(hint))),
         message=next((name for name, hint in types.items() if hint is Message), ""),
         has_payload="payload" in types,
-        defaults={f.name: f.default for f in fields(kind) if f.default not in (MISSING, None)},
     )
+
+
+def _writer(name: str, shape: _Shape) -> _Writer:
+    usual = {
+        each.name: each.default
+        for each in fields(shape.kind)
+        if each.default is not MISSING and each.name != shape.message
+    }
+    always = tuple(each for each in shape.names if each not in {*usual, shape.message})
+    sparse = tuple(usual)
+    return _Writer(
+        name,
+        always,
+        _getter(always),
+        sparse,
+        _getter(sparse),
+        tuple(usual.values()),
+        shape.message,
+    )
+
+
+def _getter(names: tuple[str, ...]) -> _Getter:
+    """Gives the values of these attributes; of two and more in one call of C."""
+    if len(names) > 1:
+        return attrgetter(*names)
+    return lambda body: tuple(getattr(body, name) for name in names)
 
 
 def _reader(hint: object) -> _Reader | None:
@@ -122,20 +190,21 @@ def _planned(plain: dict[str, Any]) -> PlannedUndo:
 
 
 _SHAPES: Final = {name: _shape(kind) for name, kind in NAMES.items()}
-_SHAPE_OF: Final = {shape.kind: shape for shape in _SHAPES.values()}
+_WRITERS: Final = {shape.kind: _writer(name, shape) for name, shape in _SHAPES.items()}
 _SOUND: Final[set[tuple[object, ...]]] = set()
 """Names, fields and types of entries that were found to be sound: some dozens."""
 
 
-def entries_of_turn(
-    saga_id: SagaId, version: int, event: Event, decided: Sequence[Intent]
-) -> list[Entry]:
-    """The entries of one turn, the fact first; they follow the entry *version*."""
-    at, cause, source = event.at, event.cause, event.source
-    entries = [Entry(saga_id, version + 1, at, cause, event.fact, source)]
-    for number, intent in enumerate(decided, version + 2):
-        entries.append(Entry(saga_id, number, at, cause, intent, source))
-    return entries
+def turn_of(entries: Sequence[Entry]) -> RecordedTurn:
+    """The turn that has these entries."""
+    first = entries[0]
+    origin = first.saga_id, first.at, first.cause, first.source
+    for entry in entries:
+        is_shared = (entry.saga_id, entry.at, entry.cause, entry.source) == origin
+        assert is_shared, f"entries of one turn differ in time, cause or source: {entries}"
+    event = Event(first.body, first.at, first.cause, first.source)  # type: ignore[arg-type]  # the first is a fact
+    decided: list[Any] = [entry.body for entry in entries[1:]]
+    return RecordedTurn(first.saga_id, first.version, event, decided)
 
 
 def turns(entries: Iterable[Entry]) -> Iterator[tuple[Entry, list[Entry]]]:
@@ -159,24 +228,24 @@ def turns(entries: Iterable[Entry]) -> Iterator[tuple[Entry, list[Entry]]]:
 def to_plain(entry: Entry, embed: Callable[[Json], object]) -> dict[str, object]:
     """The plain form of *entry*, without None and defaults; *embed* puts payload text into JSON."""
     plain = {"at": entry.at, "cause": entry.cause} | body_to_plain(entry.body, embed)
+    del plain["type"]
     if entry.source is not None:
         plain["source"] = entry.source
     return plain
 
 
 def body_to_plain(body: Fact | Intent, embed: Callable[[Json], object]) -> dict[str, object]:
-    """What `to_plain` gives of one entry, and not of the whole turn."""
-    shape = _SHAPE_OF[type(body)]
-    plain: dict[str, object] = {}
-    for name in shape.names:
-        value = getattr(body, name)
-        if value is not None:
-            plain[name] = value
-    if shape.has_payload:
-        plain["payload"] = embed(body.payload)  # type: ignore[union-attr]  # its shape says so
-    elif shape.message in plain:
-        message = getattr(body, shape.message)
-        plain[shape.message] = {"contract": message.contract, "payload": embed(message.payload)}
+    """What `to_plain` gives of one entry, and not of the whole turn; with its name as `type`."""
+    name, always, get_always, sparse, get_sparse, usual, message_field = _WRITERS[type(body)]
+    plain: dict[str, object] = dict(zip(always, get_always(body), strict=True))
+    plain["type"] = name
+    if "payload" in plain:
+        plain["payload"] = embed(body.payload)  # type: ignore[union-attr]  # it has one, as seen
+    elif message_field:
+        message = getattr(body, message_field)
+        if message is not None:
+            payload = embed(message.payload)
+            plain[message_field] = {"contract": message.contract, "payload": payload}
     elif type(body) is RollbackPlanned:
         plain["steps"] = [
             {"step": planned.step}
@@ -184,10 +253,10 @@ def body_to_plain(body: Fact | Intent, embed: Callable[[Json], object]) -> dict[
             else {"step": planned.step, "after": planned.after}
             for planned in body.steps
         ]
-    elif shape.defaults:
-        for name, default in shape.defaults.items():
-            if plain[name] == default:
-                del plain[name]
+    values = get_sparse(body)
+    if values != usual:
+        told = zip(sparse, values, usual, strict=True)
+        plain |= {field: value for field, value, default in told if value != default}
     return plain
 
 
@@ -213,7 +282,7 @@ def body_from_plain(
     shape = _SHAPES.get(name)
     if shape is None:
         raise UnknownEntry(saga_id, version, f"there is no entry {name!r} in this version of saga")
-    kind, names, readers, _, message_field, has_payload, _ = shape
+    kind, names, readers, _, message_field, has_payload = shape
     # Whether it is sound follows from which fields there are, and of what types.
     seen = (name, *plain, *map(type, plain.values()))
     if has_payload:

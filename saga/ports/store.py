@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, NamedTuple, Protocol, TypeVar, runtime_checkable
 
-from saga.core.history import Entry
+from saga.core.history import Entry, RecordedTurn
 from saga.core.identity import Instant, SagaId, TimerId
 from saga.core.status import SagaStatus
 from saga.core.values import value
@@ -34,11 +34,11 @@ UNHANDLED_COUNTED_MAX: Final = 10_000
 
 @value
 class HistoryAppend:
-    """New turns after *expected_turns* (0: a new saga); those of a turn share cause and time."""
+    """New turns after *expected_turns* (0: a new saga); in order."""
 
     saga_id: SagaId
     expected_turns: int
-    turns: Sequence[Sequence[Entry]]
+    turns: Sequence[RecordedTurn]
 
     @property
     def entries(self) -> list[Entry]:

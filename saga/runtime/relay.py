@@ -15,11 +15,12 @@ from saga.contracts import TopicNames
 from saga.contracts import cloudevents as ce
 from saga.contracts.keys import key_in
 from saga.core.durations import SECOND_US
-from saga.core.events import Json, Message, SagaStarted
+from saga.core.events import Fact, Json, Message, SagaStarted
 from saga.core.history import Entry
 from saga.core.identity import Instant, SagaId, idempotency_key, intent_id
 from saga.core.intents import (
     EventPublished,
+    Intent,
     IntentIssued,
     SagaAbandoned,
     SagaCompleted,
@@ -450,15 +451,39 @@ class RecordEncoder:
     def records(
         self, entries: Iterable[Entry], *, definition: str, key: str, traceparent: str | None
     ) -> list[Record]:
-        """The records of *entries*, which belong to one saga, in order; always the same bytes."""
+        """The records of *entries*, in order; always the same bytes."""
+        records: list[Record] = []
+        for entry in entries:
+            records += self.records_of(
+                entry.saga_id,
+                entry.at,
+                entry.cause,
+                (entry.body,),
+                definition=definition,
+                key=key,
+                traceparent=traceparent,
+            )
+        return records
+
+    def records_of(
+        self,
+        saga: SagaId,
+        at: Instant,
+        cause: str,
+        bodies: Iterable[Fact | Intent],
+        *,
+        definition: str,
+        key: str,
+        traceparent: str | None,
+    ) -> list[Record]:
+        """The records of what one turn has decided."""
         source = self._sources.get(definition)
         if source is None:
             source = self.names.source("sagas", definition)
             self._sources[definition] = source
         sagas_key = key.encode()
         records: list[Record] = []
-        for entry in entries:
-            saga, body = entry.saga_id, entry.body
+        for body in bodies:
             message: Message | IntentIssued | EventPublished
             id_: str
             same_for_retries = undoes = None
@@ -475,7 +500,7 @@ class RecordEncoder:
             contract, payload = message.contract, message.payload
             key_of_all = same_for_retries or id_
             headers = ce.Said(
-                id_, contract, source, entry.at, saga, entry.cause, key_of_all, undoes, traceparent
+                id_, contract, source, at, saga, cause, key_of_all, undoes, traceparent
             )
             own_key = self._own_key(contract, payload) if contract in self._own_keys else None
             records.append(

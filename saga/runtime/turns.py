@@ -22,7 +22,7 @@ from saga.core.events import (
     TimersAdded,
     TurnFailed,
 )
-from saga.core.history import entries_of_turn
+from saga.core.history import RecordedTurn
 from saga.core.identity import DO, Instant, MessageId, SagaId, parse_intent_id
 from saga.core.intents import Intent
 from saga.core.state import SagaState
@@ -436,18 +436,24 @@ class Turns:
         self, unit: UnitOfWork, saga: LoadedSaga, event: Event, intents: Sequence[Intent]
     ) -> None:
         state = saga.state
-        entries = entries_of_turn(saga.saga_id, saga.version, event, intents)
+        turn = RecordedTurn(saga.saga_id, saga.version + 1, event, intents)
         name, trace = saga.decider.name, state.traceparent
-        records = self._relay.encoder.records(
-            entries, definition=name, key=state.key, traceparent=trace
+        records = self._relay.encoder.records_of(
+            saga.saga_id,
+            event.at,
+            event.cause,
+            intents,
+            definition=name,
+            key=state.key,
+            traceparent=trace,
         )
         self._relay.encoder.check(records)
         unit.outgoing += records
         changed = unit.changed.get(saga.saga_id)
         if changed is None:
             changed = unit.changed[saga.saga_id] = ChangedSaga(saga, saga.turns)
-        changed.turns.append(entries)
-        saga.version += len(entries)
+        changed.turns.append(turn)
+        saga.version += 1 + len(intents)
         saga.turns += 1
         saga.last_at = event.at
         unit.timers.note(saga.saga_id, intents)
@@ -547,7 +553,7 @@ def was_issued(unit: UnitOfWork, saga: LoadedSaga | UnloadableSaga, reply: Reply
     if name is None:
         return False
     if isinstance(saga, UnloadableSaga):
-        return not saga.entries or name[1:] in issued(saga.entries)
+        return not saga.entries or name[1:] in issued(entry.body for entry in saga.entries)
     step = saga.state.steps.get(name.step)
     if step is None:
         return False

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from saga.core.durations import SECOND_US
-from saga.core.events import TimerFired
-from saga.core.history import Entry
+from saga.core.events import Fact, TimerFired
+from saga.core.history import RecordedTurn
 from saga.core.identity import Instant, IntentName, SagaId, TimerId
 from saga.core.intents import Intent, IntentIssued, TimerArmed, TimerCancelled
 from saga.core.status import ENDED, SagaStatus
@@ -78,22 +78,21 @@ class ChangedSaga:
 
     saga: LoadedSaga
     turns_before: int
-    turns: list[Sequence[Entry]] = field(default_factory=list)
+    turns: list[RecordedTurn] = field(default_factory=list)
     _issued: set[tuple[object, ...]] = field(default_factory=set)
     _turns_known: int = 0
 
     def issues(self, name: IntentName) -> bool:
         """Whether a turn of it issues this intent; each is looked at once."""
-        for entries in self.turns[self._turns_known :]:
-            self._issued.update(issued(entries))
+        for turn in self.turns[self._turns_known :]:
+            self._issued.update(issued(turn.decided))
         self._turns_known = len(self.turns)
         return name[1:] in self._issued
 
 
-def issued(entries: Iterable[Entry]) -> Iterator[tuple[object, ...]]:
-    """Of each intent that *entries* issue its name, but for the saga."""
-    for entry in entries:
-        body = entry.body
+def issued(bodies: Iterable[Fact | Intent]) -> Iterator[tuple[object, ...]]:
+    """Of each intent that *bodies* of entries issue its name, but for the saga."""
+    for body in bodies:
         if isinstance(body, IntentIssued):
             yield body.step, body.direction, body.attempt
 

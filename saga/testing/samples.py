@@ -6,7 +6,7 @@ from typing import Any
 
 from saga.contracts.cloudevents import Said
 from saga.core.events import Json, Message, ReplyOutcome, ReplyReceived, SagaStarted
-from saga.core.history import Entry
+from saga.core.history import Entry, turn_of
 from saga.core.identity import Direction, Instant, IntentId, MessageId, SagaId, StepId, TimerId
 from saga.core.identity import saga_id as saga_id_of
 from saga.core.intents import IntentIssued
@@ -39,7 +39,9 @@ def history(
     saga_id: SagaId, after: int = 0, count: int = 1, *, cause: str = "m-1"
 ) -> HistoryAppend:
     """An append of *count* turns of two entries each after *after* such turns."""
-    turns = [entries(saga_id, 2 * turn, cause=cause) for turn in range(after, after + count)]
+    turns = [
+        turn_of(entries(saga_id, 2 * turn, cause=cause)) for turn in range(after, after + count)
+    ]
     return HistoryAppend(saga_id, after, turns)
 
 

@@ -38,7 +38,7 @@ from saga.core.events import (
     TurnFailed,
 )
 from saga.core.fold import fold
-from saga.core.history import FACTS, Entry, entries_of_turn
+from saga.core.history import FACTS, Entry, RecordedTurn, turn_of
 from saga.core.identity import Instant, MessageId, saga_id
 from saga.core.replay import describe
 from saga.core.state import SagaState, snapshot, waiting_for
@@ -258,7 +258,7 @@ class Scenario:
         self._state, self._disposition = decision.state, decision.disposition
         if decision.disposition is Disposition.RECORDED:
             saga = self.state.saga_id
-            self._history += entries_of_turn(saga, len(self._history), event, decision.intents)
+            self._history += RecordedTurn(saga, len(self._history) + 1, event, decision.intents)
         self._check_rebuilt()
         is_release = isinstance(event.fact, OperatorActed) and event.fact.act is Act.RELEASE
         if is_release and not self.state.is_poisoned:
@@ -292,7 +292,7 @@ class Scenario:
 
     def _rebuilt(self) -> SagaState:
         saga = self.state.saga_id
-        states = [to_state([entry]) for entry in self._history]
+        states = [to_state(turn_of([entry])) for entry in self._history]
         stored = [entry for state in states for entry in to_entries(saga, TURN, state)]
         assert stored == self._history, "an entry is not what was stored of it"
         return replayed(self._decider, saga, stored)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from saga.adapters.mapper import TURN, to_entries, to_history, to_state
 from saga.adapters.sqlite import SqliteCatalogue, SqliteDatabase, SqliteEventStore
 from saga.core.events import Json, SignalReceived
-from saga.core.history import Entry
+from saga.core.history import Entry, turn_of
 from saga.core.identity import Instant, MessageId
 from saga.errors import CorruptHistory
 from saga.ports.bus import Source
@@ -39,7 +39,7 @@ def test_a_payload_comes_back_as_the_text_it_was(value) -> None:
     body = SignalReceived(name="n", payload=text)
     entry = Entry(saga(1), 3, Instant(5), MessageId("m"), body)
 
-    state = to_state([entry])
+    state = to_state(turn_of([entry]))
 
     assert to_entries(saga(1), TURN, state) == [entry]
     assert orjson.dumps(orjson.loads(state), option=orjson.OPT_SORT_KEYS) == state
@@ -104,7 +104,7 @@ def test_a_gap_in_a_history_is_named() -> None:
     """A turn that was removed is missed, at the first place as at any other; so is an entry."""
     turns = samples.history(saga(1), 0, 4).turns
     rows = [(number, TURN, to_state(turn)) for number, turn in enumerate(turns, 1)]
-    shorter = to_state(samples.entries(saga(1), 0, 1))
+    shorter = to_state(turn_of(samples.entries(saga(1), 0, 1)))
 
     gap = to_history(saga(1), [rows[0], *rows[2:]])
     beheaded = to_history(saga(1), rows[1:])
@@ -137,7 +137,7 @@ async def test_the_library_reads_and_writes_the_same_tables(
     ] == samples.entries(saga(1), 0, 4)
     assert theirs.max_notification_id() == 2
     assert theirs.max_tracking_id("bus:t:0") == 4
-    third = to_state(samples.entries(saga(1), 4))
+    third = to_state(turn_of(samples.entries(saga(1), 4)))
     more = [StoredEvent(UUID(originator_id), 3, TURN, third)]
     theirs.insert_events(more, tracking=Tracking("bus:t:0", 9))
     assert [each.id for each in theirs.select_notifications(2, 9)] == [2, 3]

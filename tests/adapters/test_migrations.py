@@ -24,6 +24,7 @@ from saga.adapters.sqlite import (
 from saga.adapters.sqlite.schema import STORE_VERSION, migrate_store, stored_store_version
 from saga.audit.replaying import replay_all
 from saga.core.events import ReplyOutcome
+from saga.core.history import turn_of
 from saga.core.identity import Instant
 from saga.core.status import SagaStatus
 from saga.errors import CorruptHistory, HistoryConflict, StoreTooNew, StoreUnavailable
@@ -136,7 +137,7 @@ async def test_a_migrated_store_goes_on(migrated: SqliteDatabase) -> None:
     history = (await store.load([running.saga_id]))[running.saga_id]
     assert isinstance(history, History)
     last = [place async for place, _ in catalogue.log()][-1]
-    next_turn = samples.entries(running.saga_id, len(history), 1)
+    next_turn = turn_of(samples.entries(running.saga_id, len(history), 1))
     stale = HistoryAppend(running.saga_id, history.turns - 1, [next_turn])
     with pytest.raises(HistoryConflict):
         await store.append(samples.batch(stale), at=MOMENT)

@@ -8,6 +8,7 @@ from pydantic import BaseModel, field_validator
 
 from saga.adapters.mapper import to_state
 from saga.authoring import RollBack, StepFailed, TimedOut
+from saga.core.history import turn_of
 from saga.core.state import waiting_for
 from saga.core.texts import is_storable
 from saga.errors import ReplayMismatch
@@ -55,7 +56,7 @@ def running(function, **options):
 def check_stored(scenario):
     """Whatever was decided can be written, and what people read of it is short."""
     for entry in scenario.history:
-        assert len(to_state([entry])) < ENTRY_BYTES_MAX
+        assert len(to_state(turn_of([entry]))) < ENTRY_BYTES_MAX
     assert scenario.state.reason is not None
     assert is_storable(scenario.state.reason)
     assert len(scenario.state.reason) < TEXT_CHARS_MAX
@@ -129,7 +130,7 @@ def test_of_a_refusal_of_a_signal(text):
     scenario = running(order).when(PLACED, signalled("stamp", {"count": 1}))
     scenario.then(noted("refused"))
     for entry in scenario.history:
-        assert len(to_state([entry])) < ENTRY_BYTES_MAX
+        assert len(to_state(turn_of([entry]))) < ENTRY_BYTES_MAX
 
 
 @pytest.mark.parametrize("name", ["", "no\ud800", "no\x00", "x" * 201, "x" * 1_000_000])

@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from saga.adapters.mapper import TURN, to_entries, to_state
 from saga.core import events, intents
 from saga.core.events import Act, CancelMode, Event, Json, Message, ReplyOutcome
-from saga.core.history import NAME_OF, NAMES, Entry, entries_of_turn, from_plain, to_plain
+from saga.core.history import (
+    NAME_OF,
+    NAMES,
+    Entry,
+    RecordedTurn,
+    from_plain,
+    to_plain,
+    turn_of,
+)
 from saga.core.identity import (
     Direction,
     Instant,
@@ -130,7 +138,7 @@ def test_every_entry_type_is_tested_here():
 def test_entry_is_what_was_stored_of_it(body):
     """Through the JSON that a store writes, and through any other JSON library."""
     entry = Entry(SAGA, 7, Instant(11), MessageId("m"), body)
-    state = to_state([entry])
+    state = to_state(turn_of([entry]))
     turn = json.loads(state)
     (plain,) = turn["entries"]
     name = plain.pop("type")
@@ -158,7 +166,7 @@ def test_no_payload_keeps_an_entry_from_being_read(payload, cause, name):
     """Whatever a user put into it comes back as it was."""
     body = events.SignalReceived(name=name, payload=dumped(payload))
     entry = Entry(SAGA, 1, Instant(1), MessageId(cause), body)
-    (read,) = to_entries(SAGA, TURN, to_state([entry]))
+    (read,) = to_entries(SAGA, TURN, to_state(turn_of([entry])))
 
     assert json.loads(read.body.payload) == payload
 
@@ -244,7 +252,7 @@ def test_optional_fields_may_be_missing():
 def test_a_turn_is_one_batch_of_one_cause():
     """The fact first, then what was decided, numbered without gaps."""
     event = Event(events.TurnFailed(error="e"), Instant(3), MessageId("m"))
-    entries = entries_of_turn(SAGA, 4, event, [intents.SagaParked(reason="r")] * 2)
+    entries = RecordedTurn(SAGA, 5, event, [intents.SagaParked(reason="r")] * 2).entries
 
     assert [entry.version for entry in entries] == [5, 6, 7]
     assert {(entry.at, entry.cause, entry.saga_id) for entry in entries} == {(3, "m", SAGA)}

@@ -10,8 +10,8 @@ from benchmarks.growth import exponent, instructions
 from saga.authoring import SagaRegistry, saga
 from saga.contracts import ContractRegistry, message_of
 from saga.core.decider import RECORDED
-from saga.core.events import Event, ReplyOutcome, ReplyReceived, SagaStarted
-from saga.core.history import Entry, entries_of_turn
+from saga.core.events import Event, ReplyOutcome, ReplyReceived, SagaStarted, TimersAdded
+from saga.core.history import RecordedTurn
 from saga.core.identity import (
     Direction,
     Instant,
@@ -91,11 +91,11 @@ class Memory:
         event = Event(fact, Instant(1), MessageId(f"message-{saga.version}"))
         decision = saga.decider.handle(saga.state, event)
         assert decision.disposition is RECORDED
-        entries = entries_of_turn(id_, saga.version, event, decision.intents)
+        turn = RecordedTurn(id_, saga.version + 1, event, decision.intents)
         history = self.store.histories.setdefault(id_, History([], turns=0))
-        history += entries
+        history += turn
         history.turns += 1
-        saga.version += len(entries)
+        saga.version += len(turn)
         self.cache.keep(saga)
 
     async def grow(self, keys: str, turns: int) -> None:
@@ -190,7 +190,8 @@ async def test_whether_a_reply_comes_too_early_is_told_of_many_turns_of_a_batch_
         id_, changed = memory.id_of("a"), ChangedSaga(None, 0)
         for number in range(times):
             body = IntentIssued(StepId(f"s-{number}"), Direction.DO, 1, "c", "{}", StepKind.PLAIN)
-            changed.turns.append([Entry(id_, number + 1, Instant(1), MessageId("m"), body)])
+            event = Event(TimersAdded(), Instant(1), MessageId("m"))
+            changed.turns.append(RecordedTurn(id_, 2 * number + 1, event, [body]))
             name = IntentName(id_, StepId(f"s-{number}"), Direction.DO, 1)
             cost = instructions(partial(changed.issues, name))
             assert changed.issues(name)

@@ -17,7 +17,7 @@ from saga.adapters.postgres import (
     migrate,
     stored_version,
 )
-from saga.core.history import Entry
+from saga.core.history import Entry, RecordedTurn, turn_of
 from saga.core.identity import Instant, SagaId
 from saga.core.intents import TimerArmed
 from saga.core.replay import replay
@@ -219,5 +219,5 @@ def _replayed(saga_id: SagaId, history: Sequence[Entry]) -> SagaStatus:
     return replay(registered.decider, saga_id, history).status
 
 
-def _turn(saga_id: SagaId, after: int) -> list[Entry]:
-    return samples.entries(saga_id, after, 1)
+def _turn(saga_id: SagaId, after: int) -> RecordedTurn:
+    return turn_of(samples.entries(saga_id, after, 1))
