@@ -16,7 +16,14 @@ from pydantic_core import PydanticSerializationError
 
 from saga.contracts.accepted import accepting as accepted_again
 from saga.contracts.accepted import read_accepted
-from saga.contracts.cloudevents import SIGNATURE, TRACEPARENT, Attributes, Said
+from saga.contracts.cloudevents import (
+    SIGNATURE,
+    TRACEPARENT,
+    Attributes,
+    Headers,
+    Said,
+    read_record,
+)
 from saga.contracts.json_text import (
     LARGE_BYTES,
     VALUE_BYTES_MAX,
@@ -61,6 +68,13 @@ def encode(model: ContractModel) -> Json:
     Raises:
         MalformedMessage: it holds what JSON or its readers do not know, or its fields do not allow.
     """
+    values = model.__dict__
+    if len(values) == model.__saga_flat_size__:
+        # As `_encoded` does: written out, for every message that is made here.
+        try:
+            return Json(orjson.dumps(values, None, orjson.OPT_SORT_KEYS).decode())
+        except TypeError:
+            pass
     return Json(_encoded(model, warnings="error").decode())
 
 
@@ -115,11 +129,12 @@ def decode(
         return _unknown(registry, contract_name)
     if value is None:
         return Unreadable(UnreadableCode.NULL_VALUE, "the record has no value")
-    if len(value) > bytes_max:
+    size = len(value)
+    if size > bytes_max:
         return Unreadable(
-            UnreadableCode.TOO_LARGE, f"{len(value)} bytes, of which at most {bytes_max} are read"
+            UnreadableCode.TOO_LARGE, f"{size} bytes, of which at most {bytes_max} are read"
         )
-    if len(value) > LARGE_BYTES and (flaw := flaw_in_form(value)) is not None:
+    if size > LARGE_BYTES and (flaw := flaw_in_form(value)) is not None:
         return flaw  # before pydantic, which tells each problem with all the names around it
     try:
         model = path.validate(value, strict=path.is_strict)
@@ -129,17 +144,34 @@ def decode(
         if is_ours(error):
             raise
         return flaw_of(value) or _refusal(path, value, error)
-    if payload != value:
-        flaw = flaw_of(value)
-        if flaw is not None:
-            return flaw
+    is_canonical = payload == value
+    if not is_canonical and (flaw := flaw_of(value)) is not None:
+        return flaw
     if path.upcasts:
         return _upcast(path, model)
     text = Json(payload.decode())
-    if is_for_saga and payload == value:
+    if is_for_saga and is_canonical:
         # Only then is the model exactly what a replay makes of the stored text.
         registry.keep(contract_name, text, model)
     return Decoded(contract_name, model, text)
+
+
+def decode_record(
+    registry: ContractRegistry,
+    contract_name: str,
+    headers: Headers,
+    value: bytes | None,
+    *,
+    is_for_saga: bool = False,
+) -> tuple[Attributes | Said, bytes | None, Decoded | Unreadable]:
+    """What a record's headers say, its payload, in either mode, and what `decode` makes of it."""
+    if type(headers) is Said and headers.contract_name == contract_name:
+        # Said in this process, where no header is damaged and no value an envelope.
+        return headers, value, decode(registry, contract_name, value, is_for_saga=is_for_saga)
+    attributes, payload = read_record(headers, value)
+    wrong = wrong_headers(contract_name, attributes)
+    decoded = wrong or decode(registry, contract_name, payload, is_for_saga=is_for_saga)
+    return attributes, payload, decoded
 
 
 def wrong_headers(contract_name: str, attributes: Attributes | Said) -> Unreadable | None:
@@ -254,10 +286,10 @@ def _read_stored(path: ReadPath, payload: Json) -> ContractModel:
 
 
 def _encoded(model: ContractModel, *, warnings: Literal[False, "error"]) -> bytes:
-    values = model.__dict__
-    if len(values) == flat_size(model):
+    values, size = model.__dict__, model.__saga_flat_size__
+    if len(values) == (flat_size(model) if size is None else size):
         try:
-            return orjson.dumps(values, option=orjson.OPT_SORT_KEYS)
+            return orjson.dumps(values, None, orjson.OPT_SORT_KEYS)
         except TypeError:
             pass  # something that JSON cannot say: below is said what
     try:

@@ -228,13 +228,12 @@ def upcast(function: Upcaster) -> Upcaster:
 def contract_of(model: BaseModel | type[BaseModel]) -> Contract:
     """The contract that *model* or its class declares; DefinitionError if there is none."""
     contract: Contract | None = getattr(model, "__saga_contract__", None)
-    if contract is None:
-        kind = model if isinstance(model, type) else type(model)
-        raise DefinitionError(
-            f'{kind.__qualname__} is no contract: give its class topic="<domain>.<name>"'
-            " and version=1"
-        )
-    return contract
+    if contract is not None:
+        return contract
+    kind = model if isinstance(model, type) else type(model)
+    raise DefinitionError(
+        f'{kind.__qualname__} is no contract: give its class topic="<domain>.<name>" and version=1'
+    )
 
 
 def business_key(model: ContractModel) -> str | None:

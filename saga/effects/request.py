@@ -21,12 +21,11 @@ from saga.contracts import (
     canonical,
     canonical_text,
     contract_of,
-    decode,
     decode_accepted,
+    decode_record,
     intent_done_name,
     intent_failed_name,
     reply_contract_names,
-    wrong_headers,
 )
 from saga.contracts import cloudevents as ce
 from saga.contracts.signatures import SigningKeys
@@ -185,14 +184,14 @@ class Subscription:
         if route is None:
             message = f"this service has no handler for {inbound.topic}"
             return Rejected(inbound, DeadLetterReason.UNKNOWN_TOPIC, message)
-        if (why := why_set_aside(inbound)) is not None:
+        headers = inbound.headers
+        if type(headers) is tuple and (why := why_set_aside(inbound)) is not None:
             return Rejected(inbound, DeadLetterReason.INFLATES, why)
         if len(inbound.key or b"") > ID_BYTES_MAX:
             message = f"the key has {len(inbound.key or b''):,} bytes of at most {ID_BYTES_MAX:,}"
             return Rejected(inbound, DeadLetterReason.BAD_KEY, message)
-        attributes, payload = ce.read_record(inbound.headers, inbound.value)
         name = route.contract_name
-        decoded = wrong_headers(name, attributes) or decode(self._registry, name, payload)
+        attributes, payload, decoded = decode_record(self._registry, name, headers, inbound.value)
         refusal = None
         if isinstance(decoded, Unreadable):
             accepted, refusal = decode_accepted(self._registry, name, payload, decoded), decoded

@@ -23,15 +23,14 @@ from saga.contracts import (
     business_key,
     canonical,
     contract_of,
-    decode,
     decode_accepted,
+    decode_record,
     intent_done_name,
     intent_failed_name,
     reply_contract_names,
-    wrong_headers,
 )
 from saga.contracts import Event as EventModel
-from saga.contracts.cloudevents import Attributes, Said, read_headers, read_record
+from saga.contracts.cloudevents import Attributes, Said, read_headers
 from saga.contracts.signatures import SigningKeys
 from saga.core.events import (
     REPLY_DONE,
@@ -199,7 +198,8 @@ class Router:
         if topic is None:
             message = f"nobody reads {inbound.topic}"
             return Rejected(inbound, UnreadableCode.UNKNOWN_CONTRACT, message, deferred_id)
-        if (why := why_set_aside(inbound)) is not None:
+        headers = inbound.headers
+        if type(headers) is tuple and (why := why_set_aside(inbound)) is not None:
             return Rejected(inbound, DeadLetterReason.INFLATES, why, deferred_id)
         if not inbound.key:
             message = "the record has no key"
@@ -207,10 +207,10 @@ class Router:
         if len(inbound.key) > ID_BYTES_MAX:
             message = f"the record's key has {len(inbound.key):,} bytes of at most {ID_BYTES_MAX:,}"
             return Rejected(inbound, DeadLetterReason.BAD_KEY, message, deferred_id)
-        attributes, value = read_record(inbound.headers, inbound.value)
         contract = topic.contract
-        wrong = wrong_headers(contract, attributes)
-        decoded = wrong or decode(self._contracts, contract, value, is_for_saga=True)
+        attributes, value, decoded = decode_record(
+            self._contracts, contract, headers, inbound.value, is_for_saga=True
+        )
         if isinstance(decoded, Unreadable):
             if deferred_id:
                 # It was accepted when it came, and waits: rules that grew since do not refuse it.
