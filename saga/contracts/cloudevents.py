@@ -124,13 +124,15 @@ class Said(Sequence[Header]):
     traceparent: str | None = None
     correlation_id: str | None = None
     signature: str | None = None
-    _pairs: tuple[Header, ...] | None = field(default=None, init=False, repr=False)
+    _pairs: tuple[Header, ...] = field(init=False, repr=False)  # once somebody wants them
 
     damaged: ClassVar[tuple[str, ...]] = ()
 
     @property
     def pairs(self) -> tuple[Header, ...]:
-        if self._pairs is None:
+        try:
+            return self._pairs
+        except AttributeError:
             self._pairs = tuple(self._made())
         return self._pairs
 

@@ -16,8 +16,8 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from saga.contracts import VALUE_BYTES_MAX, UnreadableCode, encode
 from saga.core.durations import SECOND_US
-from saga.core.events import ReplyOutcome
-from saga.core.identity import Instant
+from saga.core.events import REPLY_DONE, REPLY_FAILED, ReplyOutcome
+from saga.core.identity import UNDO, Instant
 from saga.core.retry import Retry
 from saga.core.texts import described, storable
 from saga.core.values import value
@@ -107,13 +107,8 @@ class Parts:
         await retried(what, self.backoff, self.dead_letters, inbound, reason, message)
 
 
-class _Commit(NamedTuple):
-    """A unit on its way to the disk, with the answer that is sent once it is there."""
-
-    unit: Unit
-    run: Run
-    row: InboxRow
-    answer: Record | None
+_Commit = tuple[Unit, Run, InboxRow, Record | None]
+"""A unit on its way to the disk, with the answer that is sent once it is there."""
 
 
 class Handling:
@@ -148,18 +143,19 @@ class Handling:
             return
         parts = self._parts
         service, store = parts.subscription, parts.store
-        keys = [key for request in requests for key in request.inbox_keys]
+        keys = [request.idempotency_key for request in requests]
+        keys += [request.do_key for request in requests if request.direction is UNDO]
         what = "the inbox cannot be read"
         rows = await retried(what, parts.backoff, store.kept, service.name, keys)
         now = parts.clock.now()
         jobs: list[Run] = []
         for request in requests:
             match judge(request, rows, handled=service.handled, now=now):
-                case Run() if request.refusal is not None:
-                    refusal = request.refusal
-                    self._keep_dead_letter(request, refusal.code, refusal.message)
                 case Run() as run:
-                    jobs.append(run)
+                    if (refusal := request.refusal) is None:
+                        jobs.append(run)
+                    else:
+                        self._keep_dead_letter(request, refusal.code, refusal.message)
                 case Answer(row):
                     parts.counts[REPEATED] += 1
                     self._answer([(request, self._reply(request, row))])
@@ -179,36 +175,41 @@ class Handling:
         else:
             self._keep_dead_letter(request, DeadLetterReason(str(row.code)), str(row.message))
 
-    async def _handle(self, run: Run) -> None:
+    async def _handle(self, run: Run, task: asyncio.Task[Any]) -> None:
+        """Have *task*, the current one, call the handler and keep what it answers."""
         request, unit = run.request, self._parts.store.unit()
         try:
-            row = await self._attempt(request, unit)
+            row = await self._attempt(request, unit, task)
         except BaseException:
             unit.drop()
             raise
-        if row is None:
+        if unit.is_broken:  # so that nothing is known
             unit.drop()
             self._repeat([request], StoreUnavailable("the store failed under a handler"))
             return
-        if row.outcome is not ReplyOutcome.DONE:
+        if row.outcome is not REPLY_DONE:
             unit.drop()
         try:
             self._keep(unit, run, row)
         except TransactionEnded as error:
             self._keep(unit, run, self._tampered(request, error))
 
-    async def _attempt(self, request: Request, unit: Unit) -> InboxRow | None:
-        """Call the handler; None where the store failed under it, so that nothing is known.
-
-        Whatever it raises fails this attempt alone, unless it is ours.
-        """
-        task, at = asyncio.current_task(), self._parts.clock.now
-        assert task is not None, "handlers are called in tasks"
+    async def _attempt(self, request: Request, unit: Unit, task: asyncio.Task[Any]) -> InboxRow:
+        """Call the handler. Whatever it raises fails this attempt alone, unless it is ours."""
+        parts, handler = self._parts, request.route.handler
         row: InboxRow | None = None
         raised: BaseException | None = None
         try:
-            reply = _reply_in(await _called(request, unit, self._threads))
-            row = _answered(request, reply, at())
+            if handler.is_async:
+                db = unit.db
+                if handler.uses_raw:
+                    await db.fetch(BEGINNING)  # only here can the connection be waited for
+                reply = await handler.function(request.model, _context(request, db))
+            else:
+                context = _context(request, unit.thread_db)
+                returned = _in_thread(self._threads, handler.function, request.model, context)
+                reply = _reply_in(await returned)
+            row = _answered(request, reply, parts.clock.now())
         except BaseException as error:  # users' code: recorded and answered
             if _is_closed(task):
                 raise
@@ -218,17 +219,17 @@ class Handling:
         if raised is not None:
             if is_ours(raised):
                 raise raised
-            row = _raised(request, raised, at())
-        if unit.is_broken or row is None:
-            return None
-        too_large = await self._why_too_large(request, row)
-        return row if too_large is None else self.reply_too_large(request, too_large)
+            return _raised(request, raised, parts.clock.now())
+        assert row is not None, "the handler has returned"
+        payload = row.payload
+        if payload is None or len(payload) * UTF8_BYTES_MAX < parts.limits.surely_fits:
+            return row
+        why = None if unit.is_broken else await self._why_too_large(request, row)
+        return row if why is None else self.reply_too_large(request, why)
 
     async def _why_too_large(self, request: Request, row: InboxRow) -> str | None:
         """Why the answer cannot be published, before anything is kept: its topic refuses it."""
         parts, limits = self._parts, self._parts.limits
-        if row.payload is None or len(row.payload) * UTF8_BYTES_MAX < limits.surely_fits:
-            return None
         record = parts.subscription.reply(request, row)
         if record is None or limits.why_too_large(record) is None:
             return None
@@ -259,12 +260,13 @@ class Handling:
 
     def _keep(self, unit: Unit, run: Run, row: InboxRow) -> None:
         """Keep the answer, or call a failed listener again; raises TransactionEnded."""
-        if row.outcome is ReplyOutcome.FAILED and not run.request.route.is_intent:
+        outcome = row.outcome
+        if outcome is REPLY_FAILED and not run.request.route.is_intent:
             unit.drop()
             self._listen_again(run, row)
             return
         writes = [InboxWrite(row, run.replaces)]
-        if row.outcome is ReplyOutcome.DONE:
+        if outcome is REPLY_DONE:
             writes += run.when_done
         self._commit(unit, run, writes)
 
@@ -274,13 +276,13 @@ class Handling:
     def _commit(self, unit: Unit, run: Run, writes: Sequence[InboxWrite]) -> None:
         """Have *writes*, the answer first, made durable; units that end together share a future."""
         row = writes[0].row
-        answer = self._reply(run.request, row)
+        answer = self._parts.subscription.reply(run.request, row)
         future = unit.keep(writes, answer)
         commits = self.committing.get(future)
         if commits is None:
             commits = self.committing[future] = []
             future.add_done_callback(self._committed)
-        commits.append(_Commit(unit, run, row, answer))
+        commits.append((unit, run, row, answer))
 
     def _committed(self, future: asyncio.Future[NotKept]) -> None:
         """What goes wrong in a callback reaches nobody: it ends the service."""
@@ -299,43 +301,41 @@ class Handling:
             case None:
                 self._settle(commits, future.result())
             case StoreUnavailable() as error:
-                self._repeat([commit.run.request for commit in commits], error)
+                self._repeat([run.request for _, run, *_ in commits], error)
             case TransactionEnded() as error:
-                for each in commits:
-                    row = self._tampered(each.run.request, error)
-                    self._keep(self._parts.store.unit(), each.run, row)
+                for _, run, *_ in commits:
+                    row = self._tampered(run.request, error)
+                    self._keep(self._parts.store.unit(), run, row)
             case error:
                 raise error
 
     def _settle(self, commits: Sequence[_Commit], moved: NotKept) -> None:
         """Answer durable requests; another process was first at the keys of units that *moved*."""
         if moved.refused:
-            self._fail_refused([each for each in commits if each.unit in moved.refused], moved)
-            commits = [commit for commit in commits if commit.unit not in moved.refused]
+            self._fail_refused([each for each in commits if each[0] in moved.refused], moved)
+            commits = [each for each in commits if each[0] not in moved.refused]
         if moved:
-            again = [each.run.request for each in commits if each.unit in moved]
+            again = [run.request for unit, run, *_ in commits if unit in moved]
             self._spawn(self.look_up(again))
-            commits = [commit for commit in commits if commit.unit not in moved]
+            commits = [each for each in commits if each[0] not in moved]
         if self._commit_backoff.failures:
             self._commit_backoff.reset()
-        for commit in commits:
-            self._parts.counts[COUNTED[commit.row.outcome]] += 1
+        for outcome, count in Counter([row.outcome for _, _, row, _ in commits]).items():
+            self._parts.counts[COUNTED[outcome]] += count
         published = moved.published
-        self._answer(
-            [
-                (commit.run.request, None if commit.unit in published else commit.answer)
-                for commit in commits
-            ]
-        )
+        answers = [
+            (run.request, None if unit in published else answer) for unit, run, _, answer in commits
+        ]
+        self._answer(answers)
         self.has_room.set()
 
     def _fail_refused(self, commits: Sequence[_Commit], moved: NotKept) -> None:
         """The store takes these rows at no time: their attempts have failed, and others go on."""
         now = self._parts.clock.now()
         answers: list[tuple[Request, Record | None]] = []
-        for each in commits:
-            request = each.run.request
-            reason = f"the inbox refuses its row: {moved.refused[each.unit]}"
+        for unit, run, *_ in commits:
+            request = run.request
+            reason = f"the inbox refuses its row: {moved.refused[unit]}"
             log.error("intent %s: %s", request.message_id, reason, extra={"reason": reason})
             row = _failed(request, FailureCode.NOT_KEPT, reason, now)
             answers.append((request, self._reply(request, row)))
@@ -401,7 +401,10 @@ class WorkerPool:
     """
 
     def __init__(
-        self, work: Callable[[Run], Awaitable[None]], clock: Clock, settings: EffectsSettings
+        self,
+        work: Callable[[Run, asyncio.Task[Any]], Awaitable[None]],
+        clock: Clock,
+        settings: EffectsSettings,
     ) -> None:
         self._work = work
         self._clock = clock
@@ -410,7 +413,7 @@ class WorkerPool:
         self._queue: deque[Run] = deque()
         self._filled = asyncio.Event()
         self._is_kept_waiting = asyncio.Event()
-        self._busy_since_s: dict[object, float] = {}
+        self._in_work: dict[asyncio.Task[Any], Run] = {}
         self._spares = 0
 
     async def run(self, tasks: Tasks) -> None:
@@ -423,19 +426,19 @@ class WorkerPool:
     def put(self, jobs: Collection[Run]) -> None:
         self._queue.extend(jobs)
         self._filled.set()
-        if self._busy_since_s:
+        if self._in_work:
             self._is_kept_waiting.set()
 
     async def _watch(self, tasks: Tasks) -> None:
         """Have others join while the queue waits for a slow handler."""
         while True:
             await self._is_kept_waiting.wait()
+            before = self._in_work.copy()
             await self._clock.sleep(self._slow_after_s)
             if not self._queue:
                 self._is_kept_waiting.clear()
                 continue
-            oldest_s = min(self._busy_since_s.values(), default=self._clock.monotonic_s())
-            if self._clock.monotonic_s() - oldest_s < self._slow_after_s:
+            if not any(self._in_work.get(worker) is run for worker, run in before.items()):
                 continue
             wanted = min(len(self._queue), 1 + self._spares, self._spares_max - self._spares)
             self._spares += wanted
@@ -449,35 +452,17 @@ class WorkerPool:
             self._spares -= 1
 
     async def _drain_queue(self) -> None:
-        queue, worker = self._queue, object()
+        queue, in_work, worker = self._queue, self._in_work, asyncio.current_task()
+        assert worker is not None, "handlers are called in tasks"
+        in_handler.set(True)  # to the end of this task, which calls nothing but handlers
+        if len(queue) > 1:
+            self._is_kept_waiting.set()
         try:
             while queue:
-                self._busy_since_s[worker] = self._clock.monotonic_s()
-                run = queue.popleft()
-                if queue:
-                    self._is_kept_waiting.set()
-                await self._work(run)
+                run = in_work[worker] = queue.popleft()
+                await self._work(run, worker)
         finally:
-            self._busy_since_s.pop(worker, None)
-
-
-async def _called(request: Request, unit: Unit, threads: Executor | None) -> Any:
-    handler = request.route.handler
-    if not handler.is_async:
-        context = _context(request, unit.thread_db)
-        return await _in_thread(threads, handler.function, request.model, context)
-    db = unit.db
-    if handler.uses_raw:
-        await db.fetch(BEGINNING)  # only here can the connection be waited for
-    return await _on_loop(handler.function, request.model, _context(request, db))
-
-
-async def _on_loop(function: Callable[..., Any], *args: object) -> Any:
-    token = in_handler.set(True)
-    try:
-        return await function(*args)
-    finally:
-        in_handler.reset(token)
+            in_work.pop(worker, None)
 
 
 def _is_closed(task: asyncio.Task[Any]) -> bool:
@@ -496,7 +481,11 @@ async def run_starter(starter: Starter, store: EffectsStore, threads: Executor |
         if starter.is_async:
             db = unit.db
             await db.fetch(BEGINNING)  # it may ask for the driver's connection first
-            await _on_loop(starter.function, db)
+            token = in_handler.set(True)
+            try:
+                await starter.function(db)
+            finally:
+                in_handler.reset(token)
         else:
             _reply_in(await _in_thread(threads, starter.function, unit.thread_db))
     except BaseException as error:
@@ -553,7 +542,7 @@ def _answered(request: Request, reply: Any, at: Instant) -> InboxRow:
     route = request.route
     handler, expected = route.handler, route.reply
     if reply is None and expected is None:
-        return request.row(ReplyOutcome.DONE, at)
+        return request.row(REPLY_DONE, at)
     if type(reply) is not expected:
         returned = "None" if reply is None else f"a {type(reply).__qualname__}"
         model = handler.contract.model.__qualname__
@@ -568,7 +557,7 @@ def _answered(request: Request, reply: Any, at: Instant) -> InboxRow:
     if len(payload) * UTF8_BYTES_MAX > VALUE_BYTES_MAX < len(payload.encode()):
         size = f"{len(payload)} characters; at most {VALUE_BYTES_MAX} bytes"
         return _failed(request, FailureCode.REPLY_TOO_LARGE, f"{handler.name} returned {size}", at)
-    return request.row(ReplyOutcome.DONE, at, contract=route.reply_contract, payload=payload)
+    return request.row(REPLY_DONE, at, route.reply_contract, payload)
 
 
 def _raised(request: Request, error: BaseException, at: Instant) -> InboxRow:

@@ -6,62 +6,64 @@ An offset that is committed late only brings records back, which the inbox answe
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Iterable, Sequence
+from operator import attrgetter
+from typing import Final
 
 from saga.effects.request import Request
 from saga.ports.bus import Inbound, Source
 
-Place = tuple[str, int]
-"""Topic and partition: equal to their `Source`, and far cheaper to make for every record."""
+# Plain tuples, equal to a `Position` and a `Source`, and made without a call for each record.
+_position: Final = attrgetter("topic", "partition", "offset")
+_source: Final = attrgetter("topic", "partition")
+_offset: Final = attrgetter("offset")
 
 
 class RecordsInHand:
-    """The records in hand, by partition; *is_empty* is set while there are none."""
+    """The records in hand; *is_empty* is set while there are none."""
 
     def __init__(self) -> None:
         self.count = 0
         self.is_empty = asyncio.Event()
         self.is_empty.set()
-        self._in_hand: dict[Place, dict[int, int]] = {}
-        self._following: dict[Place, int] = {}
-        self._committed: dict[Source, int] = {}
+        self._in_hand: Counter[tuple[str, int, int]] = Counter()
+        self._last: dict[tuple[str, int], int] = {}
+        self._committed: dict[tuple[str, int], int] = {}
 
-    def begin(self, inbound: Inbound) -> None:
-        """A record was fetched; possibly once more, after a rebalance."""
-        place = (inbound.topic, inbound.partition)
-        in_hand = self._in_hand.get(place)
-        if in_hand is None:
-            in_hand = self._in_hand[place] = {}
-        offset = inbound.offset
-        in_hand[offset] = in_hand.get(offset, 0) + 1
-        self._following[place] = offset + 1  # back, too: a topic made anew begins at 0
-        self.count += 1
+    def begin(self, records: Sequence[Inbound]) -> None:
+        """These were fetched; possibly once more, after a rebalance."""
+        self._in_hand.update(map(_position, records))
+        # Back, too: a topic made anew begins at 0.
+        self._last.update(zip(map(_source, records), map(_offset, records), strict=True))
+        self.count += len(records)
         self.is_empty.clear()
 
-    def finish(self, inbound: Inbound) -> None:
-        in_hand = self._in_hand[inbound.topic, inbound.partition]
-        left = in_hand[inbound.offset] - 1
-        if left:
-            in_hand[inbound.offset] = left
-        else:
-            del in_hand[inbound.offset]
-        self.count -= 1
+    def finish(self, records: Sequence[Inbound]) -> None:
+        in_hand = self._in_hand
+        for position in map(_position, records):
+            left = in_hand.pop(position) - 1
+            if left:
+                in_hand[position] = left
+        self.count -= len(records)
         if not self.count:
             self.is_empty.set()
 
     def offsets_due(self, assigned: frozenset[Source]) -> dict[Source, int]:
         """The next offset to read of each assigned partition whose commit is out of date."""
-        due: dict[Source, int] = {}
-        for place, following in self._following.items():
-            source = Source(*place)
-            if source in assigned:
-                offset = min(self._in_hand[place], default=following)
-                if self._committed.get(source) != offset:
-                    due[source] = offset
-        return due
+        following = {place: last + 1 for place, last in self._last.items()}
+        # Backwards: of each partition the lowest comes last, and stays.
+        following |= {position[:2]: position[2] for position in sorted(self._in_hand, reverse=True)}
+        committed = self._committed
+        return {
+            Source(*place): offset
+            for place, offset in following.items()
+            if committed.get(place) != offset and place in assigned
+        }
 
     def committed(self, offsets: dict[Source, int]) -> None:
-        self._committed.update(offsets)
+        for source, offset in offsets.items():
+            self._committed[source] = offset
 
 
 class KeyOrder:
@@ -70,22 +72,29 @@ class KeyOrder:
     def __init__(self) -> None:
         self._waiting: dict[str, deque[Request] | None] = {}
 
-    def enter(self, request: Request) -> bool:
-        """Whether *request* may go on; otherwise it waits, and `leave` returns it in its time."""
-        key = request.order_key
-        if key not in self._waiting:
-            self._waiting[key] = None
-            return True
-        line = self._waiting[key]
-        if line is None:
-            line = self._waiting[key] = deque()
-        line.append(request)
-        return False
+    def enter(self, requests: Iterable[Request]) -> list[Request]:
+        """Those that may go on; the others wait, and `leave` returns them in their time."""
+        waiting = self._waiting
+        first: list[Request] = []
+        for request in requests:
+            key = request.order_key
+            if key not in waiting:
+                waiting[key] = None
+                first.append(request)
+                continue
+            line = waiting[key]
+            if line is None:
+                line = waiting[key] = deque()
+            line.append(request)
+        return first
 
-    def leave(self, request: Request) -> Request | None:
-        """*request* is dealt with; returns the next one of its key, which may go on now."""
-        line = self._waiting[request.order_key]
-        if line:
-            return line.popleft()
-        del self._waiting[request.order_key]
-        return None
+    def leave(self, requests: Iterable[Request]) -> list[Request]:
+        """*requests* are dealt with; returns the next ones of their keys, which may go on now."""
+        waiting = self._waiting
+        following: list[Request] = []
+        for request in requests:
+            line = waiting.pop(request.order_key)
+            if line:
+                waiting[request.order_key] = line
+                following.append(line.popleft())
+        return following

@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 from saga.core.events import ReplyOutcome
-from saga.core.identity import Direction, Instant
+from saga.core.identity import DO, UNDO, Instant
 from saga.core.texts import storable
 from saga.core.values import value
 from saga.effects.request import Request
@@ -75,7 +75,7 @@ def judge(request: Request, rows: Kept[str], *, handled: frozenset[str], now: In
         verdict = _judge_repeated(request, kept)
         if verdict is not None:
             return verdict
-    if request.direction is Direction.DO or request.undoes not in handled:
+    if request.direction is DO or request.undoes not in handled:
         return Run(request, kept)
     did = rows.get(request.do_key)
     if did is not None and did.outcome is not ReplyOutcome.REFUSED:
@@ -93,7 +93,7 @@ def judge(request: Request, rows: Kept[str], *, handled: frozenset[str], now: In
 def _judge_repeated(request: Request, kept: InboxRow) -> Verdict | None:
     """The verdict of the row of the same key; None where the handler is to be called again."""
     # A later attempt to undo may know the step's reply, which an earlier one had to do without.
-    may_differ = request.direction is Direction.UNDO and request.attempt != kept.attempt
+    may_differ = request.direction is UNDO and request.attempt != kept.attempt
     if kept.digest is not None and not may_differ and not request.has_content(kept.digest):
         message = f"{request.idempotency_key} came before with another payload"
         conflict = kept._replace(attempt=request.attempt, outcome=ReplyOutcome.FAILED)

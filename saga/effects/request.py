@@ -7,6 +7,7 @@ answer sent again has the same bytes.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import field
 from functools import partial
 from hashlib import blake2b
 from typing import Final, NamedTuple
@@ -29,8 +30,8 @@ from saga.contracts import (
 )
 from saga.contracts import cloudevents as ce
 from saga.contracts.signatures import SigningKeys
-from saga.core.events import EMPTY_JSON, Json, ReplyOutcome
-from saga.core.identity import ID_BYTES_MAX, Direction, Instant, SagaId, parse_intent_id
+from saga.core.events import EMPTY_JSON, REPLY_DONE, Json, ReplyOutcome
+from saga.core.identity import DO, ID_BYTES_MAX, Direction, Instant, SagaId, parse_intent_id
 from saga.core.values import value
 from saga.effects.registration import Effects, Handler
 from saga.errors import DefinitionError
@@ -63,6 +64,11 @@ class Route:
     reply_contract: str | None
     done: str
     failed: str
+    digest_begin: bytes = field(init=False)
+
+    def __post_init__(self) -> None:
+        # A blank between contract and payload keeps the two apart; no contract's name has one.
+        object.__setattr__(self, "digest_begin", f"{self.contract_name} ".encode())
 
 
 class Request(NamedTuple):
@@ -96,7 +102,7 @@ class Request(NamedTuple):
     @property
     def inbox_keys(self) -> tuple[str, ...]:
         """The idempotency keys whose inbox rows say what to do."""
-        is_do = self.direction is Direction.DO
+        is_do = self.direction is DO
         return (self.idempotency_key,) if is_do else (self.idempotency_key, self.do_key)
 
     def has_content(self, digest: bytes) -> bool:
@@ -106,22 +112,29 @@ class Request(NamedTuple):
         text = canonical_text(self.value)
         if isinstance(text, Unreadable):
             return False
-        return digest == _digest(self.route.contract_name, text.encode())
+        return digest == _digest(self.route, text.encode())
 
     def row(
         self,
         outcome: ReplyOutcome,
         at: Instant,
-        *,
         contract: str | None = None,
         payload: Json | None = None,
+        *,
         code: str | None = None,
         message: str | None = None,
     ) -> InboxRow:
-        key, attempt, digest = self.idempotency_key, self.attempt, self.digest
-        service = self.route.service
         return InboxRow(
-            service, key, attempt, outcome, contract, payload, code, message, digest, at
+            self.route.service,
+            self.idempotency_key,
+            self.attempt,
+            outcome,
+            contract,
+            payload,
+            code,
+            message,
+            self.digest,
+            at,
         )
 
 
@@ -187,11 +200,12 @@ class Subscription:
         headers = inbound.headers
         if type(headers) is tuple and (why := why_set_aside(inbound)) is not None:
             return Rejected(inbound, DeadLetterReason.INFLATES, why)
-        if len(inbound.key or b"") > ID_BYTES_MAX:
-            message = f"the key has {len(inbound.key or b''):,} bytes of at most {ID_BYTES_MAX:,}"
+        key_bytes = inbound.key or b""
+        if len(key_bytes) > ID_BYTES_MAX:
+            message = f"the key has {len(key_bytes):,} bytes of at most {ID_BYTES_MAX:,}"
             return Rejected(inbound, DeadLetterReason.BAD_KEY, message)
         name = route.contract_name
-        attributes, payload, decoded = decode_record(self._registry, name, headers, inbound.value)
+        said, payload, decoded = decode_record(self._registry, name, headers, inbound.value)
         refusal = None
         if isinstance(decoded, Unreadable):
             accepted, refusal = decode_accepted(self._registry, name, payload, decoded), decoded
@@ -200,24 +214,24 @@ class Subscription:
             decoded = accepted
         assert payload is not None, "a record without value is unreadable"
         try:
-            key = (inbound.key or b"").decode()
+            key = key_bytes.decode()
         except UnicodeDecodeError as error:
             message = f"byte {error.start} of the key is not UTF-8"
             return Rejected(inbound, DeadLetterReason.BAD_KEY, message)
-        content = inbound, route, decoded.model, payload, _digest(name, payload), key
+        content = inbound, route, decoded.model, payload, _digest(route, payload), key
         if not route.is_intent:
-            return _fact(content, attributes, refusal)
+            return _fact(content, said, refusal)
         if not key:
             message = "an intent's key is its saga's business key; it has none"
             return Rejected(inbound, DeadLetterReason.NO_KEY, message)
-        return _intent(content, attributes, refusal)
+        return _intent(content, said, refusal)
 
     def reply(self, request: Request, row: InboxRow) -> Record | None:
         """The answer to publish; None where *request* is a fact, which is not answered."""
         route = request.route
         if not route.is_intent:
             return None
-        if row.outcome is ReplyOutcome.DONE:
+        if row.outcome is REPLY_DONE:
             contract, payload = row.contract or route.done, row.payload or EMPTY_JSON
         else:
             contract, payload = route.failed, _failure(row)
@@ -263,7 +277,7 @@ def _fact(content: _Content, said: ce.Attributes | ce.Said, refusal: Unreadable 
     place = f"{inbound.topic}/{inbound.partition}"
     event_id = said.id or f"{place}/{inbound.offset}"
     own_key, order_key = f"fact/{said.source or ''}/{event_id}", f"fact/{place}/{key}"
-    which = event_id, own_key, order_key, 1, SagaId(said.saga_id or ""), Direction.DO
+    which = event_id, own_key, order_key, 1, SagaId(said.saga_id or ""), DO
     return Request(*content, *which, None, said.traceparent, refusal)
 
 
@@ -296,6 +310,5 @@ def _routes(service: str, handler: Handler, registry: ContractRegistry) -> list[
     return [(name, route(contract_name=name)) for name in names]
 
 
-def _digest(contract_name: str, payload: bytes) -> bytes:
-    # A blank between contract and payload keeps the two apart; no contract's name has one.
-    return blake2b(b"%b %b" % (contract_name.encode(), payload), digest_size=_DIGEST_BYTES).digest()
+def _digest(route: Route, payload: bytes) -> bytes:
+    return blake2b(route.digest_begin + payload, digest_size=_DIGEST_BYTES).digest()

@@ -209,19 +209,18 @@ class EffectsService:
                 await self.commit_offsets(consumer)
 
     async def _admit(self, records: Sequence[Inbound]) -> None:
+        self._records.begin(records)
         requests: list[Request] = []
         rejected: list[Rejected] = []
-        for inbound in records:
-            self._records.begin(inbound)
-            request = self.subscription.read(inbound)
-            if isinstance(request, Rejected):
-                rejected.append(request)
-            elif self._order.enter(request):
-                requests.append(request)
-        await self._handling.look_up(requests)
+        for read in map(self.subscription.read, records):
+            if isinstance(read, Rejected):
+                rejected.append(read)
+            else:
+                requests.append(read)
+        await self._handling.look_up(self._order.enter(requests))
         for inbound, reason, message in rejected:
             await self._parts.keep_dead_letter(inbound, reason, message)
-            self._finish(inbound)
+            self._finish([inbound])
 
     # Publishing: send the answers, let the next of each key go on, remember the offsets.
 
@@ -241,12 +240,9 @@ class EffectsService:
                     await self._send([record for _, record in replies])
                 except MessageTooLarge:
                     await self._send_one_by_one(replies)
-            following: list[Request] = []
-            for request, _ in answers:
-                follower = self._order.leave(request)
-                if follower is not None:
-                    following.append(follower)
-                self._finish(request.inbound)
+            requests = [request for request, _ in answers]
+            following = self._order.leave(requests)
+            self._finish([request.inbound for request in requests])
             await self._handling.look_up(following)
 
     async def _send(self, records: Sequence[Record]) -> None:
@@ -278,8 +274,8 @@ class EffectsService:
             code = DeadLetterReason.REPLY_TOO_LARGE
             await self._parts.keep_dead_letter(request.inbound, code, str(error))
 
-    def _finish(self, inbound: Inbound) -> None:
-        self._records.finish(inbound)
+    def _finish(self, records: Sequence[Inbound]) -> None:
+        self._records.finish(records)
         self._handling.has_room.set()
 
 

@@ -150,7 +150,7 @@ class Scenario:
     @property
     def dealt_with(self) -> int:
         in_hand = self.service._records
-        return sum(in_hand._following.values()) - in_hand.count
+        return sum(last + 1 for last in in_hand._last.values()) - in_hand.count
 
     async def until(self, is_so: Callable[[], bool]) -> None:
         """Let things happen, and time pass, until *is_so*."""

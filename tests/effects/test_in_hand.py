@@ -26,20 +26,18 @@ def request(sent, offset: int):
 
 def in_hand(*records: Inbound) -> RecordsInHand:
     hand = RecordsInHand()
-    for each in records:
-        hand.begin(each)
+    hand.begin(records)
     return hand
 
 
 def test_the_offset_of_a_partition_is_its_lowest_record_in_hand():
     """However many behind it are dealt with."""
     hand = in_hand(record(5), record(6), record(7))
-    hand.finish(record(6))
-    hand.finish(record(7))
+    hand.finish([record(6), record(7)])
 
     assert hand.offsets_due(frozenset({T0})) == {T0: 5}
 
-    hand.finish(record(5))
+    hand.finish([record(5)])
 
     assert hand.offsets_due(frozenset({T0})) == {T0: 8}
     assert hand.count == 0
@@ -49,10 +47,24 @@ def test_the_offset_of_a_partition_is_its_lowest_record_in_hand():
 def test_a_record_fetched_twice_is_in_hand_until_it_is_finished_twice():
     """A rebalance brings it back while it is under way."""
     hand = in_hand(record(5), record(5))
-    hand.finish(record(5))
+    hand.finish([record(5)])
 
     assert hand.count == 1
     assert hand.offsets_due(frozenset({T0})) == {T0: 5}
+
+    hand.finish([record(5)])
+
+    assert hand.count == 0
+    assert hand.offsets_due(frozenset({T0})) == {T0: 6}
+
+
+def test_the_offset_goes_back_with_a_topic_that_was_made_anew():
+    """Its first record follows others of a higher offset."""
+    hand = in_hand(record(100))
+    hand.begin([record(0)])
+    hand.finish([record(0), record(100)])
+
+    assert hand.offsets_due(frozenset({T0})) == {T0: 1}
 
 
 def test_only_offsets_that_moved_are_due_and_only_where_assigned():
@@ -70,6 +82,6 @@ def test_do_and_undo_of_a_step_go_on_one_after_another():
     back, other = request(undo(Refund()), 2), request(intent(Pay(), step="other"), 3)
     order = KeyOrder()
 
-    assert [order.enter(each) for each in (do, again, back, other)] == [True, False, False, True]
-    assert [order.leave(do), order.leave(again), order.leave(back)] == [again, back, None]
-    assert order.enter(do)
+    assert order.enter([do, again, back, other]) == [do, other]
+    assert [order.leave([do]), order.leave([again]), order.leave([back])] == [[again], [back], []]
+    assert order.enter([do]) == [do]
