@@ -83,7 +83,7 @@ def benchmark(
         sizes = _sizes(partitions, contracts, is_quick=is_quick)
         on_servers = _servers(bus, store, sizes, is_loaded=is_loaded)
         if is_curves:
-            section, report, parts = _curves(plan, printer, is_quick=is_quick)
+            section, report, parts = _curves(plan, on_servers, printer, is_quick=is_quick)
         else:
             past = servers.Past(finished, still_open) if is_loaded else None
             section, report, parts = _measured(plan, on_servers, past, folder, printer)
@@ -100,9 +100,13 @@ def benchmark(
 
 
 def _curves(
-    plan: Plan, printer: Printer, *, is_quick: bool
+    plan: Plan, on_servers: servers.Servers | None, printer: Printer, *, is_quick: bool
 ) -> tuple[str, dict[str, Any], Sequence[str | Table]]:
-    """As `_measured`; the picture is drawn as well, but for quick ones."""
+    """As `_measured`; the picture is drawn as well, but for quick ones and those of servers."""
+    if on_servers is not None:
+        store = on_servers.store
+        report = curves.measure(plan, printer, is_quick=is_quick, server=store)
+        return "growth-servers", report, curves.parts(report)
     report = curves.measure(plan, printer, is_quick=is_quick)
     if not is_quick:
         curves.draw(report)

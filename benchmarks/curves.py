@@ -2,7 +2,7 @@
 
 A module `benchmarks/growth*.py` has `CURVES`, functions by name, and `SIZES`, at least six of them
 on a logarithmic axis. A function takes sizes and gives points `(size, cost)`. Each curve is drawn
-in a process of its own.
+in a process of its own. Those of `benchmarks.server_growth` take the address of a PostgreSQL, too.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ FOLDER: Final = Path(__file__).parent
 PICTURE: Final = FOLDER.parent / "docs" / "assets" / "growth.svg"
 QUICK: Final = (1, 2, 3, 5, 7, 10)
 """Of the smallest size."""
+ON_SERVER: Final = "server_growth"
 FLAT: Final = 0.1
 """The exponent from which on a curve has a colour and a name in the picture."""
 
@@ -33,22 +34,25 @@ def modules() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("growth*.py"))
 
 
-def points_of(module: str, name: str, sizes: Sequence[int]) -> dict[str, Any]:
+def points_of(module: str, name: str, sizes: Sequence[int], *server: str) -> dict[str, Any]:
     """What a process is asked for."""
-    found = import_module(f"benchmarks.{module}").CURVES[name](sizes)
+    found = import_module(f"benchmarks.{module}").CURVES[name](sizes, *server)
     return {"points": [list(point) for point in found]}
 
 
-def measure(plan: Plan, printer: Printer, *, is_quick: bool) -> dict[str, Any]:
-    """All curves; NotSo if one cannot be drawn."""
-    found = {name: import_module(f"benchmarks.{name}") for name in modules()}
+def measure(
+    plan: Plan, printer: Printer, *, is_quick: bool, server: str | None = None
+) -> dict[str, Any]:
+    """All curves, or those of a PostgreSQL *server*; NotSo if one cannot be drawn."""
+    names, given = (modules(), ()) if server is None else ([ON_SERVER], (server,))
+    found = {name: import_module(f"benchmarks.{name}") for name in names}
     with Progress(console=printer.err, transient=True) as progress:
         bar = Bar(progress, sum(len(module.CURVES) for module in found.values()))
         groups = []
         for module, content in found.items():
             smallest = content.SIZES[0]
             sizes = [smallest * times for times in QUICK] if is_quick else content.SIZES
-            drawn = [_curve(bar, module, name, sizes) for name in content.CURVES]
+            drawn = [_curve(bar, name, module, sizes, given) for name in content.CURVES]
             groups.append({"about": _about(content.__doc__ or module), "curves": drawn})
     return circumstances(plan) | {"runs": 1, "groups": groups}
 
@@ -106,8 +110,11 @@ def _draw_group(panel: Any, group: Mapping[str, Any]) -> None:
         panel.legend(frameon=False)
 
 
-def _curve(bar: Bar, module: str, name: str, sizes: Sequence[int]) -> Curve:
-    measured: dict[str, Any] = bar.run(f"drawing: {name}", "curve", module, name, sizes)
+def _curve(
+    bar: Bar, name: str, module: str, sizes: Sequence[int], server: tuple[str, ...]
+) -> Curve:
+    text = f"drawing: {name}"
+    measured: dict[str, Any] = bar.run(text, "curve", module, name, sizes, *server)
     points = [(size, cost) for size, cost in measured["points"]]
     return {"name": name, "points": points, "exponent": exponent(points)}
 

@@ -12,10 +12,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
-from typing import Final
+from typing import Final, Protocol, TypeVar
 
 from benchmarks.counted import Counted
-from benchmarks.growth import Curve, Points
+from benchmarks.growth import Points
 from saga.adapters.clocks import ManualClock
 from saga.adapters.memory import MemoryBus
 from saga.adapters.sqlite import (
@@ -29,7 +29,7 @@ from saga.authoring import Context, saga
 from saga.contracts import COMMAND_CONTRACT, Command, CommandAct, Event, encode
 from saga.core.identity import SagaId, saga_id
 from saga.core.status import SagaStatus
-from saga.ports import Position, TopicSpec, UnhandledRecord
+from saga.ports import Catalogue, EventStore, Position, TopicSpec, UnhandledRecord
 from saga.ports.store import Batch, DeferralReason, UnhandledKind
 from saga.settings import Settings
 from saga.testing import samples
@@ -38,9 +38,12 @@ SIZES: Final = (100, 300, 1_000, 3_000, 10_000, 30_000)
 TOGETHER: Final = 500
 SETTLING_S: Final = 3
 IDLE_S: Final = 4
+STEPS_MAX: Final = 20
+"""Of the loop, until all that was begun waits for the clock."""
 LOOKED_AT_A_S: Final = 100
 """So many open sagas are looked at in the first seconds of a process."""
 DAY_US: Final = 86_400_000_000
+T = TypeVar("T")
 
 
 class Wanted(Event, topic="growth.wanted", version=1, key="name"):
@@ -56,27 +59,67 @@ async def waiting(ctx: Context, wanted: Wanted) -> Got:
     return Got(name=await ctx.wait(wanted.name, str))
 
 
-class Stored(Counted):
-    """An event store in memory, in SQLite, whose work is counted."""
+class Stored(Protocol):
+    """An empty store, whose work is counted."""
+
+    loop: asyncio.AbstractEventLoop
+    store: EventStore
+    catalogue: Catalogue
+
+    def run(self, act: Awaitable[T]) -> T: ...
+    def cost(self, act: Callable[[], Awaitable[object]]) -> int: ...
+    async def settle(self) -> None:
+        """Return when all that was begun waits for the clock."""
+
+    def filled(self) -> None:
+        """All that there is to be is in it."""
+
+    def forget(self) -> None:
+        """What was remembered of sagas in this process."""
+
+    def close(self) -> None: ...
+
+
+class InMemory(Counted):
+    """A store in SQLite that is in no file."""
 
     def __init__(self) -> None:
         super().__init__(sqlite3.connect(":memory:", isolation_level=None))
-        self.database = SqliteDatabase("growth", connection=self.connection)
-        self.store = SqliteEventStore(self.database)
-        self.catalogue = SqliteCatalogue(self.database)
+        self._database = SqliteDatabase("growth", connection=self.connection)
+        self.store: EventStore = SqliteEventStore(self._database)
+        self.catalogue: Catalogue = SqliteCatalogue(self._database)
 
-    def fill(self, size: int, kind: Kind) -> None:
-        """Store so many sagas, as *kind* has them."""
-        numbers = iter(range(size))
-        while page := list(islice(numbers, TOGETHER)):
-            batch = Batch()
-            for number in page:
-                kind(batch, number)
-            self.run(self.store.append(batch, at=samples.MOMENT))
+    async def settle(self) -> None:
+        for _ in range(STEPS_MAX):
+            await asyncio.sleep(0)
+
+    def filled(self) -> None:
+        """Nothing is left to do."""
+
+    def forget(self) -> None:
+        self.store = SqliteEventStore(self._database)
+
+
+def fill(stored: Stored, size: int, kind: Kind) -> None:
+    """Store so many sagas, as *kind* has them."""
+    numbers = iter(range(size))
+    while page := list(islice(numbers, TOGETHER)):
+        batch = Batch()
+        for number in page:
+            kind(batch, number)
+        stored.run(stored.store.append(batch, at=samples.MOMENT))
+    stored.filled()
 
 
 Kind = Callable[[Batch, int], object]
 """Puts one more saga of that kind into a batch."""
+Make = Callable[[], Stored]
+
+
+class CurveOfStore(Protocol):
+    """A curve of stores of one kind, each of its own making."""
+
+    def __call__(self, sizes: Sequence[int], make: Make = ...) -> Points: ...
 
 
 def stands_at(status: SagaStatus, batch: Batch, number: int) -> SagaId:
@@ -121,9 +164,9 @@ def dead(batch: Batch, number: int) -> None:
 
 
 def armed(batch: Batch, number: int) -> None:
-    """A timer that is due in a day."""
+    """A timer that is due in a day, each at its own time."""
     one = stands_at(SagaStatus.RUNNING, batch, number)
-    batch.timers_armed.append(samples.timer(one, "step-2/do/1/deadline", DAY_US))
+    batch.timers_armed.append(samples.timer(one, "step-2/do/1/deadline", DAY_US + number))
 
 
 FINISHED: Final[Kind] = partial(stands_at, SagaStatus.COMPLETED)
@@ -131,18 +174,17 @@ OPEN: Final[Kind] = partial(stands_at, SagaStatus.RUNNING)
 PARKED: Final[Kind] = partial(stands_at, SagaStatus.PARKED)
 
 
-def idle_second(kind: Kind) -> Curve:
+def idle_second(kind: Kind) -> CurveOfStore:
     """What an orchestrator does in a second in which nothing happens."""
 
-    def points(sizes: Sequence[int]) -> Points:
-        return [(size, _idle_second(size, kind)) for size in sizes]
+    def points(sizes: Sequence[int], make: Make = InMemory) -> Points:
+        return [(size, _idle_second(make(), size, kind)) for size in sizes]
 
     return points
 
 
-def _idle_second(size: int, kind: Kind) -> float:
-    stored = Stored()
-    stored.fill(size, kind)
+def _idle_second(stored: Stored, size: int, kind: Kind) -> float:
+    fill(stored, size, kind)
     clock = ManualClock(samples.MOMENT)
     bus = MemoryBus(clock=clock)
     app = SagaApp(sagas=[waiting])
@@ -154,30 +196,29 @@ def _idle_second(size: int, kind: Kind) -> float:
     stored.run(bus.create_topics(topics))
     stored.run(orchestrator.start())
     running = stored.loop.create_task(orchestrator.run())
-    stored.run(_pass(clock, SETTLING_S + size / LOOKED_AT_A_S))
-    cost = stored.cost(partial(_pass, clock, IDLE_S)) / IDLE_S
+    stored.run(_pass(stored, clock, SETTLING_S + size / LOOKED_AT_A_S))
+    cost = stored.cost(partial(_pass, stored, clock, IDLE_S)) / IDLE_S
     running.cancel()
     stored.run(asyncio.wait([running]))
     stored.close()
     return cost
 
 
-async def _pass(clock: ManualClock, seconds: float) -> None:
+async def _pass(stored: Stored, clock: ManualClock, seconds: float) -> None:
     until = clock.now() + round(seconds * 1_000_000)
     while clock.now() < until:
-        for _ in range(20):
-            await asyncio.sleep(0)
+        await stored.settle()
         clock.advance(max(clock.next_wake_s() or 0, 0.001))
 
 
-def beside(kind: Kind, act: Callable[[Stored], Awaitable[object]]) -> Curve:
+def beside(kind: Kind, act: Callable[[Stored], Awaitable[object]]) -> CurveOfStore:
     """What *act* takes in a store that has so many sagas."""
 
-    def points(sizes: Sequence[int]) -> Points:
+    def points(sizes: Sequence[int], make: Make = InMemory) -> Points:
         found: Points = []
         for size in sizes:
-            stored = Stored()
-            stored.fill(size, kind)
+            stored = make()
+            fill(stored, size, kind)
             found.append((size, stored.cost(partial(act, stored))))
             stored.close()
         return found
@@ -190,7 +231,7 @@ async def _one_saga(stored: Stored) -> None:
     one = saga_id("growth", "one more")
     due = samples.timer(one, "step-2/do/1/deadline", DAY_US)
     await samples.append(stored.store, samples.history(one), timers_armed=[due])
-    stored.store = SqliteEventStore(stored.database)  # one that remembers nothing
+    stored.forget()
     await stored.store.load([one])
     ended = samples.summary(one, status=SagaStatus.COMPLETED, version=4)
     await samples.append(
@@ -225,7 +266,7 @@ def _saga(number: int) -> SagaId:
 
 
 _NO_SAGA: Final = None
-CURVES: Final[dict[str, Curve]] = {
+CURVES: Final[dict[str, CurveOfStore]] = {
     "an idle second: records behind parked sagas": idle_second(
         partial(deferred, DeferralReason.TURN_FAILED, SagaStatus.PARKED)
     ),

@@ -21,7 +21,7 @@ def growth(monkeypatch):
     return found
 
 
-@pytest.mark.parametrize("name", curves.modules())
+@pytest.mark.parametrize("name", [*curves.modules(), curves.ON_SERVER])
 def test_every_curve_has_six_sizes_on_a_logarithmic_axis(name):
     """Over two decades at least."""
     module = importlib.import_module(f"benchmarks.{name}")
@@ -78,7 +78,7 @@ def test_tables_take_their_place_in_the_page(tmp_path):
         put_into_page("servers", [table], page)
 
 
-@pytest.mark.parametrize("name", ["embedded", "servers", "loaded", "growth"])
+@pytest.mark.parametrize("name", ["embedded", "servers", "loaded", "growth", "growth-servers"])
 def test_the_page_has_a_place_for_every_table(name):
     """Where `--docs` writes it."""
     assert f"<!-- measured: {name} -->\n" in tables.PAGE.read_text("utf-8")

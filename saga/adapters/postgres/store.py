@@ -355,8 +355,16 @@ _SUMMARY: Final = (
     f"SELECT {SUMMARY_COLUMNS.replace('saga_id', 'saga_id::text')}, originator_id::text "
     "FROM saga_index"
 )
-_BEHIND: Final = "originator_id > %s::uuid"
-_ORIGINATOR: Final = "SELECT originator_id FROM saga_ids WHERE saga_id = %s::uuid"
+# Behind a row, and behind a saga.
+_PLACE: Final = "greatest(%s::uuid, (SELECT originator_id FROM saga_ids WHERE saga_id = %s::uuid))"
+# By the column of the table: the one of that name in the answer is text, without an index.
+_IN_ORDER: Final = "saga_index.originator_id"
+# The index by status leaves out completed sagas. Only such an order makes sure that it is used:
+# whoever looks for a status that hardly any saga has would read all of them.
+_BY_STATUS: Final = "saga_index.status, saga_index.originator_id"
+_OF_STATUS_BEHIND: Final = (
+    f"status <> 'completed' AND status <= %s AND (status, originator_id) > (%s, {_PLACE})"
+)
 _SUMMARIES: Final = (
     f"{_SUMMARY} WHERE originator_id = ANY(ARRAY(SELECT originator_id FROM saga_ids "
     "WHERE saga_id = ANY(%s::uuid[])))"
@@ -394,19 +402,19 @@ class PostgresCatalogue(Catalogue):
         after: SagaId | None = None,
         limit: int = 100,
     ) -> Rows[SagaSummary]:
-        # Only where the query says so is the index by status used: it leaves out completed sagas.
-        unfinished = "" if status is SagaStatus.COMPLETED else " AND status <> 'completed'"
         conditions, values = where(
-            (f"status = %s{unfinished}", status and text(status)),
             ("definition = %s", None if definition is None else text(definition)),
-            (f"originator_id > coalesce(({_ORIGINATOR}), '{_NIL}')", after and uuid(after)),
+            ("status = %s", text(status) if status is SagaStatus.COMPLETED else None),
         )
-        # By the column of the table: the one of that name in the answer is text, without an index.
-        order = "saga_index.originator_id"
-        query = f"{_SUMMARY} WHERE {conditions} AND {_BEHIND} ORDER BY {order} LIMIT %s"
+        behind, order = f"originator_id > {_PLACE}", _IN_ORDER
+        if status is not None and status is not SagaStatus.COMPLETED:
+            behind, order = _OF_STATUS_BEHIND, _BY_STATUS
+            values += [text(status), text(status)]
+        query = f"{_SUMMARY} WHERE {conditions} AND {behind} ORDER BY {order} LIMIT %s"
 
         async def fetch(place: str | None, left: int) -> Sequence[Any]:
-            return await self._database.fetch(query, *values, uuid(place or _NIL), left)
+            begin = uuid(place or _NIL), uuid(after or _NIL)
+            return await self._database.fetch(query, *values, *begin, left)
 
         return await page_read(_summary, fetch, limit)
 
