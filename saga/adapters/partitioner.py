@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Collection, Mapping
-from functools import lru_cache
 from typing import Final, TypeVar
 
 from saga.errors import MessageTooLarge, TopicMissing
-from saga.ports.bus import Record, Source
+from saga.ports.bus import OWN_HEADERS_BYTES_MAX, Record, Source
 
 RECORD_BYTES_MAX: Final = 1_048_576
 KEYS_CACHED_MAX: Final = 65_536
@@ -27,18 +26,23 @@ class Partitioner:
 
     def __init__(self, *, record_bytes_max: int) -> None:
         self._record_bytes_max = record_bytes_max
+        self._surely_fit = record_bytes_max - OWN_HEADERS_BYTES_MAX
+        """Bytes of key and value, beside headers that saga writes itself."""
         self._unkeyed = 0
 
     def choose(self, record: Record, partitions: int) -> int:
         """Raises `MessageTooLarge`, and `TopicMissing` for a partition that does not exist."""
-        if not record.fits(self._record_bytes_max):
+        key, text = record.key, record.value
+        if (
+            type(record.headers) is tuple or len(text or b"") + len(key or b"") > self._surely_fit
+        ) and not record.fits(self._record_bytes_max):
             raise too_large(record.topic, record.size, self._record_bytes_max)
         if record.partition is not None:
             if not 0 <= record.partition < partitions:
                 raise TopicMissing(record.topic, record.partition)
             return record.partition
-        if record.key is not None:
-            return partition_of(record.key, partitions)
+        if key is not None:
+            return partition_of(key, partitions)
         self._unkeyed += 1
         return self._unkeyed % partitions
 
@@ -66,8 +70,19 @@ def too_large(topic: str, size: int, limit: int) -> MessageTooLarge:
 
 
 def partition_of(key: bytes, partitions: int) -> int:
-    number = _cached(key) if len(key) <= KEY_CACHED_BYTES_MAX else murmur2(key)
-    return (number & 0x7FFFFFFF) % partitions
+    number = _number_of_key.get(key)
+    if number is None:
+        number = _number(key)
+    return number % partitions
+
+
+def _number(key: bytes) -> int:
+    number = murmur2(key) & 0x7FFFFFFF
+    if len(key) <= KEY_CACHED_BYTES_MAX:
+        if len(_number_of_key) >= KEYS_CACHED_MAX:
+            _number_of_key.clear()
+        _number_of_key[key] = number
+    return number
 
 
 def murmur2(data: bytes) -> int:
@@ -86,4 +101,4 @@ def murmur2(data: bytes) -> int:
 
 
 # All records of a saga share a key.
-_cached = lru_cache(maxsize=KEYS_CACHED_MAX)(murmur2)
+_number_of_key: dict[bytes, int] = {}

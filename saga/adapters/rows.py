@@ -69,7 +69,7 @@ def as_it_is(text: str) -> str:
 class KnownSagas(Generic[Known]):
     """A cache of what was committed lately: never wrong, only missing or old.
 
-    It holds at most two times *sagas_max*.
+    It holds at most two times *sagas_max*, and what was committed at once beyond that.
     """
 
     def __init__(self, sagas_max: int = SAGAS_KNOWN_MAX) -> None:
@@ -80,9 +80,9 @@ class KnownSagas(Generic[Known]):
     def get(self, saga_id: SagaId) -> Known | None:
         return self._young.get(saga_id) or self._old.get(saga_id)
 
-    def remember(self, saga_id: SagaId, known: Known) -> None:
+    def remember(self, known: Mapping[SagaId, Known]) -> None:
         """Only after the commit."""
-        self._young[saga_id] = known
+        self._young.update(known)
         if len(self._young) >= self._sagas_max:
             self._old, self._young = self._young, {}
 

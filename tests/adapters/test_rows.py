@@ -9,8 +9,8 @@ def test_what_was_written_lately_is_known() -> None:
     """At least so many sagas as asked for, and at most twice as many; the newest word counts."""
     known = KnownSagas[tuple[int, int]](sagas_max=10)
     for number in range(100):
-        known.remember(saga(number), (2, number))
-    known.remember(saga(95), (4, 95))
+        known.remember({saga(number): (2, number)})
+    known.remember({saga(95): (4, 95)})
 
     assert all(known.get(saga(number)) == (2, number) for number in (*range(90, 95), 99))
     assert known.get(saga(95)) == (4, 95)

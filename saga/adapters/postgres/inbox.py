@@ -126,8 +126,8 @@ class Inbox:
 
     def written(self, writes: Sequence[InboxWrite]) -> None:
         """Is called once *writes* are committed."""
-        for write in writes:
-            self._numbered.remember(SagaId(_saga_and_step(write.row.key)[0]), known=True)
+        sagas = [SagaId(_saga_and_step(write.row.key)[0]) for write in writes]
+        self._numbered.remember(dict.fromkeys(sagas, True))
 
     def is_taken(self, error: psycopg.Error) -> bool:
         """Whether a row could not be kept because something else is in its place."""

@@ -201,7 +201,7 @@ class PostgresEventStore(EventStore, TellsOfAppends):
             reading = reading_history(saga_id, numbered, known=known)
             history = histories[saga_id] = await interleaved.finish(reading)
             if isinstance(history, History):
-                self._known.remember(saga_id, (history.turns, originator.replace("-", "")))
+                self._known.remember({saga_id: (history.turns, originator.replace("-", ""))})
         return histories
 
     @override
@@ -332,9 +332,15 @@ class PostgresEventStore(EventStore, TellsOfAppends):
         return backlog[0][0] if backlog else None
 
     def _remember(self, batch: Batch, originators: sql.Originators) -> None:
-        for history in batch.histories:
-            turns = history.expected_turns + len(history.turns)
-            self._known.remember(history.saga_id, (turns, originators[history.saga_id]))
+        self._known.remember(
+            {
+                each.saga_id: (
+                    each.expected_turns + len(each.turns),
+                    originators[each.saga_id],
+                )
+                for each in batch.histories
+            }
+        )
 
 
 def _backlog_id_in(answers: Sequence[PGresult]) -> int:

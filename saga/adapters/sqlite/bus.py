@@ -209,8 +209,7 @@ class LocalBus(Bus):
         """
         if self._is_closed:
             raise BusUnavailable(f"{self.database.path}: the bus is closed")
-        with as_bus_error():
-            return self.log.place(records)
+        return self.log.place(records)
 
     def append(self, cursor: sqlite3.Cursor, placed: Sequence[PlacedRecord]) -> list[RecordBatch]:
         return self.log.append(cursor, placed, now=self._clock.now())

@@ -25,23 +25,19 @@ UNREADABLE: Final = (ValueError, TypeError, LookupError, StopIteration, struct.e
 
 BATCH_RECORDS_MAX: Final = 128
 
-Head = tuple[str, str] | None
 Unpacked = tuple[bytes | None, bytes | None, Headers]
 """Key, value and headers."""
 
 _NOTHING: Final = (None, None, None, None)
 
 
-def head_of(record: Record) -> Head:
-    """What a record has in common with all others of its batch, besides the topic."""
-    said = record.headers
-    return (said.contract_name, said.source) if type(said) is Said else None
-
-
 def pack(records: Sequence[Record], at: Instant) -> bytes:
-    """One batch, written *at*; its records have the same topic and head."""
-    head = head_of(records[0])
-    if head is None:
+    """One batch, written *at*; its records have the same topic, and headers of one kind.
+
+    They are bytes, or of the same contract and source.
+    """
+    first = records[0].headers
+    if type(first) is not Said:
         return _pack_bytes(records)
     rows: list[list[Any]] = []
     texts: list[bytes | None] = []
@@ -54,19 +50,18 @@ def pack(records: Sequence[Record], at: Instant) -> bytes:
             -1 if value is None else len(value),
             name,
             said.at - at,
-            len(saga) if saga is not None and name.startswith(saga) else saga,
-            len(cause) if cause is not None and name.startswith(cause) else cause,
-            len(own) if own is not None and name.startswith(own) else own,
+            saga if saga is None or not name.startswith(saga) else len(saga),
+            cause if cause is None or not name.startswith(cause) else len(cause),
+            own if own is None or not name.startswith(own) else len(own),
         ]
         seldom = (said.undoes, said.traceparent, said.correlation_id, said.signature)
         if seldom != _NOTHING:
             row += seldom
         rows.append(row)
-        texts.append(key)
-        texts.append(value)
-    contract, source = head
+        texts += key, value
+    contract = first.contract_name
     is_topics = records[0].topic.endswith(contract)
-    return _joined((len(contract) if is_topics else contract, source), rows, texts)
+    return _joined((len(contract) if is_topics else contract, first.source), rows, texts)
 
 
 def unpack(packed: bytes, count: int, topic: str, at: Instant) -> list[Unpacked]:

@@ -16,16 +16,16 @@ from typing import Any, Final
 
 from saga.adapters.headers import decode_headers
 from saga.adapters.partitioner import Partitioner
+from saga.adapters.sqlite.connection import as_bus_error
 from saga.adapters.sqlite.database import SqliteDatabase
 from saga.adapters.sqlite.packing import (
     BATCH_RECORDS_MAX,
     UNREADABLE,
-    Head,
-    head_of,
     pack,
     unpack,
 )
 from saga.adapters.sqlite.statements import ManyRows
+from saga.contracts.cloudevents import Said
 from saga.core.identity import Instant, instant
 from saga.core.texts import described
 from saga.core.values import value
@@ -101,7 +101,9 @@ _OLDEST: Final = (
 )
 
 
-_NO_RUN: Final[tuple[Head, list[Record]]] = (None, [])
+_Head = tuple[str, str] | None
+"""Contract and source of the headers that saga writes, None of those that are bytes."""
+_NO_RUN: Final[tuple[_Head, list[Record]]] = (None, [])
 _BEHIND_DAMAGED: Final = (
     f"SELECT coalesce((SELECT min(place) FROM bus_batches WHERE place > :place AND place < :end), "
     f"{_BEHIND}) FROM bus_batches WHERE place = :place"
@@ -131,7 +133,7 @@ class RecordBatch:
     @property
     def is_large(self) -> bool:
         """Whether its readers are to find it in the file."""
-        return len(self.records) == 1 and _is_large(self.records[0])
+        return len(self.records) == 1 and len(self.records[0].value or b"") > LARGE_RECORD_BYTES
 
     def inbound(self) -> list[Inbound]:
         topic, partition = self.source
@@ -165,7 +167,7 @@ class RecordLog:
         return {name: partitions for name, (_, partitions) in self._topics.items()}
 
     def place(self, records: Iterable[Record]) -> list[PlacedRecord]:
-        """Choose partitions, outside any transaction; raises TopicMissing or MessageTooLarge."""
+        """Choose partitions; raises TopicMissing, MessageTooLarge or BusUnavailable."""
         topics, choose = self._topics, self._partitioner.choose
         placed = []
         for record in records:
@@ -336,7 +338,8 @@ class RecordLog:
         return False
 
     def _topic(self, name: str) -> tuple[int, int]:
-        self._database.read_now(self._load_topics)
+        with as_bus_error():
+            self._database.read_now(self._load_topics)
         if name not in self._topics:
             raise TopicMissing(name)
         return self._topics[name]
@@ -422,11 +425,12 @@ def _checked_time(timestamp: object) -> Instant:
 def _runs(placed: Iterable[PlacedRecord]) -> list[tuple[int, list[Record]]]:
     """The records of each batch: of one source, in order, with the same head."""
     runs: list[tuple[int, list[Record]]] = []
-    open_runs: dict[int, tuple[Head, list[Record]]] = {}
+    open_runs: dict[int, tuple[_Head, list[Record]]] = {}
     for source_id, record in placed:
-        head = head_of(record)
+        said, text = record.headers, record.value
+        head = (said.contract_name, said.source) if type(said) is Said else None
         open_head, records = open_runs.get(source_id, _NO_RUN)
-        if _is_large(record):
+        if text is not None and len(text) > LARGE_RECORD_BYTES:
             runs.append((source_id, [record]))
             open_runs.pop(source_id, None)
         elif records and head == open_head and len(records) < BATCH_RECORDS_MAX:
@@ -437,15 +441,11 @@ def _runs(placed: Iterable[PlacedRecord]) -> list[tuple[int, list[Record]]]:
     return runs
 
 
-def _is_large(record: Record) -> bool:
-    return record.value is not None and len(record.value) > LARGE_RECORD_BYTES
-
-
 def _expire_source(cursor: sqlite3.Cursor, source_id: int, keep_from: int) -> bool:
     first = source_id << OFFSET_BITS
     oldest = cursor.execute(_OLDEST, (first, first + _OFFSETS + 1)).fetchall()
     # A damaged time is as old as the next that is none.
-    dated = [batch for batch in oldest if _is_number(batch[1])]
+    dated = (batch for batch in oldest if _is_number(batch[1]))
     expired = [*takewhile(lambda batch: batch[1] < keep_from, dated)]
     if expired:
         begin = expired[-1][0]

@@ -222,6 +222,10 @@ _TAKEN: Final = frozenset(
 """What SQLite says where a row is there already, or the one that it belongs to is gone."""
 
 
+_ANY: Final = -1
+"""Turns that are expected of a saga that gets none."""
+
+
 class SqliteEventStore(EventStore):
     """Histories in the file of *database*, which stays its maker's to close.
 
@@ -276,10 +280,10 @@ class SqliteEventStore(EventStore):
             return _Written(numbers, None, ())
 
         def on_commit(written: _Written) -> None:
-            for history in batch.histories:
-                turns_now = history.expected_turns + len(history.turns)
-                known = turns_now, written.numbers[history.saga_id]
-                self._known.remember(history.saga_id, known)
+            numbers = written.numbers
+            self._known.remember(
+                {saga_id: (number, numbers[saga_id]) for saga_id, number, _ in turns}
+            )
             if bus is not None:
                 bus.delivery.deliver(written.records)
 
@@ -434,18 +438,17 @@ class SqliteEventStore(EventStore):
     def _find_numbers(self, cursor: sqlite3.Cursor, batch: Batch) -> dict[SagaId, int]:
         """The numbers of sagas that are not new; HistoryConflict where turns are missing."""
         expected = {history.saga_id: history.expected_turns for history in batch.histories}
-        begun = {saga_id for saga_id, turns in expected.items() if not turns}
-        others = [summary.saga_id for summary in batch.summaries]
-        others += [timer.saga_id for timer in batch.timers_armed]
-        others += [timer_name(timer_id)[0] for timer_id in batch.timers_cleared]
-        for saga_id in others:
-            expected.setdefault(saga_id, 0)
+        others = {summary.saga_id for summary in batch.summaries}
+        others.update(timer.saga_id for timer in batch.timers_armed)
+        others.update(timer_name(timer_id)[0] for timer_id in batch.timers_cleared)
+        expected |= dict.fromkeys(others - expected.keys(), _ANY)
         numbers: dict[SagaId, int] = {}
         unknown: dict[SagaId, int] = {}
+        known_now = self._known.get
         for saga_id, turns in expected.items():
-            if saga_id in begun:
+            if not turns:
                 continue
-            known = self._known.get(saga_id)
+            known = known_now(saga_id)
             if known is None or known[0] < turns:
                 unknown[saga_id] = turns
             else:
