@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from enum import StrEnum
 from functools import lru_cache
 from itertools import count
-from struct import Struct
+from struct import Struct, pack
 from typing import Any, Final, NamedTuple
 
 from psycopg import AsyncConnection, generators
@@ -107,13 +107,13 @@ class ManyRows:
     """A statement over `{rows}` with columns of these *types*; other parameters stand behind."""
 
     def __init__(self, sql: str, types: str) -> None:
-        self._arrays = [_ARRAYS[name] for name in types.split()]
-        arrays = ", ".join(f"%s::{name}[]" for name in types.split())
+        self._types = types.split()
+        arrays = ", ".join(f"%s::{name}[]" for name in self._types)
         self._sql = sql.replace("{rows}", f"unnest({arrays})")
 
     def call(self, rows: Sequence[Sequence[Any]], *others: bytes | int) -> Call:
-        arrays = [array([row[place] for row in rows]) for place, array in enumerate(self._arrays)]
-        return call_of(self._sql, *arrays, *others)
+        columns = list(zip(*rows, strict=True)) or [()] * len(self._types)
+        return call_of(self._sql, *map(_array, self._types, columns), *others)
 
     def calls(self, rows: Sequence[Sequence[Any]]) -> list[Call]:
         """No statement where there are no *rows*."""
@@ -194,6 +194,8 @@ _EMPTY_ARRAY: Final = Struct(">3i")
 _LENGTH: Final = Struct(">i")
 _BIGINT: Final = Struct(">q")
 _BIGINT_ITEM: Final = Struct(">iq")
+_UUID_DIGITS: Final = 32
+_UUID_LENGTH: Final = _LENGTH.pack(16).hex()
 
 
 def text(value: str) -> bytes:
@@ -215,36 +217,68 @@ def uuid(value: str) -> bytes:
 
 
 def texts(values: Iterable[str | None]) -> bytes:
-    return _varying(25, [None if value is None else text(value) for value in values])
-
-
-def blobs(values: Iterable[bytes | None]) -> bytes:
-    return _varying(17, values)
+    return _array("text", values)
 
 
 def uuids(values: Iterable[str | None]) -> bytes:
-    return _varying(2950, [None if value is None else uuid(value) for value in values])
+    return _array("uuid", values)
 
 
 def ints(values: Iterable[int | None]) -> bytes:
-    pack = _BIGINT_ITEM.pack
-    return _array(20, [_NULL if value is None else pack(8, value) for value in values])
+    return _array("bigint", values)
 
 
-def _varying(oid: int, values: Iterable[bytes | None]) -> bytes:
-    length = _LENGTH.pack
-    return _array(oid, [_NULL if value is None else length(len(value)) + value for value in values])
-
-
-def _array(oid: int, items: list[bytes]) -> bytes:
-    if not items:
+def _array(type_name: str, given: Iterable[Any]) -> bytes:
+    oid, items_of = _TYPES[type_name]
+    values = list(given)
+    if not values:
         return _EMPTY_ARRAY.pack(0, 0, oid)
-    return _ARRAY.pack(1, 1, oid, len(items), 1) + b"".join(items)
+    return _ARRAY.pack(1, 1, oid, len(values), 1) + items_of(values)
 
 
-_ARRAYS: Final[dict[str, Callable[[Iterable[Any]], bytes]]] = {
-    "text": texts,
-    "bytea": blobs,
-    "uuid": uuids,
-    "bigint": ints,
+# The items of an array, each behind its length. No step of Python's is made for each value where
+# none of them is None: a batch has a thousand.
+
+
+def _texts(values: list[Any]) -> bytes:
+    if None in values:
+        return _sized([None if value is None else text(value) for value in values])
+    together = "".join(values)
+    encode = text if _NUL in together or _ESCAPE in together else str.encode
+    return _sized([*map(encode, values)])
+
+
+def _sized(values: list[Any]) -> bytes:
+    parts = [_NULL, b""] * len(values)
+    if None in values:
+        parts[::2] = [_NULL if value is None else _LENGTH.pack(len(value)) for value in values]
+        parts[1::2] = [value or b"" for value in values]
+    else:
+        parts[::2] = map(_LENGTH.pack, map(len, values))
+        parts[1::2] = values
+    return b"".join(parts)
+
+
+def _uuids(values: list[Any]) -> bytes:
+    if None not in values:
+        digits = "\n".join(values).replace("-", "").split("\n")
+        if {*map(len, digits)} == {_UUID_DIGITS}:
+            return bytes.fromhex("".join([_UUID_LENGTH, _UUID_LENGTH.join(digits)]))
+    return _sized([None if value is None else uuid(value) for value in values])
+
+
+def _ints(values: list[Any]) -> bytes:
+    if None in values:
+        item = _BIGINT_ITEM.pack
+        return b"".join([_NULL if value is None else item(8, value) for value in values])
+    numbers = [8] * (2 * len(values))
+    numbers[1::2] = values
+    return pack(">" + "iq" * len(values), *numbers)
+
+
+_TYPES: Final[dict[str, tuple[int, Callable[[list[Any]], bytes]]]] = {
+    "text": (25, _texts),
+    "bytea": (17, _sized),
+    "uuid": (2950, _uuids),
+    "bigint": (20, _ints),
 }
