@@ -35,13 +35,17 @@ class Disposition(StrEnum):
 RECORDED: Final = Disposition.RECORDED
 
 
-@value
-class Decision:
+class Decision(Protocol):
     """The state after an event, and what was decided on the way to it."""
 
-    state: SagaState
-    intents: list[Intent]
-    disposition: Disposition = Disposition.RECORDED
+    @property
+    def state(self) -> SagaState: ...
+
+    @property
+    def intents(self) -> list[Intent]: ...
+
+    @property
+    def disposition(self) -> Disposition: ...
 
 
 class Handle(Protocol):

@@ -32,7 +32,7 @@ def start(turn: Turn, fact: events.SagaStarted) -> Disposition:
     turn.take_fact()
     assert state.program is None, state.saga_id
     turn.program = state.program = turn.definition.program(state.saga_id, fact.key)
-    _run(turn, turn.program.start(fact.trigger, turn.at))
+    run(turn, turn.program.start(fact.trigger, turn.at))
     return RECORDED
 
 
@@ -43,15 +43,19 @@ def reply(turn: Turn, step: Step, name: IntentName, fact: ReplyReceived) -> Disp
         if fact.outcome is REPLY_DONE and holds_up(state, step):
             return _succeed_at_last(turn, step, fact)
         return rollback.late_reply(turn, step, fact)
-    if state.status.is_ended:
+    has_ended = state.status.is_ended
+    if has_ended:
         turn.note(Verdict.AFTER_END, fact.intent_id, f"the saga is {state.status.value}")
     if fact.outcome is REPLY_FAILED and (name.attempt != step.attempts or step.is_backing_off):
         return turn.note(Verdict.SUPERSEDED, fact.intent_id, rollback.LATER_ATTEMPT)
-    if not turn.has_taken_fact:
+    if not has_ended:
         turn.take_reply(step, name, fact)
     turn.disarm_for(step, DO)
     if fact.outcome is REPLY_DONE:
-        _succeed(turn, step, fact)
+        if has_ended:
+            turn.settle(step, StepStatus.DONE)  # the reply was only noted
+        if not step.is_dropped and is_asked(turn):
+            run(turn, turn.program.succeeded(step.id, fact.reply, turn.at))
     elif fact.outcome is REPLY_FAILED:
         _fail_attempt(turn, step, StepStatus.FAILED, fact.code, fact.message or "failed")
     else:
@@ -84,7 +88,8 @@ def signalled(turn: Turn, fact: events.SignalReceived) -> Disposition:
         return turn.note(Verdict.REFUSED, f"signal {fact.name}", refusal)
     turn.take_fact()
     turn.disarm(turn.timer_id(TimerPurpose.WAIT, wait))
-    go_on(turn, program.Signalled(wait, fact.payload))
+    if is_asked(turn):
+        run(turn, turn.program.signalled(wait, fact.payload, turn.at))
     return RECORDED
 
 
@@ -128,20 +133,21 @@ def holds_up(state: SagaState, step: Step) -> bool:
     return state.plan is None and not state.status.is_ended
 
 
-def go_on(turn: Turn, resolution: program.Resolution) -> None:
-    """Tell the program how something ended that it waits for, if it is still asked."""
+def is_asked(turn: Turn) -> bool:
+    """Whether the program is still told how something ended that it waits for."""
     state = turn.state
-    if state.plan is None and state.cancel_reason is None and not state.is_finishing:
-        assert turn.finish is None, (state.saga_id, resolution)
-        _run(turn, turn.program.resume(resolution, turn.at))
+    if state.plan is not None or state.cancel_reason is not None or state.is_finishing:
+        return False
+    assert turn.finish is None, state.saga_id
+    return True
 
 
-def _succeed(turn: Turn, step: Step, fact: ReplyReceived) -> None:
-    if step.status is not StepStatus.DONE:
-        # The saga has ended, so that the reply was noted and is told apart.
-        turn.settle(step, StepStatus.DONE)
-    if not step.is_dropped:
-        go_on(turn, program.StepSucceeded(step.id, fact.reply))
+def run(turn: Turn, commands: Sequence[program.Command]) -> None:
+    """Turn commands into intents, waits last: what a kept signal leads to may drop others."""
+    waiting: OrderedDict[str, program.AwaitSignal] = OrderedDict()
+    _take(turn, commands, waiting)
+    while waiting:
+        _take(turn, _await_signal(turn, waiting.popitem(last=False)[1]), waiting)
 
 
 def _succeed_at_last(turn: Turn, step: Step, fact: ReplyReceived) -> Disposition:
@@ -149,7 +155,8 @@ def _succeed_at_last(turn: Turn, step: Step, fact: ReplyReceived) -> Disposition
     turn.note(Verdict.LATE_SUCCESS, fact.intent_id, f"the step was {step.status.value}")
     turn.settle(step, StepStatus.DONE)
     _resume_if_free(turn)
-    go_on(turn, program.StepSucceeded(step.id, fact.reply))
+    if is_asked(turn):
+        run(turn, turn.program.succeeded(step.id, fact.reply, turn.at))
     return RECORDED
 
 
@@ -173,9 +180,10 @@ def _fail_step(turn: Turn, step: Step, status: StepStatus, code: str | None, mes
     if must_go_forward and not was_dropped and state.cancel_reason is None:
         reason = f"step {step.id} failed for good and there is no way back: {message}"
         turn.park(reason, step)
-    elif not was_dropped:
+    elif not was_dropped and is_asked(turn):
         is_refused = status is StepStatus.REFUSED
-        go_on(turn, program.StepGaveOut(step.id, code, message, is_refused))
+        given_up = turn.program.gave_out(step.id, code, message, turn.at, is_refused=is_refused)
+        run(turn, given_up)
 
 
 def _resume_if_free(turn: Turn, released: Step | None = None) -> None:
@@ -183,14 +191,6 @@ def _resume_if_free(turn: Turn, released: Step | None = None) -> None:
     state = turn.state
     if not any(holds_up(state, step) for step in state.steps.values() if step is not released):
         turn.resume()
-
-
-def _run(turn: Turn, commands: Sequence[program.Command]) -> None:
-    """Turn commands into intents, waits last: what a kept signal leads to may drop others."""
-    waiting: OrderedDict[str, program.AwaitSignal] = OrderedDict()
-    _take(turn, commands, waiting)
-    while waiting:
-        _take(turn, _await_signal(turn, waiting.popitem(last=False)[1]), waiting)
 
 
 def _take(
@@ -237,7 +237,7 @@ def _await_signal(turn: Turn, command: program.AwaitSignal) -> Sequence[program.
     for refusal in refusals:
         turn.note(Verdict.REFUSED, f"signal {command.name}", refusal)
     if kept is not None:
-        return turn.program.resume(program.Signalled(command.wait, kept), turn.at)
+        return turn.program.signalled(command.wait, kept, turn.at)
     if command.timeout_us is not None:
         turn.arm(TimerPurpose.WAIT, command.wait, command.timeout_us)
     return ()

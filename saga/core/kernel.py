@@ -15,9 +15,9 @@ from saga.core import events, forward, requests, rollback
 from saga.core.decider import RECORDED, Decider, Decision, Disposition
 from saga.core.events import REPLY_DONE, Event, ReplyReceived
 from saga.core.fold import said
-from saga.core.identity import UNDO, SagaId, StepId, parse_intent_id
+from saga.core.identity import DO, UNDO, SagaId, StepId, parse_intent_id
 from saga.core.intents import Intent, TimerPurpose, Verdict
-from saga.core.program import Definition, Program, Slept, WaitTimedOut
+from saga.core.program import Definition, Program
 from saga.core.state import SagaState, identity_of
 from saga.core.turn import Turn
 
@@ -29,12 +29,12 @@ def decider_for(definition: Definition) -> Decider:
         state: SagaState, event: Event, recorded: Sequence[Intent] | None = None
     ) -> Decision:
         turn = Turn(definition, state, event, recorded)
-        disposition = _take(turn, event)
-        if disposition is RECORDED:
+        turn.disposition = _take(turn, event)
+        if turn.disposition is RECORDED:
             assert turn.has_taken_fact, (state.saga_id, event)
             if turn.finish is not None or state.is_finishing or state.cancel_reason is not None:
                 forward.settle(turn)
-        return Decision(state, turn.intents, disposition)
+        return turn
 
     return Decider(
         definition.name,
@@ -86,11 +86,13 @@ def _take(turn: Turn, event: Event) -> Disposition:
 
 def _reply(turn: Turn, fact: ReplyReceived) -> Disposition:
     state, name = turn.state, parse_intent_id(fact.intent_id)
-    step = state.steps.get(name.step) if name is not None else None
-    if name is None or step is None:
+    if name is None:
         return Disposition.UNKNOWN
-    is_undo = name.direction is UNDO
-    if not 1 <= name.attempt <= (step.undo_attempts if is_undo else step.attempts):
+    _, step_id, direction, attempt = name
+    step = state.steps.get(step_id)
+    if step is None:
+        return Disposition.UNKNOWN
+    if not 1 <= attempt <= (step.attempts if direction is DO else step.undo_attempts):
         return Disposition.UNKNOWN
     known = state.replies.get(name)
     if known is not None:
@@ -100,7 +102,7 @@ def _reply(turn: Turn, fact: ReplyReceived) -> Disposition:
         if identity_of(turn.event) in state.causes:
             return Disposition.CONFLICT
         return turn.note_conflict(fact)
-    if is_undo:
+    if direction is UNDO:
         return rollback.undo_reply(turn, step, name, fact)
     program = turn.program
     if fact.outcome is REPLY_DONE and program is not None:
@@ -119,9 +121,11 @@ def _timer(turn: Turn, fact: events.TimerFired) -> Disposition:
     turn.take_fact()
     match timer.purpose:
         case TimerPurpose.SLEEP:
-            forward.go_on(turn, Slept(timer.target))
+            if forward.is_asked(turn):
+                forward.run(turn, turn.program.slept(timer.target, turn.at))
         case TimerPurpose.WAIT:
-            forward.go_on(turn, WaitTimedOut(timer.target))
+            if forward.is_asked(turn):
+                forward.run(turn, turn.program.timed_out(timer.target, turn.at))
         case TimerPurpose.DEADLINE | TimerPurpose.RETRY:
             step_id, direction = timer.target.rsplit("/", 1)
             step = turn.state.steps[StepId(step_id)]

@@ -1,8 +1,8 @@
 """What a way of writing sagas supplies to the kernel: a program that gives commands.
 
-A program says what it wants next (`Command`) and is told how that ended (`Resolution`). It knows
-nothing of retries, deadlines, rollback order or replays; the kernel adds those, the same for every
-front-end. It must be deterministic: the same resolutions in the same order give the same commands.
+A program says what it wants next (`Command`) and is told how that ended. It knows nothing of
+retries, deadlines, rollback order or replays; the kernel adds those, the same for every front-end.
+It must be deterministic: told the same in the same order, it gives the same commands.
 """
 
 from __future__ import annotations
@@ -87,43 +87,6 @@ Command = DoStep | Sleep | AwaitSignal | Publish | DropBranch | Finish | Fail
 
 
 @value
-class StepSucceeded:
-    """A step is done; *reply* is None where the intent has no reply of its own."""
-
-    step: StepId
-    reply: Message | None
-
-
-@value
-class StepGaveOut:
-    """A step failed for good; *refused* means that nothing had happened."""
-
-    step: StepId
-    code: str | None
-    message: str
-    refused: bool
-
-
-@value
-class Slept:
-    name: str
-
-
-@value
-class Signalled:
-    wait: str
-    payload: Json
-
-
-@value
-class WaitTimedOut:
-    wait: str
-
-
-Resolution = StepSucceeded | StepGaveOut | Slept | Signalled | WaitTimedOut
-
-
-@value
 class Report:
     """Why a saga was rolled back, and what is left of it."""
 
@@ -134,13 +97,27 @@ class Report:
 
 
 class Program(Protocol):
-    """One running saga as its front-end sees it. An exception from a method is a bug in it."""
+    """One running saga as its front-end sees it. An exception from a method is a bug in it.
+
+    The first six say that something has come which it waits for; *at* is the time of the turn.
+    """
 
     def start(self, trigger: Message, at: Instant) -> Sequence[Command]:
-        """Begin; *at* is the time of the trigger's turn."""
+        """Begin."""
 
-    def resume(self, resolution: Resolution, at: Instant) -> Sequence[Command]:
-        """Go on with one of the things that were asked for."""
+    def succeeded(self, step: StepId, reply: Message | None, at: Instant) -> Sequence[Command]:
+        """A step is done; *reply* is None where the intent has no reply of its own."""
+
+    def gave_out(
+        self, step: StepId, code: str | None, message: str, at: Instant, *, is_refused: bool
+    ) -> Sequence[Command]:
+        """A step failed for good; *is_refused* means that nothing had happened."""
+
+    def slept(self, name: str, at: Instant) -> Sequence[Command]: ...
+
+    def signalled(self, wait: str, payload: Json, at: Instant) -> Sequence[Command]: ...
+
+    def timed_out(self, wait: str, at: Instant) -> Sequence[Command]: ...
 
     def policy_of(self, step: StepId) -> DoStep:
         """How often *step* is tried, how long, and whether it has an undo."""

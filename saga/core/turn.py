@@ -1,4 +1,4 @@
-"""One turn while it is taken: the state, and the intents decided so far.
+"""One turn while it is taken: the state, and the intents decided so far, which it ends as.
 
 Theory of operation: a turn changes its state in two ways only. `take_fact` gives the fact its plain
 effect; `record` appends a decision and gives it its effect. Both go through the fold, so the state
@@ -35,6 +35,7 @@ class Turn:
     __slots__ = (
         "at",
         "definition",
+        "disposition",
         "event",
         "finish",
         "has_taken_fact",
@@ -56,6 +57,7 @@ class Turn:
         self.state = state
         self.event = event
         self.recorded = recorded
+        self.disposition: Disposition = RECORDED
         self.places: dict[str, int] | None = None
         self.at = event.at
         self.intents: list[Intent] = []

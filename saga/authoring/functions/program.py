@@ -1,10 +1,10 @@
-"""A durable function as a program: the kernel's resolutions in, the function's wishes out."""
+"""A durable function as a program: how things ended goes in, the function's wishes come out."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, assert_never
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
@@ -33,12 +33,6 @@ from saga.core.program import (
     Fail,
     Finish,
     Report,
-    Resolution,
-    Signalled,
-    Slept,
-    StepGaveOut,
-    StepSucceeded,
-    WaitTimedOut,
 )
 from saga.core.texts import storable
 from saga.errors import DefinitionError, RollBack, StepFailed, TimedOut
@@ -78,40 +72,35 @@ class FunctionProgram:
     def start(self, trigger: Message, at: Instant) -> Sequence[Command]:
         """Call the function and run it to its first await."""
         self._trigger = read(self._registry, trigger)
-        self._context._at = at  # noqa: SLF001  # the context is ours; users see no setter
-        self._scheduler.main = Task(self._function(self._context, self._trigger), None)
-        return self._run(self._scheduler.main, None, None)
+        main = self._scheduler.main = Task(self._function(self._context, self._trigger), None)
+        return self._run(main, None, None, at)
 
-    def resume(self, resolution: Resolution, at: Instant) -> Sequence[Command]:
-        """Wake whoever waits for *resolution*; nobody may, when a group was decided without it."""
-        self._context._at = at  # noqa: SLF001  # see start
-        scheduler = self._scheduler
-        value: object = None
-        error: Exception | None = None
-        match resolution:
-            case StepSucceeded():
-                waiter, call = scheduler.steps[resolution.step]
-                waiter.settled = (resolution.step,)
-                reply = resolution.reply
-                value = None if reply is None else self._read(call, reply)
-            case StepGaveOut():
-                waiter, _ = scheduler.steps[resolution.step]
-                waiter.settled = (resolution.step,)
-                error = _failure(resolution)
-            case Slept():
-                sleeper = scheduler.slept(resolution.name)
-                if sleeper is None:
-                    return ()
-                waiter = sleeper
-            case Signalled():
-                waiter, wait = scheduler.waited(resolution.wait)
-                value = _read_signal(wait, resolution.payload)
-            case WaitTimedOut():
-                waiter, wait = scheduler.waited(resolution.wait)
-                error = TimedOut(wait.name)
-            case _:
-                assert_never(resolution)
-        return self._run(waiter, value, error)
+    def succeeded(self, step: StepId, reply: Message | None, at: Instant) -> Sequence[Command]:
+        waiter, call = self._scheduler.steps[step]
+        waiter.settled = (step,)
+        return self._run(waiter, None if reply is None else self._read(call, reply), None, at)
+
+    def gave_out(
+        self, step: StepId, code: str | None, message: str, at: Instant, *, is_refused: bool
+    ) -> Sequence[Command]:
+        waiter, _ = self._scheduler.steps[step]
+        waiter.settled = (step,)
+        code = code or ("refused" if is_refused else "failed")
+        failure = StepFailed(step, code=code, message=message, refused=is_refused)
+        return self._run(waiter, None, failure, at)
+
+    def slept(self, name: str, at: Instant) -> Sequence[Command]:
+        """Nobody may wait for it any more, when a group was decided without it."""
+        waiter = self._scheduler.slept(name)
+        return () if waiter is None else self._run(waiter, None, None, at)
+
+    def signalled(self, wait: str, payload: Json, at: Instant) -> Sequence[Command]:
+        waiter, call = self._scheduler.waited(wait)
+        return self._run(waiter, _read_signal(call, payload), None, at)
+
+    def timed_out(self, wait: str, at: Instant) -> Sequence[Command]:
+        waiter, call = self._scheduler.waited(wait)
+        return self._run(waiter, None, TimedOut(call.name), at)
 
     def policy_of(self, step: StepId) -> DoStep:
         return self._scheduler.steps[step][1]
@@ -172,16 +161,19 @@ class FunctionProgram:
 
     def close(self) -> None:
         context = self._context
-        context._is_over = True  # noqa: SLF001  # see start
+        context._is_over = True  # noqa: SLF001  # the context is ours; users see no setter
         self._scheduler.close()
         # Program and context know each other: without this every saga waits for the collector.
-        context._publish = lambda _: None  # noqa: SLF001  # see start
+        context._publish = lambda _: None  # noqa: SLF001  # as above
 
-    def _run(self, waiter: Waiter, value: object, error: Exception | None) -> Sequence[Command]:
+    def _run(
+        self, waiter: Waiter, value: object, error: Exception | None, at: Instant
+    ) -> Sequence[Command]:
+        self._context._at = at  # noqa: SLF001  # the context is ours; users see no setter
         scheduler = self._scheduler
         commands = scheduler.run(waiter, value, error)
         if scheduler.outcome is not None:
-            self._context._is_over = True  # noqa: SLF001  # see start
+            self._context._is_over = True  # noqa: SLF001  # as above
             commands.append(self._ending(*scheduler.outcome))
         return commands
 
@@ -240,16 +232,6 @@ def _read_signal(call: WaitCall[Any], payload: Json) -> object:
         return call.adapter.validate_json(payload)
     except Exception:  # noqa: BLE001  # validators are user code
         return read_accepted_as(call.adapter, payload)
-
-
-def _failure(resolution: StepGaveOut) -> StepFailed:
-    default = "refused" if resolution.refused else "failed"
-    return StepFailed(
-        resolution.step,
-        code=resolution.code or default,
-        message=resolution.message,
-        refused=resolution.refused,
-    )
 
 
 def _fail(reason: object, code: object, failed_step: object = None) -> Fail:

@@ -1,7 +1,7 @@
 """Runs a saga's function without an event loop: a few coroutines, resumed one after another.
 
 A `Task` is one coroutine: the function itself, or a branch of a group. Everything runs in one fixed
-order, so that the same resolutions give the same commands.
+order, so that who is told the same in the same order gives the same commands.
 """
 
 from __future__ import annotations
