@@ -119,23 +119,23 @@ class SagaState:
     trigger: Message | None = None
     started_at: Instant = Instant(0)
     format: int | None = None
-    steps: dict[StepId, Step] = field(default_factory=dict)
-    replies: dict[IntentName, ReplyReceived] = field(default_factory=dict)
+    steps: dict[StepId, Step] = field(init=False, default_factory=dict)
+    replies: dict[IntentName, ReplyReceived] = field(init=False, default_factory=dict)
     """The first answer to each attempt."""
-    in_flight: dict[StepId, Step] = field(default_factory=dict)
-    undoing: dict[StepId, Step] = field(default_factory=dict)
+    in_flight: dict[StepId, Step] = field(init=False, default_factory=dict)
+    undoing: dict[StepId, Step] = field(init=False, default_factory=dict)
     """The steps that are issued, and those being undone: a turn may not look at all steps."""
     latest_step: tuple[StepId, ...] = ()
     """The step issued last, on which the next one depends where its entry says nothing."""
-    undo_contracts: dict[StepId, str] = field(default_factory=dict)
+    undo_contracts: dict[StepId, str] = field(init=False, default_factory=dict)
     """The contract of each step's latest undo, in the order in which the first ones were issued."""
-    timers: dict[TimerId, TimerArmed] = field(default_factory=dict)
-    waits: dict[str, dict[str, None]] = field(default_factory=dict)
+    timers: dict[TimerId, TimerArmed] = field(init=False, default_factory=dict)
+    waits: dict[str, dict[str, None]] = field(init=False, default_factory=dict)
     """By the name of a signal the waits for it, the oldest first."""
-    waited: dict[str, str] = field(default_factory=dict)
+    waited: dict[str, str] = field(init=False, default_factory=dict)
     """By wait the name of its signal."""
-    signals: dict[str, deque[Json]] = field(default_factory=dict)
-    causes: dict[Identity, int | None] = field(default_factory=dict)
+    signals: dict[str, deque[Json]] = field(init=False, default_factory=dict)
+    causes: dict[Identity, int | None] = field(init=False, default_factory=dict)
     """Of each cause what it said, as a number, where nothing else keeps that."""
     plan: Plan | None = None
     is_past_pivot: bool = False
@@ -152,7 +152,7 @@ class SagaState:
     before_failure: tuple[SagaStatus, str | None] = (SagaStatus.RUNNING, None)
     """Status and reason to go back to when a failed turn is released."""
     program: Program | None = field(default=None, compare=False, repr=False)
-    unarmed: dict[TimerId, Unarmed] = field(default_factory=dict, compare=False)
+    unarmed: dict[TimerId, Unarmed] = field(init=False, default_factory=dict, compare=False)
     """Timeouts that the code at hand has and the history has not, of what is still open."""
 
     def stand(self, step: Step, status: StepStatus) -> None:
@@ -227,13 +227,12 @@ def waiting_for(state: SagaState) -> str | None:
         return None
     if state.status is SagaStatus.PARKED:
         return "operator"
-    for what, awaited in (
-        ("undo of ", state.undoing),
-        ("reply to ", state.in_flight),
-        ("signal ", state.waits),
-    ):
-        if awaited:
-            return what + _some(awaited)
+    if state.undoing:
+        return "undo of " + _some(state.undoing)
+    if state.in_flight:
+        return "reply to " + _some(state.in_flight)
+    if state.waits:
+        return "signal " + _some(state.waits)
     for timer in state.timers.values():
         if timer.purpose is TimerPurpose.SLEEP:
             return f"timer {timer.target}"
@@ -241,8 +240,9 @@ def waiting_for(state: SagaState) -> str | None:
 
 
 def _some(names: Collection[str]) -> str:
-    text = ", ".join(islice(names, NAMED_MAX))
-    return text if len(names) <= NAMED_MAX else f"{text} and {len(names) - NAMED_MAX} more"
+    if len(names) <= NAMED_MAX:
+        return ", ".join(names)
+    return f"{', '.join(islice(names, NAMED_MAX))} and {len(names) - NAMED_MAX} more"
 
 
 def snapshot(state: SagaState) -> dict[str, object]:

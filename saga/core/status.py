@@ -21,10 +21,8 @@ class SagaStatus(StrEnum):
     PARKED = "parked"
     STALLED = "stalled"
     ABANDONED = "abandoned"
-
-    @property
-    def is_ended(self) -> bool:
-        return self in ENDED
+    is_ended: bool
+    """Noted on each below: a turn asks for it several times."""
 
 
 class StepStatus(StrEnum):
@@ -64,6 +62,8 @@ ENDED = frozenset(
         SagaStatus.ABANDONED,
     }
 )
+for _status in SagaStatus:
+    _status.is_ended = _status in ENDED
 
 TRANSITIONS: dict[SagaStatus, frozenset[SagaStatus]] = {
     SagaStatus.RUNNING: frozenset({SagaStatus.ROLLING_BACK, SagaStatus.PARKED, *ENDED}),

@@ -115,17 +115,12 @@ class Context:
             StepFailed: when awaited: the step failed for good.
             DefinitionError: the call makes no sense; the saga parks before anything is issued.
         """
-        contract = contract_of(intent)
-        if contract.kind is not _INTENT:
-            raise DefinitionError(f"ctx.do takes an Intent, not {type(intent).__name__}")
-        name = contract.contract_name
-        if not self._is_known(name):
-            raise not_known(contract)
         undo_class = undo if undo is None or isinstance(undo, type) else _BY_FUNCTION
-        step_kind = _checked_kind(type(intent), undo_class, kind)
+        contract, step_kind = _checked(type(intent), undo_class, kind)
+        self._check_known(contract)
         call: StepCall[R] = StepCall(
             self._step_id(id, contract),
-            name,
+            contract.contract_name,
             encode(intent),
             step_kind,
             retry or (FOREVER if kind == "retriable" else STEP_DEFAULT),
@@ -246,9 +241,13 @@ class Context:
 
 
 @lru_cache(maxsize=4096)
-def _checked_kind(
+def _checked(
     intent: type[Intent[Any]], undo: type[Intent[Any]] | None, kind: StepKindName | None
-) -> StepKind:
+) -> tuple[Contract, StepKind]:
+    """What the classes that `ctx.do` is given say of a step, if they make sense together."""
+    contract = contract_of(intent)
+    if contract.kind is not _INTENT:
+        raise DefinitionError(f"ctx.do takes an Intent, not {intent.__name__}")
     if undo is None and kind == "compensatable":
         raise DefinitionError(f"{intent.__name__}: a compensatable step needs an undo")
     if undo is not None and kind == "read_only":
@@ -256,11 +255,11 @@ def _checked_kind(
     if undo is not None and undo is not _BY_FUNCTION:
         check_undo(intent, undo)
     if kind is None:
-        return _PLAIN if undo is None else _COMPENSATABLE
+        return contract, _PLAIN if undo is None else _COMPENSATABLE
     known = _KINDS.get(kind)
     if known is None:
         raise DefinitionError(f"kind={kind!r}: expected one of {', '.join(_KINDS)}")
-    return known
+    return contract, known
 
 
 def not_known(contract: Contract) -> DefinitionError:
