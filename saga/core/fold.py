@@ -72,7 +72,7 @@ def take_noted(state: SagaState, event: Event, verdict: intents.Verdict) -> None
     if type(fact) is events.ReplyReceived and verdict is not intents.Verdict.REFUSED:
         name = parse_intent_id(fact.intent_id)
         if name is not None and name.step in state.steps:
-            _keep_answer(state, state.steps[name.step], name, fact)
+            take_reply(state, state.steps[name.step], name, fact, is_noted=True)
 
 
 def apply(state: SagaState, intent: intents.Intent, at: Instant) -> None:
@@ -128,30 +128,32 @@ def _replied(state: SagaState, fact: events.ReplyReceived, _: Instant) -> None:
         take_reply(state, step, name, fact)
 
 
-def take_reply(state: SagaState, step: Step, name: IntentName, fact: events.ReplyReceived) -> None:
-    """The plain effect of an answer to *step*, whose intent *name* is."""
-    _keep_answer(state, step, name, fact)
+def take_reply(
+    state: SagaState,
+    step: Step,
+    name: IntentName,
+    fact: events.ReplyReceived,
+    *,
+    is_noted: bool = False,
+) -> None:
+    """The plain effect of an answer to *step*, or what is left of it where it *is_noted*.
+
+    The first answer to an attempt counts; the first success is the step's reply.
+    """
+    is_first = state.replies.setdefault(name, fact) is fact
     if fact.outcome is not REPLY_DONE:
         return
     if name.direction is DO:
-        if step.status is ISSUED:
+        if is_first and not step.has_reply:
+            step.reply, step.has_reply = fact.reply, True
+        if step.status is ISSUED and not is_noted:
             state.stand(step, DONE)
             step.is_backing_off = False
             if step.kind is _PIVOT:
                 state.is_past_pivot = True
-    elif step.status is UNDOING and name.attempt >= step.undo_floor:
+    elif step.status is UNDOING and name.attempt >= step.undo_floor and not is_noted:
         state.stand(step, StepStatus.UNDONE)
         step.is_backing_off = False
-
-
-def _keep_answer(
-    state: SagaState, step: Step, name: IntentName, fact: events.ReplyReceived
-) -> None:
-    """The first answer to an attempt counts; the first success is the step's reply."""
-    if state.replies.setdefault(name, fact) is not fact or step.has_reply:
-        return
-    if fact.outcome is REPLY_DONE and name.direction is DO:
-        step.reply, step.has_reply = fact.reply, True
 
 
 def _timer_fired(state: SagaState, fact: events.TimerFired, _: Instant) -> None:

@@ -106,16 +106,19 @@ def settle(turn: Turn) -> None:
     has_to_wait = any(
         step.is_dropped and rollback.has_undo(turn, step) for step in in_flight.values()
     )
-    if not has_to_wait and not rollback.has_leftovers(turn):
+    dropped = [] if has_to_wait else [step for step in state.steps.values() if step.is_dropped]
+    has_leftovers = any(
+        rollback.may_have_effect(step) and rollback.has_undo(turn, step) for step in dropped
+    )
+    if not has_to_wait and not has_leftovers:
         outcome = turn.finish.outcome if turn.finish is not None else state.pending_outcome
         # A failure that the function caught is its own to judge; what a race left standing is not.
-        lost = (step for step in state.steps.values() if step.has_lost)
-        turn.complete(outcome, rollback.residue_of(lost))
+        turn.complete(outcome, rollback.residue_of(step for step in dropped if step.has_lost))
         return
     if turn.finish is not None:
         turn.record(intents.SagaFinishing(outcome=turn.finish.outcome))
     if not has_to_wait:
-        rollback.begin_leftovers(turn)
+        rollback.begin_leftovers(turn, dropped)
 
 
 def retry_now(turn: Turn, step: Step) -> None:

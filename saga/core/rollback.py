@@ -81,15 +81,8 @@ def begin(turn: Turn, reason: str, *, code: str | None, failed_step: StepId | No
     _go_on(turn)
 
 
-def has_leftovers(turn: Turn) -> bool:
-    """Whether a program that is through has left a step behind that may have had an effect."""
-    steps = turn.state.steps.values()
-    return any(step.is_dropped and may_have_effect(step) and has_undo(turn, step) for step in steps)
-
-
-def begin_leftovers(turn: Turn) -> None:
+def begin_leftovers(turn: Turn, dropped: Iterable[Step]) -> None:
     """Undo what a finished program had given up on, before the saga completes."""
-    dropped = [step for step in turn.state.steps.values() if step.is_dropped]
     reason = "steps that the saga had given up on may have had an effect"
     _plan(turn, RollbackGoal.COMPLETED, dropped, reason)
     _go_on(turn)

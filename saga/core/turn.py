@@ -45,6 +45,7 @@ class Turn:
         "recorded",
         "state",
     )
+    disposition: Disposition
 
     def __init__(
         self,
@@ -57,7 +58,6 @@ class Turn:
         self.state = state
         self.event = event
         self.recorded = recorded
-        self.disposition: Disposition = RECORDED
         self.places: dict[str, int] | None = None
         self.at = event.at
         self.intents: list[Intent] = []
@@ -79,8 +79,9 @@ class Turn:
     def take_reply(self, step: Step, name: IntentName, fact: ReplyReceived) -> None:
         """`take_fact` of an answer whose intent and step are known."""
         self.has_taken_fact = True
-        self.state.causes[identity_of(self.event)] = None  # `replies` keeps what it says
-        take_reply(self.state, step, name, fact)
+        state = self.state
+        state.causes[identity_of(self.event)] = None  # `replies` keeps what it says
+        take_reply(state, step, name, fact)
 
     def record(self, intent: Intent) -> None:
         """Decide something: it becomes an entry, and has its effect."""

@@ -117,10 +117,12 @@ class Context:
         """
         undo_class = undo if undo is None or isinstance(undo, type) else _BY_FUNCTION
         contract, step_kind = _checked(type(intent), undo_class, kind)
-        self._check_known(contract)
+        name = contract.contract_name
+        if not self._is_known(name):
+            raise not_known(contract)
         call: StepCall[R] = StepCall(
             self._step_id(id, contract),
-            contract.contract_name,
+            name,
             encode(intent),
             step_kind,
             retry or (FOREVER if kind == "retriable" else STEP_DEFAULT),
@@ -187,7 +189,8 @@ class Context:
         contract = contract_of(event)
         if contract.kind is not Kind.EVENT:
             raise DefinitionError(f"ctx.publish takes an Event, not {type(event).__name__}")
-        self._check_known(contract)
+        if not self._is_known(contract.contract_name):
+            raise not_known(contract)
         if not self._is_over:
             number = self._next(f"publish {contract.contract_name}")
             self._publish(Publish(f"{contract.name}-{number}", message_of(event)))
@@ -209,10 +212,6 @@ class Context:
         number = self._counters.get(counter, 0) + 1
         self._counters[counter] = number
         return number
-
-    def _check_known(self, contract: Contract) -> None:
-        if not self._is_known(contract.contract_name):
-            raise not_known(contract)
 
     def _step_id(self, id: str | None, contract: Contract) -> StepId:
         if id is None:
