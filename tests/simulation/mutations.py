@@ -152,7 +152,7 @@ MUTATIONS = (
     _mutation(
         "duplicate reply applied again",
         "saga/core/kernel.py",
-        "    known = step.replies.get((name.direction, name.attempt))\n",
+        "    known = state.replies.get(name)\n",
         "    known = None\n",
     ),
     _mutation(
