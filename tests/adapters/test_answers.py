@@ -311,6 +311,18 @@ async def test_an_answer_that_cannot_be_published_now_is_left_to_others(desk: De
     assert desk.rows() == {"bus": 0, "own": 2}
 
 
+async def test_an_answer_that_cannot_be_published_takes_nobody_along(desk: Desk) -> None:
+    """Those that end with it are kept as well, and published by whoever waits for them."""
+    nowhere = Record("nowhere", b"k", b"", ())
+    lost = desk.effects.unit().keep([InboxWrite(inbox_row("s/nowhere/do"))], nowhere)
+    kept = desk.keep(inbox_row("s/a/do"))
+
+    assert [set(await each) for each in (lost, kept)] == [set(), set()]
+    assert desk.rows() == {"bus": 0, "own": 2}
+    assert not await desk.keep(inbox_row("s/b/do"))
+    assert desk.answers() == [b"s/b/do 1"]
+
+
 @pytest.mark.parametrize("where", ["bus", "own"])
 async def test_a_damaged_row_is_hidden_by_none_in_the_other_file(desk: Desk, where: str) -> None:
     """Nobody knows what was done: whoever asks is told, and nothing is written for its key."""

@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -79,6 +80,21 @@ async def test_what_was_committed_is_told_in_order_even_to_nobody(database: Sqli
     await asyncio.gather(*writes, return_exceptions=True)
 
     assert told == list(range(9))
+
+
+async def test_all_of_a_commit_is_on_its_way_before_anybody_goes_on(
+    database: SqliteDatabase,
+) -> None:
+    """What was written last may be what the next step waits for."""
+    await database.write(_create)
+    told: list[object] = []
+    soon = partial(asyncio.get_running_loop().call_soon, told.append)
+    first, second = (database.write(_insert(n), on_commit=soon) for n in range(2))
+    first.add_done_callback(lambda _: told.append("the first goes on"))
+
+    await asyncio.gather(first, second)
+
+    assert told == [0, 1, "the first goes on"]
 
 
 async def test_close_finishes_what_was_accepted(path: Path) -> None:

@@ -2,14 +2,15 @@
 
 These are of the units that wrote nothing of their own. All others have their rows in the effects
 file. While a transaction with rows is open here, it holds that file too, so that whoever writes a
-row, here or there, knows what both inboxes have. Where that file is in use, the rows go there.
+row, here or there, knows what both inboxes have. Where that file is in use, or one of the answers
+cannot be published, the rows go there.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -48,12 +49,11 @@ class AnswersInBus:
         self, unit: Unit, writes: Sequence[InboxWrite], answer: Record | None
     ) -> asyncio.Future[NotKept]:
         try:
-            placed = [] if answer is None else self._bus.place([answer])
             group = self._next_group()
-        except (BusUnavailable, MessageTooLarge, StoreUnavailable, TopicMissing):
+        except StoreUnavailable:
             return self._store.keep_apart(unit, writes)  # whoever publishes it then is told
         group.units.append((unit, writes))
-        group.placed[unit] = placed
+        group.answers[unit] = answer
         return group.kept
 
     async def drained(self) -> None:
@@ -63,48 +63,58 @@ class AnswersInBus:
 
     def _next_group(self) -> _Group:
         group = self._group
-        if group is None or group.is_written or group.written.done():
+        if group is None or not group.is_open:
             group = _Group()
             job = Job(
                 partial(self._write, group),
-                group.written,
+                partial(self._end, group),
                 on_commit=self._bus.delivery.deliver,
                 early_readers=self._bus.early_readers,
                 is_of_handlers=True,
             )
             self._bus.database.writer.submit(job)
-            group.written.add_done_callback(partial(self._written, group))
             self._group = group
         return group
 
     def _write(self, group: _Group, cursor: sqlite3.Cursor) -> _Written:
-        group.is_written = True
+        group.is_open = False
+        written = _Written()
+        try:
+            placed = self._placed(group.answers.values())
+        except (BusUnavailable, MessageTooLarge, TopicMissing):
+            return written  # whoever publishes them then is told
         elsewhere = self._store.hold(
             group, [write for _, writes in group.units for write in writes]
         )
-        written = _Written()
         if elsewhere is None:
             return written
         not_kept = written.not_kept = write_units(cursor, group.units, elsewhere)
-        kept = [
-            unit for unit in group.placed if unit not in not_kept and unit not in not_kept.refused
-        ]
-        if placed := [each for unit in kept for each in group.placed[unit]]:
+        kept = group.answers.keys() - not_kept - not_kept.refused.keys()
+        if len(kept) < len(group.answers):
+            placed = self._placed(group.answers[unit] for unit in group.answers if unit in kept)
+        if placed:
             written += self._bus.append(cursor, placed)
-        not_kept.published.update(kept)
+        not_kept.published |= kept
         return written
 
-    def _written(self, group: _Group, future: asyncio.Future[_Written]) -> None:
+    def _placed(self, answers: Iterable[Record | None]) -> list[PlacedRecord]:
+        return self._bus.place([*filter(None, answers)])
+
+    def _end(self, group: _Group, written: _Written | None, error: BaseException | None) -> None:
         """The transaction has ended; what could not be written in it is kept as all else is."""
+        group.is_open = False
         self._store.release(group)
-        error = future.exception()
-        not_kept = None if error is not None else future.result().not_kept
+        not_kept = None if written is None else written.not_kept
         if error is not None or not_kept is not None:
             settle(group.kept, not_kept, error)
             return
-        # One after another they have the same future.
-        *_, apart = [self._store.keep_apart(*each) for each in group.units]
-        apart.add_done_callback(partial(_pass_on, group.kept))
+        try:
+            # One after another they have the same future.
+            *_, apart = [self._store.keep_apart(*each) for each in group.units]
+        except StoreUnavailable as closed:
+            settle(group.kept, None, closed)
+        else:
+            apart.add_done_callback(partial(_pass_on, group.kept))
 
 
 class _Written(list[RecordBatch]):
@@ -116,15 +126,13 @@ class _Written(list[RecordBatch]):
 class _Group:
     """Units that will be committed together."""
 
-    __slots__ = ("is_written", "kept", "placed", "units", "written")
+    __slots__ = ("answers", "is_open", "kept", "units")
 
     def __init__(self) -> None:
-        loop = asyncio.get_running_loop()
-        self.kept: asyncio.Future[NotKept] = loop.create_future()
-        self.written: asyncio.Future[_Written] = loop.create_future()
+        self.kept: asyncio.Future[NotKept] = asyncio.get_running_loop().create_future()
         self.units: list[Ended] = []
-        self.placed: dict[Unit, list[PlacedRecord]] = {}
-        self.is_written = False
+        self.answers: dict[Unit, Record | None] = {}
+        self.is_open = True
 
 
 def _pass_on(to: asyncio.Future[NotKept], ended: asyncio.Future[NotKept]) -> None:

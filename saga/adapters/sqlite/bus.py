@@ -22,7 +22,7 @@ from saga.adapters.sqlite.database import SqliteDatabase
 from saga.adapters.sqlite.delivery import EarlyDelivery, Reader
 from saga.adapters.sqlite.groups import NO_GROUP, Group
 from saga.adapters.sqlite.records import PlacedRecord, RecordBatch, RecordLog
-from saga.adapters.sqlite.writer import EarlyReaders
+from saga.adapters.sqlite.writer import EarlyReaders, Job, settle
 from saga.core.retry import Retry
 from saga.core.values import value
 from saga.errors import BusUnavailable
@@ -60,10 +60,10 @@ READ_INLINE_RECORDS_MAX: Final = 64
 
 
 class _Together(NamedTuple):
-    """Records that wait for the next transaction, and for whom; they are one job."""
+    """Records that wait for the next transaction, and who waits for them; they are one job."""
 
     placed: list[PlacedRecord]
-    written: asyncio.Future[list[RecordBatch]]
+    publishers: list[asyncio.Future[None]]
 
 
 @value(kw_only=True)
@@ -124,15 +124,13 @@ class LocalBus(Bus):
             return
         with as_bus_error():
             together = self._together
-            if (
-                together is None
-                or together.written.done()
-                or len(together.placed) >= JOB_RECORDS_MAX
-            ):
+            if together is None or len(together.placed) >= JOB_RECORDS_MAX:
                 together = self._together = self._next_job()
             together.placed.extend(placed)
-            # Whoever stops waiting does not take the others' records along.
-            await asyncio.shield(together.written)
+            # Of its own: whoever stops waiting does not take the others' records along.
+            published: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            together.publishers.append(published)
+            await published
 
     @override
     async def limits(self, topics: Collection[str]) -> Mapping[str, int]:
@@ -257,16 +255,23 @@ class LocalBus(Bus):
 
     def _next_job(self) -> _Together:
         """A job that writes what is published until the writer comes to it."""
+        together = _Together([], [])
+
+        def close() -> None:
+            if self._together is together:
+                self._together = None
 
         def work(cursor: sqlite3.Cursor) -> list[RecordBatch]:
-            if self._together is together:
-                self._together = None  # it may run again, with the same records
+            close()  # it may run again, with the same records
             return self.append(cursor, together.placed)
 
-        written = self.database.write(
-            work, on_commit=self.delivery.deliver, early_readers=self.early_readers
-        )
-        together = _Together([], written)
+        def end(_: object, error: BaseException | None) -> None:
+            close()
+            for published in together.publishers:
+                settle(published, None, error)
+
+        on_commit, early = self.delivery.deliver, self.early_readers
+        self.database.writer.submit(Job(work, end, on_commit=on_commit, early_readers=early))
         return together
 
     # Watching the file.

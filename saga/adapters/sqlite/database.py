@@ -26,7 +26,7 @@ from saga.adapters.sqlite.connection import (
     translated,
     unavailable,
 )
-from saga.adapters.sqlite.writer import EarlyReaders, Job, Writer
+from saga.adapters.sqlite.writer import EarlyReaders, Job, Writer, settle
 from saga.errors import SchemaDiffers, StoreTooNew, StoreUnavailable
 
 T = TypeVar("T")
@@ -174,7 +174,8 @@ class SqliteDatabase:
             StoreUnavailable: the file cannot be written now; nothing of the job was recorded.
         """
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self.writer.submit(Job(work, future, is_stored, on_commit, early_readers, is_last))
+        end = partial(settle, future)
+        self.writer.submit(Job(work, end, is_stored, on_commit, early_readers, is_last))
         return future
 
     async def read(self, query: Callable[[sqlite3.Cursor], T]) -> T:

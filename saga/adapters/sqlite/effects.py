@@ -32,7 +32,7 @@ from saga.adapters.sqlite.inbox import (
     write_units,
 )
 from saga.adapters.sqlite.whose import INBOX_FACTS, settle_whose
-from saga.adapters.sqlite.writer import Job, Writer
+from saga.adapters.sqlite.writer import Job, Writer, settle
 from saga.adapters.whose import Serves
 from saga.core.texts import described
 from saga.errors import StoreUnavailable, TransactionEnded
@@ -222,7 +222,8 @@ class SqliteEffectsStore(EffectsStore, EffectsFile):
         if group is None or group.kept.done():  # where it has failed, it was never written
             group = self._group = _Group()
             work = partial(self._write_group, group)
-            self.database.writer.submit(Job(work, group.kept, is_of_handlers=True))
+            end = partial(settle, group.kept)
+            self.database.writer.submit(Job(work, end, is_of_handlers=True))
         return group
 
     def _write_group(self, group: _Group, cursor: sqlite3.Cursor) -> NotKept:

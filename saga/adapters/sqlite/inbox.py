@@ -141,6 +141,8 @@ def take_newer(kept: Kept[K], others: Kept[K]) -> None:
 
 def write_units(cursor: sqlite3.Cursor, units: Sequence[Ended], elsewhere: Elsewhere) -> NotKept:
     """Write the rows; where the file refuses one of them, unit by unit."""
+    if len(units) == 1 and len(units[0][1]) == 1:
+        return _write_alone(cursor, *units[0], elsewhere)
     cursor.execute("SAVEPOINT rows")
     try:
         not_kept = _write_together(cursor, units, elsewhere)
@@ -158,15 +160,30 @@ def write_rows(cursor: sqlite3.Cursor, writes: Sequence[InboxWrite], elsewhere: 
     return all(_write(cursor, write, elsewhere) for write in writes)
 
 
+def _write_alone(
+    cursor: sqlite3.Cursor, unit: Unit, writes: Sequence[InboxWrite], elsewhere: Elsewhere
+) -> NotKept:
+    """Of one row that is refused only the number of its saga stays, which does no harm."""
+    try:
+        return NotKept(() if _write(cursor, writes[0], elsewhere) else (unit,))
+    except Exception as error:
+        if not is_refusal(error):
+            raise
+        return NotKept(refused={unit: described(error)})
+
+
 def _write_together(
     cursor: sqlite3.Cursor, units: Sequence[Ended], elsewhere: Elsewhere
 ) -> NotKept:
     if len(units) > 1:
         new: list[InboxRow] = []
         others: list[Ended] = []
+        taken = elsewhere.keys() | elsewhere.damaged.keys()
         for unit, writes in units:
-            if len(writes) == 1 and _is_new(writes[0], elsewhere):
-                new.append(writes[0].row)
+            row, replaced = writes[0]
+            is_new = replaced is None and not (taken and (row.service, row.key) in taken)
+            if is_new and len(writes) == 1:
+                new.append(row)
             else:
                 others.append((unit, writes))
         if _insert_all_or_none(cursor, new):
@@ -237,12 +254,6 @@ def _write(cursor: sqlite3.Cursor, write: InboxWrite, elsewhere: Elsewhere) -> b
     return cursor.rowcount == 1
 
 
-def _is_new(write: InboxWrite, elsewhere: Elsewhere) -> bool:
-    row, replaced = write
-    place = (row.service, row.key)
-    return replaced is None and place not in elsewhere and place not in elsewhere.damaged
-
-
 def _age(row: InboxRow) -> tuple[int, bool]:
     """What grows with each row that takes the place of another."""
     return row.attempt, row.undone
@@ -261,8 +272,7 @@ def _insert(cursor: sqlite3.Cursor, rows: Sequence[InboxRow]) -> int:
 
 def _split(key: str) -> tuple[str, str]:
     """The saga in an idempotency key, and the step and its direction."""
-    saga, _, step = key.partition("/")
-    return saga, step
+    return key.partition("/")[::2]
 
 
 def _row(service: str, key: str, *columns: Any) -> InboxRow:

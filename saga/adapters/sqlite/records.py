@@ -180,9 +180,10 @@ class RecordLog:
         self, cursor: sqlite3.Cursor, placed: Sequence[PlacedRecord], *, now: Instant
     ) -> list[RecordBatch]:
         """Give offsets and write the records, in a job of the writer."""
-        ends = self._current_ends(cursor, placed)
+        runs = _runs(placed)
+        ends = self._current_ends(cursor, runs)
         batches, rows = [], []
-        for source_id, records in _runs(placed):
+        for source_id, records in runs:
             first = ends[source_id]
             ends[source_id] = first + len(records)
             batches.append(RecordBatch(self._sources[source_id], first, records, now))
@@ -361,14 +362,14 @@ class RecordLog:
         }
 
     def _current_ends(
-        self, cursor: sqlite3.Cursor, placed: Iterable[PlacedRecord]
+        self, cursor: sqlite3.Cursor, runs: Iterable[tuple[int, object]]
     ) -> dict[int, int]:
-        """The next offsets of these sources and others, remembered for one epoch of the file."""
+        """The next offsets of their sources and others, remembered for one epoch of the file."""
         epoch = self._database.epoch
         if epoch != self._ends_epoch:
             self._ends.clear()
             self._ends_epoch = epoch
-        missing = {source_id for source_id, _ in placed} - self._ends.keys()
+        missing = {source_id for source_id, _ in runs} - self._ends.keys()
         if missing:
             bounds = self._bounds(cursor, missing)
             self._ends |= {source_id: end for source_id, (_, end) in bounds.items()}

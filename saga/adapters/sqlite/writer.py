@@ -40,18 +40,20 @@ class EarlyReaders(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """What is to be written, and who waits for it.
+    """What is to be written, and who is told.
 
     Args:
         work: writes through the cursor; may run more than once.
+        end: called on the event loop with the result, or with the error, once it is decided; it
+            raises nothing.
         is_stored: asked when COMMIT was answered with an error.
-        on_commit: called with the result on the event loop, in commit order, before *future* ends.
+        on_commit: called with the result on the event loop, in commit order, before *end*.
         is_last: the commit waits for nothing more, and nothing of it is delivered early.
         is_of_handlers: it belongs to what handlers have written, and waits for them without limit.
     """
 
     work: Callable[[sqlite3.Cursor], Any]
-    future: asyncio.Future[Any]
+    end: Callable[[Any, BaseException | None], None]
     is_stored: Callable[[sqlite3.Cursor], bool] | None = None
     on_commit: Callable[[Any], None] | None = None
     early_readers: EarlyReaders | None = None
@@ -275,7 +277,7 @@ class Writer:
             if job.is_of_handlers:
                 self._waiting.append(job)
             else:
-                settle(job.future, None, error)
+                job.end(None, error)
 
     def _next_jobs(self) -> list[Job]:
         waiting = self._waiting
@@ -394,7 +396,9 @@ class Writer:
                     job.on_commit(job.result)
                 except Exception as error:  # noqa: BLE001 - handed to whoever submitted the job
                     job.error = error
-            settle(job.future, job.result, job.error)
+        # What was committed is on its way before anybody looks back at it.
+        for job in jobs:
+            job.end(job.result, job.error)
         if self._waiting or self._line:
             self._go_on_soon()
         elif self._idle is not None:
