@@ -320,6 +320,21 @@ async def test_an_older_schema_is_migrated_forward(database: SqliteDatabase) -> 
         database.migrate("n", (_create,))
 
 
+async def test_tables_are_made_while_somebody_reads(database: SqliteDatabase) -> None:
+    """Who reads on sees the file as it was, on the connection that is used to look into it."""
+
+    def begin_to_read(cursor: sqlite3.Cursor) -> sqlite3.Cursor:
+        cursor.execute("SELECT name FROM sqlite_master CROSS JOIN (VALUES (1), (2))")
+        cursor.fetchone()
+        return cursor
+
+    cursor = database.read_now(begin_to_read)
+    database.migrate("numbers", [_create])
+    cursor.close()
+
+    assert await _numbers(database) == []
+
+
 async def test_two_processes_may_make_the_tables_at_once(path: Path) -> None:
     """Whoever is second finds them made."""
     code = (

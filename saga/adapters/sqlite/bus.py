@@ -585,10 +585,10 @@ class _ForeignCommits:
     def look(self, cursor: sqlite3.Cursor) -> int | None:
         """SQLite's data version, if others may have written since the last look."""
         (own, others), self._commits = self._commits, self._database.commits
-        (version,) = cursor.execute("PRAGMA data_version").fetchone()
         if self._commits[0] != own and self._commits[1] == others:
             self.data_version = -1
             return None
+        (version,) = cursor.execute("PRAGMA data_version").fetchone()
         return None if version == self.data_version else int(version)
 
 

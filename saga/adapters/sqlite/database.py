@@ -141,7 +141,6 @@ class SqliteDatabase:
                 f"{needed}{reason}"
             )
         self.change(partial(_migrate, self.path, component, migrations))
-        self.read_now(partial(check_tables, self.path, component, migrations))
 
     def change(self, work: Callable[[sqlite3.Cursor], T]) -> T:
         """Run *work* in a transaction of its own, and wait for others that write; blocks.
@@ -355,12 +354,13 @@ def _connected_somehow(path: str) -> sqlite3.Connection | None:
 def _migrate(
     path: str, component: str, migrations: Sequence[Migration], cursor: sqlite3.Cursor
 ) -> None:
-    """Run what is missing."""
+    """Run what is missing, and look at the tables: a reader may still see the file as it was."""
     known = len(migrations)
     cursor.execute(_SCHEMA_TABLE)
     for migration in migrations[stored_version(path, component, known, cursor) :]:
         migration(cursor)
     cursor.execute("INSERT OR REPLACE INTO saga_schema VALUES (?, ?)", (component, known))
+    check_tables(path, component, migrations, cursor)
 
 
 def _in_transaction(connection: sqlite3.Connection, work: Callable[[sqlite3.Cursor], T]) -> T:
