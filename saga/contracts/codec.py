@@ -121,12 +121,48 @@ def decode(
     value: bytes | None,
     *,
     bytes_max: int = VALUE_BYTES_MAX,
-    is_for_saga: bool = False,
 ) -> Decoded | Unreadable:
-    """Read *value*, as the current version, or say why not; *is_for_saga* saves `read` the work."""
+    """Read *value*, as the current version, or say why not."""
     path = registry.paths.get(contract_name)
-    if path is None:
-        return _unknown(registry, contract_name)
+    return _unknown(registry, contract_name) if path is None else _decoded(path, value, bytes_max)
+
+
+def decode_record(
+    path: ReadPath, headers: Headers, value: bytes | None, keep_in: ContractRegistry | None = None
+) -> tuple[Attributes | Said, bytes | None, Decoded | Unreadable]:
+    """What a record's headers say, its payload, in either mode, and what `decode` makes of it.
+
+    A model that is kept in the registry saves `read` the work.
+    """
+    if type(headers) is Said and headers.contract_name == path.name:
+        # Said in this process, where no header is damaged and no value an envelope.
+        return headers, value, _decoded(path, value, VALUE_BYTES_MAX, keep_in)
+    said, payload = read_record(headers, value)
+    wrong = wrong_headers(path.name, said)
+    return said, payload, wrong or _decoded(path, payload, VALUE_BYTES_MAX, keep_in)
+
+
+def wrong_headers(contract_name: str, attributes: Attributes | Said) -> Unreadable | None:
+    """Why a record cannot be taken for what its headers say; None where it can.
+
+    A damaged header is not read as absent: then the same message would have another id.
+    """
+    for name in attributes.damaged:
+        if name not in (TRACEPARENT, SIGNATURE):
+            problem = (
+                f"the header {name} is null, no UTF-8 text, or longer than {ID_BYTES_MAX:,}"
+                " bytes: write such a text, or leave it out"
+            )
+            return Unreadable(UnreadableCode.BAD_HEADER, problem)
+    claimed = attributes.contract_name
+    if claimed is None or claimed == contract_name:
+        return None
+    return _another_version(contract_name, claimed)
+
+
+def _decoded(
+    path: ReadPath, value: bytes | None, bytes_max: int, keep_in: ContractRegistry | None = None
+) -> Decoded | Unreadable:
     if value is None:
         return Unreadable(UnreadableCode.NULL_VALUE, "the record has no value")
     size = len(value)
@@ -150,46 +186,10 @@ def decode(
     if path.upcasts:
         return _upcast(path, model)
     text = Json(payload.decode())
-    if is_for_saga and is_canonical:
+    if keep_in is not None and is_canonical:
         # Only then is the model exactly what a replay makes of the stored text.
-        registry.keep(contract_name, text, model)
-    return Decoded(contract_name, model, text)
-
-
-def decode_record(
-    registry: ContractRegistry,
-    contract_name: str,
-    headers: Headers,
-    value: bytes | None,
-    *,
-    is_for_saga: bool = False,
-) -> tuple[Attributes | Said, bytes | None, Decoded | Unreadable]:
-    """What a record's headers say, its payload, in either mode, and what `decode` makes of it."""
-    if type(headers) is Said and headers.contract_name == contract_name:
-        # Said in this process, where no header is damaged and no value an envelope.
-        return headers, value, decode(registry, contract_name, value, is_for_saga=is_for_saga)
-    attributes, payload = read_record(headers, value)
-    wrong = wrong_headers(contract_name, attributes)
-    decoded = wrong or decode(registry, contract_name, payload, is_for_saga=is_for_saga)
-    return attributes, payload, decoded
-
-
-def wrong_headers(contract_name: str, attributes: Attributes | Said) -> Unreadable | None:
-    """Why a record cannot be taken for what its headers say; None where it can.
-
-    A damaged header is not read as absent: then the same message would have another id.
-    """
-    for name in attributes.damaged:
-        if name not in (TRACEPARENT, SIGNATURE):
-            problem = (
-                f"the header {name} is null, no UTF-8 text, or longer than {ID_BYTES_MAX:,}"
-                " bytes: write such a text, or leave it out"
-            )
-            return Unreadable(UnreadableCode.BAD_HEADER, problem)
-    claimed = attributes.contract_name
-    if claimed is None or claimed == contract_name:
-        return None
-    return _another_version(contract_name, claimed)
+        keep_in.keep(path.name, text, model)
+    return Decoded(path.name, model, text)
 
 
 def _another_version(contract_name: str, claimed: str) -> Unreadable | None:
@@ -286,12 +286,14 @@ def _read_stored(path: ReadPath, payload: Json) -> ContractModel:
 
 
 def _encoded(model: ContractModel, *, warnings: Literal[False, "error"]) -> bytes:
-    values, size = model.__dict__, model.__saga_flat_size__
-    if len(values) == (flat_size(model) if size is None else size):
+    values = model.__dict__
+    if len(values) == model.__saga_flat_size__:
         try:
             return orjson.dumps(values, None, orjson.OPT_SORT_KEYS)
         except TypeError:
             pass  # something that JSON cannot say: below is said what
+    elif model.__saga_flat_size__ is None and flat_size(model) == len(values):
+        return _encoded(model, warnings=warnings)
     try:
         serializer = type(model).__pydantic_serializer__
         if may_hold_sets(model):

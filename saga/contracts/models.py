@@ -56,7 +56,6 @@ _OPTIONS = ConfigDict(  # promised by every contract
 _FLAT_TYPES = frozenset({str, int, bool, str | None, int | None, bool | None})
 _HARMLESS_OPTIONS = frozenset({*_OPTIONS, "title", "strict", "json_schema_extra"})
 _SERIALIZERS = (PlainSerializer, WrapSerializer)
-_MISSING = object()
 _MACHINERY = ("pydantic.", "abc.", "saga.contracts.")
 """Packages whose frames lie between a class statement and its rules."""
 
@@ -310,7 +309,9 @@ def has_plain_values(model: ContractModel) -> bool:
     if types is None:
         types = type(model).__saga_plain_types__ = _plain_types(model)
     values = model.__dict__
-    return bool(types) and all(type(values.get(name, _MISSING)) in types[name] for name in types)
+    # In the order of its fields, as a model has them that was validated.
+    is_whole = bool(types) and tuple(values) == tuple(types)
+    return is_whole and all(map(frozenset.__contains__, types.values(), map(type, values.values())))
 
 
 def complete(model: type[ContractModel]) -> None:

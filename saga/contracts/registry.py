@@ -46,6 +46,7 @@ class ReadPath:
     """How messages of one contract are read: validate, then go up to the current version."""
 
     contract: Contract
+    name: str
     validate: Callable[..., ContractModel]
     is_strict: bool
     upcasts: tuple[Upcast, ...]
@@ -276,6 +277,7 @@ def _read_path(contract: Contract) -> ReadPath:
         model = step.new
     return ReadPath(
         contract=contract,
+        name=contract.contract_name,
         validate=contract.model.__pydantic_validator__.validate_json,
         is_strict=contract.model.model_config.get("strict") is not False,
         upcasts=tuple(upcasts),

@@ -16,7 +16,7 @@ from typing_extensions import override
 from saga.core.texts import described
 
 in_handler: ContextVar[bool] = ContextVar("in_handler", default=False)
-"""Set while a handler is called, and so in all tasks that it starts, and that these start."""
+"""Set in tasks that call handlers, and so in all tasks that these start, and that those start."""
 
 
 class TaskExited(Exception):

@@ -200,15 +200,21 @@ class Handling:
         row: InboxRow | None = None
         raised: BaseException | None = None
         try:
-            if handler.is_async:
-                db = unit.db
-                if handler.uses_raw:
-                    await db.fetch(BEGINNING)  # only here can the connection be waited for
-                reply = await handler.function(request.model, _context(request, db))
-            else:
-                context = _context(request, unit.thread_db)
+            context = EffectContext(
+                intent_id=request.message_id,
+                idempotency_key=request.idempotency_key,
+                saga_id=request.saga_id,
+                key=request.key,
+                attempt=request.attempt,
+                db=unit.db if handler.is_async else unit.thread_db,
+            )
+            if not handler.is_async:
                 returned = _in_thread(self._threads, handler.function, request.model, context)
                 reply = _reply_in(await returned)
+            else:
+                if handler.uses_raw:
+                    await context.db.fetch(BEGINNING)  # only here can it wait for the connection
+                reply = await handler.function(request.model, context)
             row = _answered(request, reply, parts.clock.now())
         except BaseException as error:  # users' code: recorded and answered
             if _is_closed(task):
@@ -525,17 +531,6 @@ async def _in_thread(threads: Executor | None, function: Callable[..., Any], *ar
         return call()
     run = contextvars.copy_context().run
     return await asyncio.get_running_loop().run_in_executor(threads, run, call)
-
-
-def _context(request: Request, db: object) -> EffectContext:
-    return EffectContext(
-        intent_id=request.message_id,
-        idempotency_key=request.idempotency_key,
-        saga_id=request.saga_id,
-        key=request.key,
-        attempt=request.attempt,
-        db=db,
-    )
 
 
 def _answered(request: Request, reply: Any, at: Instant) -> InboxRow:

@@ -29,6 +29,7 @@ from saga.contracts import (
     reply_contract_names,
 )
 from saga.contracts import cloudevents as ce
+from saga.contracts.registry import ReadPath
 from saga.contracts.signatures import SigningKeys
 from saga.core.events import EMPTY_JSON, REPLY_DONE, Json, ReplyOutcome
 from saga.core.identity import DO, ID_BYTES_MAX, Direction, Instant, SagaId, parse_intent_id
@@ -57,7 +58,7 @@ class Route:
     """One topic's handler; *done* is the contract of an empty answer, *failed* of a failure."""
 
     service: str
-    contract_name: str
+    path: ReadPath
     handler: Handler
     is_intent: bool
     reply: type[ContractModel] | None
@@ -68,7 +69,7 @@ class Route:
 
     def __post_init__(self) -> None:
         # A blank between contract and payload keeps the two apart; no contract's name has one.
-        object.__setattr__(self, "digest_begin", f"{self.contract_name} ".encode())
+        object.__setattr__(self, "digest_begin", f"{self.path.name} ".encode())
 
 
 class Request(NamedTuple):
@@ -138,10 +139,6 @@ class Request(NamedTuple):
         )
 
 
-_Content = tuple[Inbound, Route, ContractModel, bytes, bytes, str]
-"""The first fields of a request."""
-
-
 def group_of(service: str, names: TopicNames) -> str:
     """The consumer group of an effect service: one for each environment and namespace."""
     return names.topic(f"effects.{service}")
@@ -172,7 +169,7 @@ class Subscription:
             for name, route in _routes(effects.name, handler, registry)
         }
         self.handled: Final = frozenset(
-            route.contract_name for route in self.routes.values() if route.is_intent
+            route.path.name for route in self.routes.values() if route.is_intent
         )
         self._registry = registry
         self._names = names
@@ -204,11 +201,11 @@ class Subscription:
         if len(key_bytes) > ID_BYTES_MAX:
             message = f"the key has {len(key_bytes):,} bytes of at most {ID_BYTES_MAX:,}"
             return Rejected(inbound, DeadLetterReason.BAD_KEY, message)
-        name = route.contract_name
-        said, payload, decoded = decode_record(self._registry, name, headers, inbound.value)
+        said, payload, decoded = decode_record(route.path, headers, inbound.value)
         refusal = None
         if isinstance(decoded, Unreadable):
-            accepted, refusal = decode_accepted(self._registry, name, payload, decoded), decoded
+            name, refusal = route.path.name, decoded
+            accepted = decode_accepted(self._registry, name, payload, refusal)
             if isinstance(accepted, Unreadable):
                 return Rejected(inbound, decoded.code, decoded.message)
             decoded = accepted
@@ -218,13 +215,8 @@ class Subscription:
         except UnicodeDecodeError as error:
             message = f"byte {error.start} of the key is not UTF-8"
             return Rejected(inbound, DeadLetterReason.BAD_KEY, message)
-        content = inbound, route, decoded.model, payload, _digest(route, payload), key
-        if not route.is_intent:
-            return _fact(content, said, refusal)
-        if not key:
-            message = "an intent's key is its saga's business key; it has none"
-            return Rejected(inbound, DeadLetterReason.NO_KEY, message)
-        return _intent(content, said, refusal)
+        read_as = _intent if route.is_intent else _fact
+        return read_as(inbound, route, decoded.model, payload, key, said=said, refusal=refusal)
 
     def reply(self, request: Request, row: InboxRow) -> Record | None:
         """The answer to publish; None where *request* is a fact, which is not answered."""
@@ -253,32 +245,78 @@ class Subscription:
 
 
 def _intent(
-    content: _Content, said: ce.Attributes | ce.Said, refusal: Unreadable | None
+    inbound: Inbound,
+    route: Route,
+    model: ContractModel,
+    payload: bytes,
+    key: str,
+    *,
+    said: ce.Attributes | ce.Said,
+    refusal: Unreadable | None,
 ) -> Request | Rejected:
+    if not key:
+        message = "an intent's key is its saga's business key; it has none"
+        return Rejected(inbound, DeadLetterReason.NO_KEY, message)
     intent_id = said.id
     if intent_id is None:
         message = f"the header {ce.ID} is missing or empty"
-        return Rejected(content[0], DeadLetterReason.NO_INTENT_ID, message)
+        return Rejected(inbound, DeadLetterReason.NO_INTENT_ID, message)
     name = parse_intent_id(intent_id)
     if name is None:
         form = "{saga id}/{step}/{do|undo}/{attempt}"
         message = f"{intent_id[:INTENT_ID_CHARS_MAX]!r} is no intent id: {form}"
-        return Rejected(content[0], DeadLetterReason.BAD_INTENT_ID, message)
+        return Rejected(inbound, DeadLetterReason.BAD_INTENT_ID, message)
     saga, _, direction, attempt = name
     own_key = intent_id.rpartition("/")[0]
-    step = own_key.rpartition("/")[0]
-    which = intent_id, own_key, step, attempt, saga, direction
-    return Request(*content, *which, said.undoes, said.traceparent, refusal)
+    return Request(
+        inbound,
+        route,
+        model,
+        payload,
+        _digest(route, payload),
+        key,
+        message_id=intent_id,
+        idempotency_key=own_key,
+        order_key=own_key.rpartition("/")[0],
+        attempt=attempt,
+        saga_id=saga,
+        direction=direction,
+        undoes=said.undoes,
+        traceparent=said.traceparent,
+        refusal=refusal,
+    )
 
 
-def _fact(content: _Content, said: ce.Attributes | ce.Said, refusal: Unreadable | None) -> Request:
+def _fact(
+    inbound: Inbound,
+    route: Route,
+    model: ContractModel,
+    payload: bytes,
+    key: str,
+    *,
+    said: ce.Attributes | ce.Said,
+    refusal: Unreadable | None,
+) -> Request:
     """A fact is known by source and id; one without an id by its place."""
-    inbound, *_, key = content
     place = f"{inbound.topic}/{inbound.partition}"
     event_id = said.id or f"{place}/{inbound.offset}"
-    own_key, order_key = f"fact/{said.source or ''}/{event_id}", f"fact/{place}/{key}"
-    which = event_id, own_key, order_key, 1, SagaId(said.saga_id or ""), DO
-    return Request(*content, *which, None, said.traceparent, refusal)
+    return Request(
+        inbound,
+        route,
+        model,
+        payload,
+        _digest(route, payload),
+        key,
+        message_id=event_id,
+        idempotency_key=f"fact/{said.source or ''}/{event_id}",
+        order_key=f"fact/{place}/{key}",
+        attempt=1,
+        saga_id=SagaId(said.saga_id or ""),
+        direction=DO,
+        undoes=None,
+        traceparent=said.traceparent,
+        refusal=refusal,
+    )
 
 
 def _failure(row: InboxRow) -> Json:
@@ -307,7 +345,7 @@ def _routes(service: str, handler: Handler, registry: ContractRegistry) -> list[
         failed=intent_failed_name(contract.domain),
     )
     names = registry.names_read_as(contract.contract_name)
-    return [(name, route(contract_name=name)) for name in names]
+    return [(name, route(path=registry.paths[name])) for name in names]
 
 
 def _digest(route: Route, payload: bytes) -> bytes:

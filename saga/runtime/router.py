@@ -31,6 +31,7 @@ from saga.contracts import (
 )
 from saga.contracts import Event as EventModel
 from saga.contracts.cloudevents import Attributes, Said, read_headers
+from saga.contracts.registry import ReadPath
 from saga.contracts.signatures import SigningKeys
 from saga.core.events import (
     REPLY_DONE,
@@ -134,7 +135,7 @@ class _Topic:
         answers: whether one that names an intent as its cause is the reply to it.
     """
 
-    contract: str
+    path: ReadPath
     expected: str
     starts: Sequence[Registered]
     answers: bool
@@ -174,7 +175,7 @@ class Router:
             is_answer = name in answered or name in self._only_replies
             speaks = ("effects", name.partition(".")[0]) if is_answer else ("publisher",)
             self._topics[names.topic(name)] = _Topic(
-                name,
+                contracts.paths[name],
                 names.source(*speaks),
                 starts,
                 # An event that starts sagas may name an intent as its mere cause.
@@ -207,14 +208,12 @@ class Router:
         if len(inbound.key) > ID_BYTES_MAX:
             message = f"the record's key has {len(inbound.key):,} bytes of at most {ID_BYTES_MAX:,}"
             return Rejected(inbound, DeadLetterReason.BAD_KEY, message, deferred_id)
-        contract = topic.contract
-        attributes, value, decoded = decode_record(
-            self._contracts, contract, headers, inbound.value, is_for_saga=True
-        )
+        read = decode_record(topic.path, headers, inbound.value, self._contracts)
+        attributes, value, decoded = read
         if isinstance(decoded, Unreadable):
             if deferred_id:
                 # It was accepted when it came, and waits: rules that grew since do not refuse it.
-                decoded = decode_accepted(self._contracts, contract, value, decoded)
+                decoded = decode_accepted(self._contracts, topic.path.name, value, decoded)
             if isinstance(decoded, Unreadable):
                 return Rejected(inbound, decoded.code, decoded.message, deferred_id)
         try:
@@ -261,7 +260,7 @@ class Router:
     def _deliveries(
         self, topic: _Topic, record: _Readable, key: str
     ) -> list[Delivery] | Rejected | Skipped:
-        if topic.contract == COMMAND_CONTRACT:
+        if topic.path.name == COMMAND_CONTRACT:
             model = record.decoded.model
             assert isinstance(model, Command), model
             if (forged := self._why_forged(record)) is not None:

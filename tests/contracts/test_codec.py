@@ -23,15 +23,17 @@ from saga.contracts import (
     canonical,
     canonical_text,
     decode,
+    decode_record,
     encode,
     encode_for_readers,
     message_of,
     read,
     wrong_headers,
 )
-from saga.contracts.cloudevents import Attributes
+from saga.contracts.cloudevents import Attributes, Said
 from saga.contracts.json_text import DEPTH_MAX, canonical_dump, flaw_of, is_deep
 from saga.core.events import Json, Message
+from saga.core.identity import Instant
 from saga.errors import DefinitionError, MalformedMessage, MessageError, UnsupportedVersion
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
@@ -587,10 +589,26 @@ def test_a_class_of_another_application_is_read_as_the_own_one():
     assert decoded.model == Plain(order_id="o-1")
 
 
+PLAIN_PATH = FOR_READERS.paths["codec-orders.evt.plain.v1"]
+
+
+@pytest.mark.parametrize("claimed", [PLAIN_PATH.name, "codec-orders.evt.plain.v2", "of-others"])
+@pytest.mark.parametrize("text", [b'{"order_id": "o-1"}', b"{}", b"no JSON", None])
+def test_a_record_said_in_this_process_is_read_as_one_that_was_received(claimed, text):
+    """What its headers say is believed as it is, but for a contract that is not the topic's."""
+    said = Said("e-1", claimed, "/here", Instant(0))
+
+    headers, payload, decoded = decode_record(PLAIN_PATH, said, text)
+    received, *same = decode_record(PLAIN_PATH, tuple(said), text)
+
+    assert [payload, decoded] == same
+    assert (headers.id, headers.contract_name) == (received.id, received.contract_name)
+
+
 def test_a_saga_gets_the_model_that_was_read_on_arrival_once():
     """The next who asks gets one of his own: models may hold lists that can be changed."""
     text = b'{"amount":1,"is_gift":false,"order_id":"o-1"}'
-    decoded = decode(FOR_READERS, "codec-orders.evt.plain.v1", text, is_for_saga=True)
+    *_, decoded = decode_record(PLAIN_PATH, (), text, FOR_READERS)
     assert isinstance(decoded, Decoded)
     message = Message(decoded.contract_name, decoded.payload)
 
@@ -604,7 +622,7 @@ def test_a_saga_gets_the_model_that_was_read_on_arrival_once():
 def test_a_model_of_a_text_that_is_not_canonical_is_read_again():
     """A replay has only the canonical text, and must see what the live turn saw."""
     text = b'{"order_id": "o-1"}'
-    decoded = decode(FOR_READERS, "codec-orders.evt.plain.v1", text, is_for_saga=True)
+    *_, decoded = decode_record(PLAIN_PATH, (), text, FOR_READERS)
     assert isinstance(decoded, Decoded)
 
     assert read(FOR_READERS, Message(decoded.contract_name, decoded.payload)) is not decoded.model
