@@ -9,6 +9,7 @@ from __future__ import annotations
 import types
 from datetime import date, datetime
 from enum import Enum
+from functools import lru_cache
 from typing import Annotated, Any, Literal, NewType, Union, get_args, get_origin
 from uuid import UUID
 
@@ -18,6 +19,8 @@ from saga.core.identity import flaw_of_id
 from saga.errors import DefinitionError
 
 EXPECTED = "a str, int, UUID, date or StrEnum"
+KEYS_MAX = 4_096
+"""Keys remembered, as `SAGA_IDS_MAX` ids are; one that cannot be a key is not."""
 
 
 def key_text(key: object) -> str:
@@ -26,10 +29,7 @@ def key_text(key: object) -> str:
     Raises:
         ValueError: it is of a type that has none, is empty or too long, or cannot be stored.
     """
-    text = key if type(key) is str else _text(key)
-    if (flaw := flaw_of_id(text)) is not None:
-        raise ValueError(f"the business key {flaw}")
-    return text
+    return _checked(key if type(key) is str else _text(key))
 
 
 def key_in(payload: str, field: str) -> str | None:
@@ -46,6 +46,13 @@ def check_key_type(annotation: object, name: str) -> None:
     if wrong:
         shown = getattr(wrong[0], "__name__", wrong[0])
         raise DefinitionError(f"has the key {name!r} of type {shown}: expected {EXPECTED}")
+
+
+@lru_cache(maxsize=KEYS_MAX)
+def _checked(text: str) -> str:
+    if (flaw := flaw_of_id(text)) is not None:
+        raise ValueError(f"the business key {flaw}")
+    return text
 
 
 def _text(key: object) -> str:

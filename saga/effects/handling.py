@@ -326,8 +326,9 @@ class Handling:
             commits = [each for each in commits if each[0] not in moved]
         if self._commit_backoff.failures:
             self._commit_backoff.reset()
-        for outcome, count in Counter([row.outcome for _, _, row, _ in commits]).items():
-            self._parts.counts[COUNTED[outcome]] += count
+        counts = self._parts.counts
+        for _, _, row, _ in commits:
+            counts[COUNTED[row.outcome]] += 1
         published = moved.published
         answers = [
             (run.request, None if unit in published else answer) for unit, run, _, answer in commits
