@@ -326,13 +326,11 @@ class Handling:
             commits = [each for each in commits if each[0] not in moved]
         if self._commit_backoff.failures:
             self._commit_backoff.reset()
-        counts = self._parts.counts
-        for _, _, row, _ in commits:
+        counts, published = self._parts.counts, moved.published
+        answers: list[tuple[Request, Record | None]] = []
+        for unit, run, row, answer in commits:
             counts[COUNTED[row.outcome]] += 1
-        published = moved.published
-        answers = [
-            (run.request, None if unit in published else answer) for unit, run, _, answer in commits
-        ]
+            answers.append((run.request, None if unit in published else answer))
         self._answer(answers)
         self.has_room.set()
 

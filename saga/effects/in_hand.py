@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Final
 
 from saga.effects.request import Request
@@ -53,7 +53,8 @@ class RecordsInHand:
         """The next offset to read of each assigned partition whose commit is out of date."""
         following = {place: last + 1 for place, last in self._last.items()}
         # Backwards: of each partition the lowest comes last, and stays.
-        following |= {position[:2]: position[2] for position in sorted(self._in_hand, reverse=True)}
+        in_hand = sorted(self._in_hand, reverse=True)
+        following |= zip(map(itemgetter(0, 1), in_hand), map(itemgetter(2), in_hand), strict=True)
         committed = self._committed
         return {
             Source(*place): offset
