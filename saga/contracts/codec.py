@@ -208,7 +208,7 @@ def read(registry: ContractRegistry, message: Message) -> ContractModel:
 
     It was accepted when it was stored: a contract that has become stricter since reads it too.
     """
-    kept = registry.take(message.contract, message.payload)
+    kept = registry.kept.pop((message.contract, message.payload), None)
     if kept is not None:
         return kept
     path = registry.paths.get(message.contract)
