@@ -39,7 +39,6 @@ from saga.adapters.kafka import _aiokafka
 from saga.adapters.kafka.admin import Cluster
 from saga.adapters.kafka.connection import KafkaConnection, described, within
 from saga.adapters.kafka.diagnosis import connecting
-from saga.core.identity import instant
 from saga.core.values import value
 from saga.errors import BusUnavailable, TopicMissing
 from saga.ports.bus import (
@@ -456,6 +455,7 @@ class ConsumerSession(ConsumerRebalanceListener):  # type: ignore[misc]  # aioka
         try:
             async with connecting(self._connection, EXCHANGE_S, "connect a consumer"):
                 await self.consumer.start()
+            _aiokafka.give_inbound(self.consumer)
             _aiokafka.fetch_in_sessions(self.consumer)
         except BaseException:
             await self.end()
@@ -525,27 +525,14 @@ class ConsumerSession(ConsumerRebalanceListener):  # type: ignore[misc]  # aioka
             async with asyncio.timeout(timeout_s):
                 await self.is_assigned.wait()
 
-    def received(self, batches: Mapping[TopicPartition, Sequence[Any]]) -> list[Inbound]:
+    def received(self, batches: Mapping[TopicPartition, Sequence[Inbound]]) -> list[Inbound]:
         """Move past the records of *batches* and return them, byte for byte."""
         received: list[Inbound] = []
-        add = received.append
         for at, records in batches.items():
-            topic, partition = at
-            if (topic, partition) not in self.positions:
-                continue  # to be taken over anew since they were asked for
-            for record in records:
-                add(
-                    Inbound(
-                        topic,
-                        partition,
-                        record.offset,
-                        record.key,
-                        record.value,
-                        record.headers,
-                        instant(record.timestamp * 1000),
-                    )
-                )
-            self.positions[Source(topic, partition)] = records[-1].offset + 1
+            source = Source(*at)
+            if source in self.positions:  # or else it is to be taken over anew
+                received += records
+                self.positions[source] = records[-1].offset + 1
         return received
 
     def progress(self) -> dict[Source, Progress]:

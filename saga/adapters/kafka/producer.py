@@ -221,6 +221,7 @@ class ProducerSession:
             transactional_id=None,
             **connection.options(),
         )
+        _aiokafka.pack_at_once(self._producer.client)
         self.is_ended = False
 
     async def start(self) -> None:

@@ -355,6 +355,26 @@ async def test_whatever_happens_records_come_once_and_in_order(seed, in_sessions
         await weather.clear_up()
 
 
+@pytest.mark.parametrize("seed", range(8))
+async def test_what_a_request_does_not_look_at_has_not_changed(seed, monkeypatch):
+    ask = sessions.FetchSession.ask
+
+    def asked(session, fetcher, pauses):
+        for at in session.partitions.keys() - session.unsettled.keys():
+            state = session.partitions[at]
+            assert not state.paused
+            assert at not in fetcher._records  # noqa: SLF001  # as it looks at it
+            assert state.position == session.sent[at]
+        return ask(session, fetcher, pauses)
+
+    monkeypatch.setattr(sessions.FetchSession, "ask", asked)
+    async with consumer_of(Client(Cluster(places(3, 3)))) as consumer:
+        weather = Weather(seed, consumer)
+        for _ in range(150):
+            await weather.step()
+        await weather.clear_up()
+
+
 @pytest.mark.parametrize("topics", [5, 50, 250])
 async def test_a_fetch_names_as_many_partitions_as_have_changed(topics: int):
     client = Client(Cluster(places(topics, 4)))

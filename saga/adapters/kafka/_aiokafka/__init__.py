@@ -9,11 +9,13 @@ from saga.adapters.kafka._aiokafka.consuming import (
     committed,
     drop_consumer,
     generation_of,
+    give_inbound,
     is_open,
     read_corrupt_batch,
     set_bombs_aside,
     wants_to_rejoin,
 )
+from saga.adapters.kafka._aiokafka.layouts import pack_at_once
 from saga.adapters.kafka._aiokafka.origins import OriginsRequest, origins_in
 from saga.adapters.kafka._aiokafka.producing import Delivery, append_records, drop_producer
 from saga.adapters.kafka._aiokafka.sessions import fetch_in_sessions
@@ -29,8 +31,10 @@ __all__ = [
     "drop_producer",
     "fetch_in_sessions",
     "generation_of",
+    "give_inbound",
     "is_open",
     "origins_in",
+    "pack_at_once",
     "read_corrupt_batch",
     "set_bombs_aside",
     "wants_to_rejoin",

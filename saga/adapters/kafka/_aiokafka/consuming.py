@@ -10,6 +10,7 @@ from typing import Any, Final
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka import errors as kafka
 from aiokafka.conn import AIOKafkaConnection
+from aiokafka.consumer.fetcher import FetchResult
 from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.record.default_records import _DefaultRecordBatchPy
 from aiokafka.record.util import decode_varint
@@ -52,6 +53,33 @@ def set_bombs_aside(consumer: AIOKafkaConsumer, note: Callable[[str], None]) -> 
         return response
 
     client.send = looked_at
+
+
+def give_inbound(consumer: AIOKafkaConsumer) -> None:
+    """Have *consumer*, which has just started, make nothing but an `Inbound` of a record."""
+    fetcher = consumer._fetcher
+    process = fetcher._proc_fetch_request
+
+    async def processed(*arguments: Any) -> bool:
+        is_new: bool = await process(*arguments)
+        for result in fetcher._records.values() if is_new else ():
+            if isinstance(result, FetchResult) and result.has_more():
+                result._partition_records._consumer_record = _inbound
+        return is_new
+
+    fetcher._proc_fetch_request = processed
+
+
+def _inbound(at: TopicPartition, record: Any) -> Inbound:
+    return Inbound(
+        at.topic,
+        at.partition,
+        record.offset,
+        record.key,
+        record.value,
+        tuple(record.headers),
+        instant(record.timestamp * 1000),
+    )
 
 
 def generation_of(consumer: AIOKafkaConsumer) -> tuple[str, int]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any, Final
 
@@ -20,6 +20,8 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka import errors as kafka
 from aiokafka.consumer.fetcher import Fetcher
 from aiokafka.protocol.fetch import FetchRequest
+
+from saga.adapters.kafka._aiokafka.layouts import pack_at_once
 
 KNOWN_VERSIONS: Final = ("0.14.0",)
 """Of aiokafka; any other one fetches in its own way."""
@@ -31,6 +33,7 @@ EPOCH_MAX: Final = 2**31 - 1
 def fetch_in_sessions(consumer: AIOKafkaConsumer) -> None:
     """Have *consumer*, which has just started, fetch in sessions from now on."""
     if version("aiokafka") in KNOWN_VERSIONS:
+        pack_at_once(consumer._client)
         _Fetching(consumer)
 
 
@@ -45,6 +48,7 @@ class FetchSession:
         epoch: of the next request; 0 begins a session.
         is_sure: whether the broker is known to have what was sent.
         sent: what it reads for us, and from where.
+        unsettled: what may have changed since it was sent, as few of many partitions do.
     """
 
     def __init__(self, partitions: Mapping[TopicPartition, Any], session_id: int = 0) -> None:
@@ -53,6 +57,7 @@ class FetchSession:
         self.epoch = 0
         self.is_sure = False
         self.sent: dict[TopicPartition, int] = {}
+        self.unsettled = dict(partitions)
 
     def ask(self, fetcher: Fetcher, pauses: list[Any]) -> SessionFetch | None:
         """The next request, None where there is nothing to read.
@@ -63,12 +68,14 @@ class FetchSession:
         if not self.is_sure:
             self.epoch = 0
         self.is_sure = False
-        in_hand, sent = fetcher._records, self.sent
+        in_hand, sent, looked_at = fetcher._records, self.sent, self.unsettled
+        self.unsettled = {}
         moved: dict[TopicPartition, int] = {}
         forgotten: list[TopicPartition] = []
-        for at, state in self.partitions.items():
+        for at, state in looked_at.items():
             position = state._position
-            if state._paused or position is None or (in_hand and at in in_hand):
+            if state._paused or position is None or at in in_hand:
+                self.unsettled[at] = state
                 if state._paused:
                     pauses.append(state._resume_fut)
                 if sent.pop(at, None) is not None:
@@ -91,6 +98,7 @@ class FetchSession:
                 at = TopicPartition(topic, partition)
                 if at not in self.sent:
                     raise kafka.KafkaError(f"{at} was not asked for")
+                self.touch(at)
                 if not code:
                     # It is not told again, even if a seek has made the records useless meanwhile.
                     self.partitions[at].highwater = end
@@ -101,6 +109,11 @@ class FetchSession:
             self.epoch = self.epoch % EPOCH_MAX + 1
             self.is_sure = self.id != 0
         return asked
+
+    def touch(self, at: TopicPartition) -> None:
+        """Have the next request look at this partition, if it is one of ours."""
+        if at in self.partitions:
+            self.unsettled[at] = self.partitions[at]
 
 
 class SessionFetch(FetchRequest):  # type: ignore[misc]  # aiokafka ships no types
@@ -161,6 +174,10 @@ class _Fetching:
         self._send = consumer._client.send
         consumer._client.send = self._send_in_session
         consumer._fetcher._get_actions_per_node = self._actions
+        # What is paused is looked at until it is resumed; all else that changes follows an answer.
+        subscriptions = consumer._fetcher._subscriptions
+        for name in ("seek", "pause"):
+            setattr(subscriptions, name, self._noted(getattr(subscriptions, name)))
 
     def _actions(self, assignment: Any) -> tuple[Any, ...]:
         """Requests by broker, no resets, how long to wait, whether to look for leaders, pauses."""
@@ -177,6 +194,14 @@ class _Fetching:
                     requests.append((node, request))
         wait_s = min(backoffs.values(), default=fetcher._fetcher_timeout)
         return requests, {}, wait_s, self._has_leaderless, pauses
+
+    def _noted(self, change: Callable[..., None]) -> Callable[..., None]:
+        def changed(at: TopicPartition, *position: int) -> None:
+            change(at, *position)
+            for session in self._sessions.values():
+                session.touch(at)
+
+        return changed
 
     def _backoffs(self) -> dict[int | None, float]:
         """How long brokers are left alone, so that what was fetched from them is taken first."""
