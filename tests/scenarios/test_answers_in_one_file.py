@@ -6,7 +6,10 @@ Each call gives another answer, so that it is seen which one was kept, and which
 import asyncio
 import json
 import random
+import signal
 import sqlite3
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from itertools import count
@@ -15,11 +18,13 @@ from pathlib import Path
 import pytest
 
 from saga import EffectContext, Effects, Refused, SagaApp
-from saga.adapters.sqlite import connection
+from saga.adapters.clocks import SystemClock
+from saga.adapters.sqlite import LocalBus, SqliteDatabase, connection
 from saga.core.events import ReplyReceived
 from saga.core.status import SagaStatus
+from saga.ports import Source
 from tests.patience import HANG_S, until
-from tests.scenarios import order_app
+from tests.scenarios import order_app, struck_answers
 from tests.scenarios.test_failing_disk import Moody
 from tests.toys import OrderPlaced, Paid, Pay, Refund, Reserve, Reserved, Unreserve
 
@@ -37,7 +42,7 @@ class Shop:
         self.begun = asyncio.Event()
         self.going_on = asyncio.Event()
         self.going_on.set()
-        self._numbers = count()
+        self.numbers = count()
 
     def app(self) -> SagaApp:
         shop = Effects("shop")
@@ -74,7 +79,7 @@ class Shop:
 
     async def work(self, ctx: EffectContext) -> int:
         self.calls[ctx.idempotency_key] += 1
-        number = next(self._numbers)
+        number = next(self.numbers)
         if self.writes(number):
             sql = "INSERT INTO effects VALUES (:key, :order)"
             await ctx.db.execute(sql, key=ctx.idempotency_key, order=ctx.key)
@@ -226,3 +231,67 @@ async def test_an_address_for_the_effects_may_come_and_go(tmp_path):
     done = await run_releases(tmp_path, [(each, {}), (each, address), (each, {})])
 
     assert set(done.values()) == {1}
+
+
+ROOT = Path(__file__).parents[2]
+STRIKES = 2
+ANSWER = "/reply"
+"""Ends the id of an answer; before it stands the id of what is answered."""
+
+
+@pytest.mark.parametrize("point", struck_answers.POINTS)
+async def test_a_killed_service_has_answered_what_it_has_kept(tmp_path, point):
+    """Wherever it is killed (-9), and no answer differs; the next one calls the handlers that are
+    left, each once.
+    """
+    sagas = []
+    for strike in range(STRIKES):
+        async with order_app.service(tmp_path, with_services=False) as service:
+            for number in range(ORDERS):
+                placed = OrderPlaced(order_id=f"o-{strike}-{number}")
+                sagas.append(await service.publish(placed))
+        command = (sys.executable, "-m", "tests.scenarios.struck_answers", str(tmp_path), point)
+        killed = await asyncio.to_thread(
+            subprocess.run, command, cwd=ROOT, timeout=HANG_S, check=False
+        )
+        assert killed.returncode == -signal.SIGKILL
+        assert answers_in(tmp_path) == payloads_in(tmp_path)
+        assert bool(payloads_in(tmp_path)) == (point in {"committed", "told"})
+    before = payloads_in(tmp_path)
+    shop = Shop(never)
+    async with shop.service(tmp_path) as service:
+        outcomes = [await service.outcome(each, timeout=HANG_S) for each in sagas]
+        await service.idle(timeout=HANG_S)
+        kept = await examine(tmp_path, service)
+
+    assert Counter(each.status.value for each in outcomes) == {"completed": len(sagas)}
+    assert kept == {"saga.db": 2 * len(sagas), "saga-effects.db": 0}
+    assert set(shop.calls.values()) == {1}
+    assert not shop.calls.keys() & {key for _, key in before}
+    assert answers_in(tmp_path) == payloads_in(tmp_path)
+
+
+def payloads_in(folder: Path) -> dict[tuple[str, str], object]:
+    """What is kept in the file of the bus, by key."""
+    rows = rows_in(folder)["saga.db"]
+    return {key: json.loads(row[2] or "{}") for key, row in rows.items()}
+
+
+def answers_in(folder: Path) -> dict[tuple[str, str], object]:
+    """What is answered there; who is asked again says the same again."""
+    database = SqliteDatabase(folder / "saga.db")
+    bus = LocalBus(database, clock=SystemClock())
+    found: dict[tuple[str, str], object] = {}
+
+    def read(cursor: sqlite3.Cursor) -> None:
+        topics = cursor.execute("SELECT name, partitions FROM bus_topics").fetchall()
+        for source in (Source(name, each) for name, most in topics for each in range(most)):
+            for record in bus.log.read(cursor, source, 0, 1_000):
+                id_ = dict(record.headers)["ce_id"].decode()
+                if id_.endswith(ANSWER):
+                    key = ("shop", id_.removesuffix(ANSWER).rpartition("/")[0])
+                    payload = json.loads(record.value)
+                    assert found.setdefault(key, payload) == payload
+
+    database.read_now(read)
+    return found
