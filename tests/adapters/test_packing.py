@@ -1,17 +1,23 @@
 """What a row of the local bus holds comes back as it was, and damage is told or harmless."""
 
 from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
 
 import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from saga.adapters.sqlite import packing
 from saga.adapters.sqlite.packing import BATCH_RECORDS_MAX, UNREADABLE, pack, unpack
 from saga.contracts import cloudevents as ce
 from saga.core.identity import Instant
 from saga.ports import Record
 from tests.adapters.first_batches import pack_numbers
+from tests.simulation.mutants import mutate
+from tests.simulation.mutations import Mutation
 
 AT = Instant(1_763_721_000_000_042)
 TOPIC = "dev.saga.pay.int.pay.v1"
@@ -154,3 +160,35 @@ def test_what_headers_say_takes_a_third_of_the_bytes():
     record = Record(TOPIC, b"o-1", b'{"amount":1,"order_id":"o-1"}', headers)
 
     assert len(pack([record], AT)) * 3 < len(pack_numbers([record]))
+
+
+ISSUED = ce.Said(INTENT, "pay.int.pay.v1", "/sagas", AT, SAGA, "m-1", f"{SAGA}/pay/do")
+SIGNED = replace(ISSUED, at=Instant(AT + 7), signature="s")
+MUTANTS = {
+    "all have the time of the batch": ("said.at - at", "0"),
+    "a cause is the beginning of the id": ("not name.startswith(cause)", "False"),
+    "a key is as long as the saga id": ("len(own)", "len(saga or '')"),
+    "what is seldom said is left out": ("if seldom != _NOTHING", "if False"),
+    "a contract is the end of the topic": ("records[0].topic.endswith(contract)", "True"),
+}
+
+
+@pytest.mark.parametrize("name", [None, *MUTANTS])
+def test_a_mutant_of_packing_is_noticed(name, tmp_path):
+    """And without a mutant the same records come back."""
+    mutated = tmp_path / "packing.py"
+    mutated.write_text(Path(packing.__file__).read_text("utf-8"), "utf-8")
+    if name is not None:
+        mutate(mutated, Mutation(name, "packing.py", (MUTANTS[name],)))
+    module = ModuleType("packing")
+    exec(compile(mutated.read_text("utf-8"), str(mutated), "exec"), vars(module))
+
+    assert all(_comes_back(module, topic) for topic in (TOPIC, "other")) == (name is None)
+
+
+def _comes_back(module: ModuleType, topic: str) -> bool:
+    records = [Record(topic, b"k", b"{}", each) for each in (ISSUED, SIGNED)]
+    try:
+        return module.unpack(module.pack(records, AT), 2, topic, AT) == contents(records)
+    except UNREADABLE:
+        return False

@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 
 from benchmarks.growth import exponent, instructions
+from saga.audit.replaying import replayed
 from saga.authoring import SagaRegistry, saga
 from saga.contracts import ContractRegistry, message_of
 from saga.core.decider import RECORDED
@@ -33,6 +34,10 @@ from tests.runtime.toys import AlarmSet, Ship, orders
 from tests.toys import Notify, OrderPlaced, as_saga
 
 SIZES = (50, 100, 200, 400, 800, 1_600)
+FLAT = 0.05
+ENTRIES = (50, 100, 250, 500, 1_000, 2_500, 5_000)
+BESIDE = 1.03
+"""What may be done for a saga beside its replay: its place in the cache, when it began."""
 
 
 class Reading:
@@ -104,6 +109,19 @@ class Memory:
                 await self.turn(key)
 
 
+def _audited(decider, saga_id, history):
+    replayed(decider, saga_id, history).program.close()
+
+
+def _driven(work):
+    """What *work* gives, which waits for nothing but others to run."""
+    while True:
+        try:
+            work.send(None)
+        except StopIteration as end:
+            return end.value
+
+
 @pytest.fixture
 def memory():
     memory = Memory()
@@ -144,6 +162,27 @@ async def test_of_costly_ones_so_many_entries_are_kept(memory, monkeypatch):
     await memory.cache.load([memory.id_of("d")])
     await memory.grow("a", 1)
     assert memory.cache._costly_entries == len(memory.store.histories[memory.id_of("a")])  # noqa: SLF001
+
+
+async def test_bringing_back_costs_no_more_an_entry_than_saga_replay_does(memory):
+    id_, costs = memory.id_of("a"), []
+    for entries in ENTRIES:
+        while len(memory.store.histories.get(id_, ())) < entries:
+            await memory.turn("a")
+        memory.cache.clear()
+        history = memory.store.histories[id_]
+        found = []
+
+        def revive():
+            found.append(_driven(memory.cache.load([id_])))  # noqa: B023
+
+        audited = instructions(partial(_audited, memory.decider, id_, history))
+        revived = instructions(revive)
+        memory.cache.keep(found[0][id_])
+        costs.append((entries, revived / len(history)))
+        assert revived < BESIDE * audited
+
+    assert exponent(costs) < FLAT, costs
 
 
 async def test_others_run_while_a_long_history_is_brought_back(memory, monkeypatch):

@@ -49,6 +49,8 @@ from saga.retrying import Backoff
 T = TypeVar("T")
 
 ANSWER_S: Final = 10.0
+PARTITION_S: Final = 0.1
+"""So much longer may it take to make topics, for each partition of them."""
 CONNECT_S: Final = 6.0
 """Leaves time to find out why there is no connection."""
 METADATA_MAX_AGE_MS: Final = 300_000
@@ -158,24 +160,8 @@ class Cluster:
         if not sources:
             return {}
 
-        async def ask() -> dict[Source, tuple[int, int]]:
-            leaders = await self._leaders({source.topic for source in sources})
-            by_leader: dict[int, list[Source]] = defaultdict(list)
-            for source in sources:
-                if source not in leaders:
-                    raise TopicMissing(source.topic, source.partition)
-                leader = leaders[source]
-                if leader is None:
-                    raise kafka.LeaderNotAvailableError(f"{source.topic}[{source.partition}]")
-                by_leader[leader].append(source)
-            begins, ends = await asyncio.gather(
-                self._offsets(by_leader, _EARLIEST, isolation),
-                self._offsets(by_leader, _LATEST, isolation),
-            )
-            return {source: (begins[source], ends[source]) for source in sources}
-
         async with within(ANSWER_S, "bounds"):
-            return await _once_settled(ask, "bounds")
+            return await _once_settled(partial(self._bounds, sources, isolation), "bounds")
 
     async def create(
         self, specs: Collection[TopicSpec], *, replicas: int | None, record_bytes_max: int
@@ -184,7 +170,8 @@ class Cluster:
         if not specs:
             return
         rows = [_new_topic(spec, replicas, record_bytes_max=record_bytes_max) for spec in specs]
-        async with self._asking("create topics") as client:
+        most_s = ANSWER_S + PARTITION_S * sum(spec.partitions for spec in specs)
+        async with self._asking("create topics", most_s) as client:
             answer = await self._ask_controller(
                 client, CreateTopicsRequest(rows, REQUEST_TIMEOUT_MS, validate_only=False)
             )
@@ -196,7 +183,7 @@ class Cluster:
                 # Brokers that are still to come may be what is missing.
                 failure.passes = error.retriable or error is kafka.InvalidReplicationFactorError
                 raise failure
-        await self._until_led({spec.name for spec in specs})
+        await self._until_led({spec.name for spec in specs}, most_s)
 
     async def describe(self, topics: Collection[str]) -> dict[str, TopicState]:
         """Those *topics* that exist, with their settings."""
@@ -240,8 +227,8 @@ class Cluster:
             await client.close()
 
     @asynccontextmanager
-    async def _asking(self, what: str) -> AsyncIterator[AIOKafkaClient]:
-        async with within(ANSWER_S, what):
+    async def _asking(self, what: str, seconds: float = ANSWER_S) -> AsyncIterator[AIOKafkaClient]:
+        async with within(seconds, what):
             yield await self._connected()
 
     async def _connected(self) -> AIOKafkaClient:
@@ -284,16 +271,44 @@ class Cluster:
             raise BusUnavailable("kafka: the cluster has no controller now")
         return await client.send(controller.nodeId, request)
 
-    async def _until_led(self, topics: Collection[str]) -> None:
+    async def _until_led(self, topics: Collection[str], most_s: float) -> None:
+        """Wait as long as more partitions get a leader, and at most so long."""
+        time, led = asyncio.get_running_loop().time, set[Source]()
+        until_s = time() + most_s
+
         async def ask() -> list[Source]:
             leaders = await self._leaders(topics)
-            if None in leaders.values() or len({at.topic for at in leaders}) < len(topics):
+            now_led = {source for source, leader in leaders.items() if leader is not None}
+            if not now_led <= led:
+                led.update(now_led)
+                waiting.reschedule(min(until_s, time() + ANSWER_S))
+            if len(now_led) < len(leaders) or len({at.topic for at in leaders}) < len(topics):
                 raise kafka.LeaderNotAvailableError(", ".join(sorted(topics)))
             return list(leaders)
 
-        async with within(ANSWER_S, "create topics"):
+        async with within(ANSWER_S, "create topics") as waiting:
             sources = await _once_settled(ask, "create topics")
-        await self.bounds(sources)  # a broker learns that it leads after the metadata says so
+            waiting.reschedule(until_s)
+            # A broker learns that it leads after the metadata says so.
+            await _once_settled(partial(self._bounds, sources, READ_UNCOMMITTED), "create topics")
+
+    async def _bounds(
+        self, sources: Collection[Source], isolation: int
+    ) -> dict[Source, tuple[int, int]]:
+        leaders = await self._leaders({source.topic for source in sources})
+        by_leader: dict[int, list[Source]] = defaultdict(list)
+        for source in sources:
+            if source not in leaders:
+                raise TopicMissing(source.topic, source.partition)
+            leader = leaders[source]
+            if leader is None:
+                raise kafka.LeaderNotAvailableError(f"{source.topic}[{source.partition}]")
+            by_leader[leader].append(source)
+        begins, ends = await asyncio.gather(
+            self._offsets(by_leader, _EARLIEST, isolation),
+            self._offsets(by_leader, _LATEST, isolation),
+        )
+        return {source: (begins[source], ends[source]) for source in sources}
 
     async def _leaders(self, topics: Collection[str]) -> dict[Source, int | None]:
         layouts = await self.layouts(topics)

@@ -122,13 +122,16 @@ class TokenHook(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka ships 
 
 
 @asynccontextmanager
-async def within(seconds: float, what: str) -> AsyncIterator[None]:
+async def within(seconds: float, what: str) -> AsyncIterator[asyncio.Timeout]:
     """Raise `BusUnavailable` where an exchange fails, or is late: aiokafka may try for ever."""
+    time = asyncio.get_running_loop().time
+    began_s = time()
     try:
-        async with asyncio.timeout(seconds):
-            yield
+        async with asyncio.timeout(seconds) as waiting:
+            yield waiting
     except TimeoutError as error:
-        raise BusUnavailable(f"kafka: {what}: no answer within {seconds:g} s") from error
+        waited_s = max(seconds, round(time() - began_s))
+        raise BusUnavailable(f"kafka: {what}: no answer within {waited_s:g} s") from error
     except (KafkaError, OSError) as error:
         raise BusUnavailable(f"kafka: {what}: {described(error)}") from error
 
