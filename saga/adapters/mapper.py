@@ -8,29 +8,33 @@ not the implied one, and `saga` in the first turn. Types are looked up in the cl
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Any, Final
 
 import orjson
 
-from saga.core.events import Json
+from saga.core.events import Event, Json
 from saga.core.history import (
     Entry,
+    History,
     RecordedTurn,
+    are_whole,
     body_from_plain,
     body_to_plain,
     check_origin,
 )
+from saga.core.history import turns as turns_of
 from saga.core.identity import SagaId
 from saga.core.piecewise import Piecewise, at_once
 from saga.errors import CorruptHistory
-from saga.ports.store import History
 
 TURN: Final = "turn"
 """The topic of every stored event."""
 
 _SORTED: Final = orjson.OPT_SORT_KEYS
 _dumps: Final = orjson.dumps
+_loads: Final = orjson.loads
 _embed: Final = orjson.Fragment
 
 
@@ -45,7 +49,12 @@ def to_state(turn: RecordedTurn) -> bytes:
     return _dumps(state, option=_SORTED)
 
 
-def to_entries(saga_id: SagaId, topic: str, state: bytes, *, version: int = 0) -> list[Entry]:
+def to_entries(saga_id: SagaId, topic: str, state: bytes, *, version: int = 0) -> Sequence[Entry]:
+    """The entries of a turn, as `to_turn`."""
+    return to_turn(saga_id, topic, state, version=version).entries
+
+
+def to_turn(saga_id: SagaId, topic: str, state: bytes, *, version: int = 0) -> RecordedTurn:
     """*version* is that of the first entry, where it is known.
 
     Raises:
@@ -56,30 +65,27 @@ def to_entries(saga_id: SagaId, topic: str, state: bytes, *, version: int = 0) -
         problem = f"{topic!r} is no kind of row that this version of saga knows"
         raise CorruptHistory(saga_id, version, problem)
     try:
-        plain = orjson.loads(state)
+        plain = _loads(state)
         at, cause, source = plain["at"], plain["cause"], plain.get("source")
-        first, entries = plain["version"], plain["entries"]
         check_origin(at, cause)
-        numbered = [*enumerate(entries, int(first))]
+        first, plain_entries = int(plain["version"]), [*plain["entries"]]
     except (ValueError, KeyError, TypeError) as error:
         problem = f"the turn cannot be read: {error}"
         raise CorruptHistory(saga_id, version, problem) from error
-    if version and first != version:
-        raise CorruptHistory(saga_id, version, f"is missing; {first} follows")
-    return [
-        Entry(saga_id, number, at, cause, _to_body(saga_id, number, plain_entry), source)
-        for number, plain_entry in numbered
-    ]
-
-
-def _to_body(saga_id: SagaId, version: int, plain: Any) -> Any:
-    name: Any = None
+    if version and plain["version"] != version:
+        raise CorruptHistory(saga_id, version, f"is missing; {plain['version']} follows")
+    if not plain_entries:
+        raise CorruptHistory(saga_id, first, "the turn cannot be read: it has no entries")
+    number, name, bodies = first, None, []
     try:
-        name = plain.pop("type")
-        return body_from_plain(saga_id, version, name, plain, _text)
+        for number, plain_entry in enumerate(plain_entries, first):
+            name = None
+            name = plain_entry.pop("type")
+            bodies.append(body_from_plain(saga_id, number, name, plain_entry, _text))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         problem = f"the entry {name!r} cannot be read: {error}"
-        raise CorruptHistory(saga_id, version, problem) from error
+        raise CorruptHistory(saga_id, number, problem) from error
+    return RecordedTurn(saga_id, first, Event(bodies[0], at, cause, source), bodies[1:])
 
 
 def to_history(
@@ -96,23 +102,26 @@ def reading_history(
     saga_id: SagaId, rows: Iterable[tuple[int, str, bytes]], *, known: object = None
 ) -> Piecewise[History | CorruptHistory]:
     """`to_history`, turn by turn."""
-    entries: list[Entry] = []
-    turns = 0
+    recorded: list[RecordedTurn] = []
+    version = 1
     try:
         for number, topic, state in rows:
             yield
-            turns += 1
-            version = len(entries) + 1
+            turns = len(recorded) + 1
             if number != turns:
                 problem = f"is missing, with turn {turns}; turn {number} follows"
                 return CorruptHistory(saga_id, version, problem)
-            entries += to_entries(saga_id, topic, state, version=version)
+            turn = to_turn(saga_id, topic, state, version=version)
+            recorded.append(turn)
+            version += 1 + len(turn.decided)
     except CorruptHistory as error:
         return error
-    if not entries or (isinstance(known, int) and known > len(entries)):
+    if not recorded or (isinstance(known, int) and known >= version):
         problem = f"is missing: the index knows of {known} entries"
-        return CorruptHistory(saga_id, len(entries) + 1, problem)
-    return History(entries, turns=turns)
+        return CorruptHistory(saga_id, version, problem)
+    if are_whole(recorded):
+        return History(recorded)
+    return History(turns_of(chain.from_iterable(recorded)), turns=len(recorded))
 
 
 def saga_id_of(originator_id: str) -> SagaId:
@@ -122,4 +131,4 @@ def saga_id_of(originator_id: str) -> SagaId:
 
 
 def _text(value: Any) -> Json:
-    return Json(orjson.dumps(value, option=_SORTED).decode())
+    return Json(_dumps(value, option=_SORTED).decode())

@@ -295,7 +295,7 @@ def moved(batch: Batch, stored: Mapping[SagaId, int | None]) -> tuple[SagaId, ..
 
 def readable(rows: Iterable[tuple[SagaId, str, bytes]]) -> list[Entry]:
     """Turns that cannot be read are left out."""
-    entries = []
+    entries: list[Entry] = []
     for saga_id, topic, state in rows:
         with suppress(CorruptHistory):
             entries += to_entries(saga_id, topic, state)
@@ -304,9 +304,9 @@ def readable(rows: Iterable[tuple[SagaId, str, bytes]]) -> list[Entry]:
 
 def beginnings_in(
     rows: Iterable[tuple[str, str, bytes]],
-) -> dict[SagaId, list[Entry]]:
+) -> dict[SagaId, Sequence[Entry]]:
     """*rows* are saga ids with the topics and states of first turns; others are left out."""
-    found: dict[SagaId, list[Entry]] = {}
+    found: dict[SagaId, Sequence[Entry]] = {}
     for saga_id, topic, state in rows:
         with suppress(CorruptHistory):
             found[SagaId(saga_id)] = to_entries(SagaId(saga_id), topic, state, version=1)

@@ -9,13 +9,13 @@ functions, so what it knows is what the history says (`docs/reference/history.md
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, Final, TypeAlias
 
 from saga.core import events, intents
 from saga.core.events import REPLY_DONE, Event
 from saga.core.format_1 import FORMAT_1, take_unsaid
-from saga.core.history import Entry, turns
+from saga.core.history import Entry, RecordedTurn, turns
 from saga.core.identity import DO, UNDO, Instant, IntentName, SagaId, StepId, parse_intent_id
 from saga.core.state import Plan, SagaState, Step, identity_of
 from saga.core.status import DONE, ISSUED, TRANSITIONS, UNDOING, SagaStatus, StepKind, StepStatus
@@ -28,27 +28,28 @@ _PIVOT: Final = StepKind.PIVOT
 _RETRY: Final = intents.TimerPurpose.RETRY
 
 
-def fold(saga_id: SagaId, entries: Sequence[Entry]) -> SagaState:
+def fold(saga_id: SagaId, entries: Iterable[Entry]) -> SagaState:
     """The state after a history, or its first entries; CorruptHistory where no fact begins it."""
     state = SagaState(saga_id)
-    for fact, decided in turns(entries):
-        if type(fact.body) not in FACT_EFFECTS:
-            raise CorruptHistory(saga_id, fact.version, f"no turn begins with {fact.body}")
-        fold_turn(state, fact, decided)
+    for turn in turns(entries):
+        fact = turn.event.fact
+        if type(fact) not in FACT_EFFECTS:
+            raise CorruptHistory(saga_id, turn.version, f"no turn begins with {fact}")
+        fold_turn(state, turn)
     return state
 
 
-def fold_turn(state: SagaState, fact: Entry, decided: Sequence[Entry]) -> None:
-    event = Event(fact.body, fact.at, fact.cause, fact.source)  # type: ignore[arg-type]  # turns() gives facts
-    first = decided[0].body if decided else None
+def fold_turn(state: SagaState, turn: RecordedTurn) -> None:
+    event, decided = turn.event, turn.decided
+    first = decided[0] if decided else None
     if type(first) is intents.Noted:
         take_noted(state, event, first.verdict)
     else:
         take_fact(state, event)
-    for entry in decided:
-        apply(state, entry.body, entry.at)  # type: ignore[arg-type]  # what follows is decided
+    for intent in decided:
+        apply(state, intent, event.at)
     if state.format == FORMAT_1:
-        take_unsaid(state, event, [entry.body for entry in decided])
+        take_unsaid(state, event, decided)
 
 
 def take_fact(state: SagaState, event: Event) -> None:

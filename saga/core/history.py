@@ -11,9 +11,10 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from enum import Enum
+from itertools import chain
 from operator import attrgetter
 from types import NoneType
-from typing import Any, Final, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Any, Final, NamedTuple, get_args, get_origin, get_type_hints, overload
 
 from saga.core.events import Event, Fact, Json, Message
 from saga.core.identity import Instant, MessageId, SagaId
@@ -43,7 +44,8 @@ class RecordedTurn:
     version: int
     event: Event
     decided: Sequence[Intent]
-    _entries: list[Entry] | None = field(default=None, init=False, repr=False, compare=False)
+    made: Sequence[Entry] | None = field(default=None, repr=False, compare=False)
+    """The entries, once anybody has asked for them: most turns are only written, or replayed."""
 
     def __len__(self) -> int:
         return 1 + len(self.decided)
@@ -53,15 +55,49 @@ class RecordedTurn:
 
     @property
     def entries(self) -> Sequence[Entry]:
-        """Made for whoever asks first: most turns are only written."""
-        if self._entries is None:
+        if self.made is None:
             event = self.event
             at, cause, source = event.at, event.cause, event.source
-            self._entries = [
+            self.made = [
                 Entry(self.saga_id, version, at, cause, body, source)
                 for version, body in enumerate((event.fact, *self.decided), self.version)
             ]
-        return self._entries
+        return self.made
+
+
+class History(Sequence[Entry]):
+    """A saga's entries in order of version: what was *recorded*, and how many *turns* wrote it."""
+
+    __slots__ = ("recorded", "turns")
+
+    def __init__(self, recorded: Iterable[RecordedTurn] = (), *, turns: int | None = None) -> None:
+        self.recorded = list(recorded)
+        self.turns = len(self.recorded) if turns is None else turns
+
+    def add(self, turn: RecordedTurn) -> None:
+        self.recorded.append(turn)
+        self.turns += 1
+
+    def __len__(self) -> int:
+        return sum(map(len, self.recorded))
+
+    def __iter__(self) -> Iterator[Entry]:
+        return chain.from_iterable(self.recorded)
+
+    def __reversed__(self) -> Iterator[Entry]:
+        return chain.from_iterable(reversed(turn.entries) for turn in reversed(self.recorded))
+
+    @overload
+    def __getitem__(self, index: int) -> Entry: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Entry]: ...
+    def __getitem__(self, index: int | slice) -> Entry | Sequence[Entry]:
+        return list(self)[index]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]  # it can be added to
 
 
 FACTS: Final = frozenset(get_args(Fact))
@@ -91,6 +127,15 @@ class _Shape(NamedTuple):
     has_payload: bool
 
 
+class _Reading(NamedTuple):
+    """How entries of one type are read that have the same fields."""
+
+    kind: type
+    readers: tuple[tuple[str, _Reader], ...]
+    message: str
+    has_payload: bool
+
+
 class _Writer(NamedTuple):
     """How the plain form of one type is made: what is always written, and what is not."""
 
@@ -115,7 +160,11 @@ def _shape(kind: type) -> _Shape:
         kind,
         names=tuple(types),
         readers=tuple((name, reader) for name, reader in readers if reader is not None),
-        plain=tuple((name, each) for name, hint in types.items() if (each := _plain_type(hint))),
+        plain=tuple(
+            (name, each)
+            for name, hint in types.items()
+            if name != "payload" and (each := _plain_type(hint))
+        ),
         message=next((name for name, hint in types.items() if hint is Message), ""),
         has_payload="payload" in types,
     )
@@ -172,12 +221,12 @@ def check_origin(at: object, cause: object) -> None:
 
 
 def _check_plain(shape: _Shape, plain: dict[str, Any]) -> None:
-    """Raise ValueError where a field is null, or of another type."""
+    """Raise ValueError where a field is null, or of another type; a payload is any JSON."""
     for name, kind in shape.plain:
         if name in plain and type(plain[name]) is not kind:
             raise ValueError(f"{name} is {plain[name]!r:.60}, no {kind.__name__}")
     for name, given in plain.items():
-        if given is None:
+        if given is None and name != "payload":
             raise ValueError(f"{name} is null, which is never written")
 
 
@@ -191,8 +240,9 @@ def _planned(plain: dict[str, Any]) -> PlannedUndo:
 
 _SHAPES: Final = {name: _shape(kind) for name, kind in NAMES.items()}
 _WRITERS: Final = {shape.kind: _writer(name, shape) for name, shape in _SHAPES.items()}
-_SOUND: Final[set[tuple[object, ...]]] = set()
-"""Names, fields and types of entries that were found to be sound: some dozens."""
+_SOUND: Final[dict[tuple[object, ...], _Reading]] = {}
+"""By names, fields and types of entries that were found to be sound: some dozens."""
+_NOT_KNOWN: Final = "{} of {!r} is not known to this version of saga"
 
 
 def turn_of(entries: Sequence[Entry]) -> RecordedTurn:
@@ -202,27 +252,34 @@ def turn_of(entries: Sequence[Entry]) -> RecordedTurn:
     for entry in entries:
         is_shared = (entry.saga_id, entry.at, entry.cause, entry.source) == origin
         assert is_shared, f"entries of one turn differ in time, cause or source: {entries}"
+    return _turn_of(list(entries))
+
+
+def turns(entries: Iterable[Entry]) -> Sequence[RecordedTurn]:
+    """A history cut into turns. It begins with a fact, whatever it holds."""
+    if isinstance(entries, History):
+        return entries.recorded
+    cut: list[list[Entry]] = []
+    for entry in entries:
+        if cut and type(entry.body) not in FACTS:
+            cut[-1].append(entry)
+        else:
+            cut.append([entry])
+    return [_turn_of(each) for each in cut]
+
+
+def are_whole(recorded: Iterable[RecordedTurn]) -> bool:
+    """Whether each of these begins with a fact, and holds no other."""
+    facts = {type(turn.event.fact) for turn in recorded}
+    decided = chain.from_iterable([turn.decided for turn in recorded])
+    return facts <= FACTS and FACTS.isdisjoint(map(type, decided))
+
+
+def _turn_of(entries: list[Entry]) -> RecordedTurn:
+    first = entries[0]
     event = Event(first.body, first.at, first.cause, first.source)  # type: ignore[arg-type]  # the first is a fact
     decided: list[Any] = [entry.body for entry in entries[1:]]
-    return RecordedTurn(first.saga_id, first.version, event, decided)
-
-
-def turns(entries: Iterable[Entry]) -> Iterator[tuple[Entry, list[Entry]]]:
-    """A history cut into turns: the fact, and what was decided on it.
-
-    A history begins with a fact, whatever it holds.
-    """
-    fact: Entry | None = None
-    decided: list[Entry] = []
-    for entry in entries:
-        if fact is not None and type(entry.body) not in FACTS:
-            decided.append(entry)
-            continue
-        if fact is not None:
-            yield fact, decided
-        fact, decided = entry, []
-    if fact is not None:
-        yield fact, decided
+    return RecordedTurn(first.saga_id, first.version, event, decided, made=entries)
 
 
 def to_plain(entry: Entry, embed: Callable[[Json], object]) -> dict[str, object]:
@@ -279,35 +336,41 @@ def body_from_plain(
     saga_id: SagaId, version: int, name: str, plain: dict[str, Any], text: Callable[[Any], Json]
 ) -> Any:  # noqa: ANN401  # a fact or an intent, which is which says its place
     """What `from_plain` makes of one entry, and not of the whole turn."""
-    shape = _SHAPES.get(name)
-    if shape is None:
-        raise UnknownEntry(saga_id, version, f"there is no entry {name!r} in this version of saga")
-    kind, names, readers, _, message_field, has_payload = shape
-    # Whether it is sound follows from which fields there are, and of what types.
+    # Whether it is sound, and how it is read, follows from which fields there are, of what types.
     seen = (name, *plain, *map(type, plain.values()))
+    known = _SOUND.get(seen)
+    kind, readers, message_field, has_payload = found = known or _reading(
+        saga_id, version, name, plain
+    )
     if has_payload:
         plain["payload"] = text(plain["payload"])
-    elif message_field in plain:
+    elif message_field:
         message = plain[message_field]
         plain[message_field] = Message(message["contract"], text(message["payload"]))
-    is_sound = seen in _SOUND
-    if not is_sound:
-        _check_plain(shape, plain)
     field = ""
     try:
         for field, read in readers:
-            if field in plain:
-                plain[field] = read(plain[field])
-        body = kind(**plain)
+            plain[field] = read(plain[field])
     except KeyError as error:
         unknown = f"{error} in {field!r}"
-    except TypeError:
-        unknown = ", ".join(sorted(plain.keys() - set(names)))
-        if not unknown:
-            raise
-    else:
-        if not is_sound:
-            _SOUND.add(seen)
-        return body
-    problem = f"{unknown} of {name!r} is not known to this version of saga"
-    raise UnknownEntry(saga_id, version, problem)
+        raise UnknownEntry(saga_id, version, _NOT_KNOWN.format(unknown, name)) from None
+    body = kind(**plain)
+    if known is None:
+        _SOUND[seen] = found
+    return body
+
+
+def _reading(saga_id: SagaId, version: int, name: str, plain: dict[str, Any]) -> _Reading:
+    """How an entry is read that has no other fields than *plain*."""
+    shape = _SHAPES.get(name)
+    if shape is None:
+        raise UnknownEntry(saga_id, version, f"there is no entry {name!r} in this version of saga")
+    _check_plain(shape, plain)
+    if unknown := ", ".join(sorted(plain.keys() - set(shape.names))):
+        raise UnknownEntry(saga_id, version, _NOT_KNOWN.format(unknown, name))
+    return _Reading(
+        shape.kind,
+        tuple((field, read) for field, read in shape.readers if field in plain),
+        shape.message if shape.message in plain else "",
+        shape.has_payload,
+    )

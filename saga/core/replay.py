@@ -9,14 +9,14 @@ begun before 0.1.0 says less than today's code decides; what it could not say is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
 from saga.core import fold, format_1, intents
 from saga.core.decider import RECORDED, Decider, Decision
-from saga.core.events import CancelRequested, Event, Fact, Message
-from saga.core.history import NAME_OF, Entry, turns
+from saga.core.events import CancelRequested, Fact, Message
+from saga.core.history import NAME_OF, Entry, RecordedTurn, turns
 from saga.core.identity import DO, SagaId, StepId, TimerId
 from saga.core.intents import Intent, TimerArmed, TimerPurpose
 from saga.core.piecewise import Piecewise, at_once
@@ -42,19 +42,20 @@ _STANDS: Final[dict[type, tuple[str, ...]]] = {
 """What of a decision is not compared as it is: messages are read first."""
 
 
-def replay(decider: Decider, saga_id: SagaId, entries: Sequence[Entry]) -> SagaState:
+def replay(decider: Decider, saga_id: SagaId, entries: Iterable[Entry]) -> SagaState:
     """The state after a whole history; ReplayMismatch where the code at hand decides otherwise."""
     return at_once(replaying(decider, saga_id, entries))
 
 
-def replaying(decider: Decider, saga_id: SagaId, entries: Sequence[Entry]) -> Piecewise[SagaState]:
+def replaying(decider: Decider, saga_id: SagaId, entries: Iterable[Entry]) -> Piecewise[SagaState]:
     """`replay`, turn by turn."""
     state = decider.initial_state(saga_id)
+    recorded = turns(entries)
     try:
-        with decider.contracts.accepting(filter(None, map(_message_of, entries))):
-            for fact, recorded in turns(entries):
+        with decider.contracts.accepting(_messages_of(recorded)):
+            for turn in recorded:
                 yield
-                _take(decider, state, fact, recorded)
+                _take(decider, state, turn)
     except BaseException:
         if state.program is not None:
             state.program.close()
@@ -62,27 +63,25 @@ def replaying(decider: Decider, saga_id: SagaId, entries: Sequence[Entry]) -> Pi
     return state
 
 
-def _take(decider: Decider, state: SagaState, fact: Entry, recorded: Sequence[Entry]) -> None:
-    """Handle one turn again, and compare what is decided with what was *recorded*."""
-    body: Any = fact.body
-    decided: list[Any] = [entry.body for entry in recorded]
-    if is_without_code(state, body, decided):
-        take_without_code(state, fact, recorded)
+def _take(decider: Decider, state: SagaState, turn: RecordedTurn) -> None:
+    """Handle one turn again, and compare what is decided with what was recorded."""
+    event, decided = turn.event, turn.decided
+    if is_without_code(state, event.fact, decided):
+        take_without_code(state, turn)
         return
-    decision = decider.handle(state, Event(body, fact.at, fact.cause, fact.source), decided)
+    decision = decider.handle(state, event, decided)
     if decision.disposition is not RECORDED:
-        raise ReplayMismatch(fact.version, describe(body), decision.disposition.value)
+        raise ReplayMismatch(turn.version, describe(event.fact), decision.disposition.value)
     if decision.intents != decided:
-        _reconcile(decider, decision, fact, recorded)
+        _reconcile(decider, decision, *turn.entries)
     if state.unarmed:
-        _check_open(state, after=(recorded[-1] if recorded else fact).version)
+        _check_open(state, after=turn.version + len(decided))
 
 
-def _reconcile(
-    decider: Decider, decision: Decision, fact: Entry, recorded: Sequence[Entry]
-) -> None:
+def _reconcile(decider: Decider, decision: Decision, fact: Entry, *recorded: Entry) -> None:
     """Let what is recorded stand where it may differ from what is decided; else raise."""
-    theirs, ours, state = recorded, decision.intents, decision.state
+    theirs: Sequence[Entry] = recorded
+    ours, state = decision.intents, decision.state
     reads_as = decider.contracts.reads_as
     is_format_1 = state.format == format_1.FORMAT_1
     if is_format_1:
@@ -103,9 +102,9 @@ def is_without_code(state: SagaState, fact: object, decided: Iterable[object]) -
     return type(fact) is CancelRequested and is_abandoned(decided)
 
 
-def take_without_code(state: SagaState, fact: Entry, decided: Sequence[Entry]) -> None:
+def take_without_code(state: SagaState, turn: RecordedTurn) -> None:
     """Give a recorded turn its effect as it stands, and let go of the program."""
-    fold.fold_turn(state, fact, decided)
+    fold.fold_turn(state, turn)
     state.unarmed.clear()
     if state.program is not None:
         state.program.close()
@@ -208,8 +207,10 @@ def _same(decided: Intent, recorded: Fact | Intent, reads_as: _ReadsAs) -> bool:
     return ours == theirs or (ours.contract == theirs.contract and reads_as(theirs, ours))
 
 
-def _message_of(entry: Entry) -> Message | None:
-    return _message(entry.body)
+def _messages_of(recorded: Iterable[RecordedTurn]) -> Iterator[Message]:
+    """What was said to others; read only if anybody asks what was accepted."""
+    for turn in recorded:
+        yield from filter(None, map(_message, turn.decided))
 
 
 def _message(body: Fact | Intent) -> Message | None:

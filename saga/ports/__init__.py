@@ -1,5 +1,6 @@
 """What the engine needs from the world, as protocols; `saga.testing` has the contract suites."""
 
+from saga.core.history import History
 from saga.ports.bus import Bus, Consumer, Inbound, Position, Record, Source, TopicSpec
 from saga.ports.clock import Clock
 from saga.ports.store import (
@@ -9,7 +10,6 @@ from saga.ports.store import (
     Catalogue,
     DueTimer,
     EventStore,
-    History,
     HistoryAppend,
     SagaSummary,
     UnhandledRecord,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, NamedTuple, Protocol, TypeVar, runtime_checkable
 
-from saga.core.history import Entry, RecordedTurn
+from saga.core.history import Entry, History, RecordedTurn
 from saga.core.identity import Instant, SagaId, TimerId
 from saga.core.status import SagaStatus
 from saga.core.values import value
@@ -43,16 +43,6 @@ class HistoryAppend:
     @property
     def entries(self) -> list[Entry]:
         return [entry for turn in self.turns for entry in turn]
-
-
-class History(list[Entry]):
-    """A saga's entries in order of version, and how many *turns* wrote them."""
-
-    __slots__ = ("turns",)
-
-    def __init__(self, entries: Iterable[Entry], *, turns: int) -> None:
-        super().__init__(entries)
-        self.turns = turns
 
 
 T = TypeVar("T")

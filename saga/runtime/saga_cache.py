@@ -276,8 +276,8 @@ def _loaded(saga_id: SagaId, decider: Decider, state: SagaState, history: Histor
         decider,
         state,
         len(history),
-        started_at=history[0].at,
-        last_at=history[-1].at,
+        started_at=history.recorded[0].event.at,
+        last_at=history.recorded[-1].event.at,
         turns=history.turns,
         is_possibly_unpublished=True,
     )

@@ -14,12 +14,12 @@ from saga.authoring.registry import SagaRegistry
 from saga.contracts import Command, CommandAct
 from saga.core.events import Event
 from saga.core.fold import fold
+from saga.core.history import History
 from saga.core.identity import Instant, MessageId, SagaId, StepId
 from saga.core.intents import Noted, Verdict
 from saga.core.status import StepStatus
 from saga.core.values import value
 from saga.errors import CorruptHistory
-from saga.ports.store import History
 from saga.runtime.router import abandons, command_fact
 from saga.runtime.saga_cache import UnloadableSaga, loaded_without_code, revive, without_code
 from saga.users_code import is_ours

@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 
+from saga.core.history import History
 from saga.core.identity import Instant, TimerId
 from saga.core.status import SagaStatus
 from saga.errors import AlreadyRecorded, HistoryConflict
 from saga.ports.bus import Origin, Source
-from saga.ports.store import Batch, Catalogue, EventStore, History, Place, Rebase
+from saga.ports.store import Batch, Catalogue, EventStore, Place, Rebase
 from saga.testing.samples import (
     MOMENT,
     append,

@@ -24,12 +24,12 @@ from saga.adapters.sqlite import (
 from saga.adapters.sqlite.schema import STORE_VERSION, migrate_store, stored_store_version
 from saga.audit.replaying import replay_all
 from saga.core.events import ReplyOutcome
-from saga.core.history import turn_of
+from saga.core.history import History, turn_of
 from saga.core.identity import Instant
 from saga.core.status import SagaStatus
 from saga.errors import CorruptHistory, HistoryConflict, StoreTooNew, StoreUnavailable
 from saga.ports.bus import Source
-from saga.ports.store import History, HistoryAppend, UnhandledKind
+from saga.ports.store import HistoryAppend, UnhandledKind
 from saga.testing import samples
 from saga.testing.samples import MOMENT
 from tests.histories import definitions

@@ -388,8 +388,8 @@ def test_a_note_behind_a_fact_takes_its_plain_effect_away():
     ).when(replied("pay", Paid()))
 
     scenario.then(noted("late_success"), settled("pay", "done"), undo_issued(Refund))
-    *_, (_, decided) = turns(scenario.history)
-    assert type(decided[0].body) is Noted
+    *_, last = turns(scenario.history)
+    assert type(last.decided[0]) is Noted
 
 
 def test_the_first_entries_of_a_history_fold_too():

@@ -157,10 +157,10 @@ def test_history_is_cut_into_turns_at_its_facts():
     history = recorded(replied(Pay, Paid()))
     first, second = turns(history)
 
-    assert [entry.version for entry in (first[0], *first[1])] == [1, 2, 3]
-    assert isinstance(first[1][0].body, IntentIssued)
-    assert isinstance(first[1][1].body, TimerArmed)
-    assert [entry.version for entry in (second[0], *second[1])] == [4, 5, 6]
+    assert [entry.version for entry in first] == [1, 2, 3]
+    assert isinstance(first.decided[0], IntentIssued)
+    assert isinstance(first.decided[1], TimerArmed)
+    assert [entry.version for entry in second] == [4, 5, 6]
 
 
 def test_failed_report_shows_both_sides():

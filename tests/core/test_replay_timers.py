@@ -180,7 +180,7 @@ def test_new_timeout_of_a_wait_is_armed_by_a_running_saga():
         .when(after("1m"))
         .then(completed(OrderConfirmed(order_id="nobody came")))
     )
-    added = [fact.body for fact, _ in turns(new.history)][1]
+    added = [turn.event.fact for turn in turns(new.history)][1]
     assert added == TimersAdded()
     again = given(waiting("3h"), history=new.history, contracts=CONTRACTS)
     assert snapshot(again.state) == snapshot(new.state)

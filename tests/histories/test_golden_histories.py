@@ -133,7 +133,7 @@ def test_what_is_recorded_is_never_overwritten(tmp_path, monkeypatch, capsys):
 
 def _beginnings(history: list[Entry]) -> list[list[Entry]]:
     """*history* as it was after each of its turns; it has several."""
-    begins = [fact.version - 1 for fact, _ in turns(history)][1:]
+    begins = [turn.version - 1 for turn in turns(history)][1:]
     assert begins, "there is no turn to stop after"
     return [history[:version] for version in (*begins, len(history))]
 

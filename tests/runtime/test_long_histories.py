@@ -97,9 +97,8 @@ class Memory:
         decision = saga.decider.handle(saga.state, event)
         assert decision.disposition is RECORDED
         turn = RecordedTurn(id_, saga.version + 1, event, decision.intents)
-        history = self.store.histories.setdefault(id_, History([], turns=0))
-        history += turn
-        history.turns += 1
+        history = self.store.histories.setdefault(id_, History())
+        history.add(turn)
         saga.version += len(turn)
         self.cache.keep(saga)
 

@@ -34,7 +34,7 @@ def test_states_are_compared_after_every_turn(monkeypatch):
         return compare(self, decider, live, history)
 
     def note_facts(world) -> None:
-        facts.extend(fact for saga in world.sagas for fact, _ in turns(saga.history))
+        facts.extend(turn.entries[0] for saga in world.sagas for turn in turns(saga.history))
 
     monkeypatch.setattr(Shadows, "compare", noted)
     for seed in range(10):

@@ -18,7 +18,7 @@ from typing_extensions import override
 
 from saga.adapters.memory.bus import MemoryBus
 from saga.adapters.rows import check_new_sagas, covered
-from saga.core.history import Entry, turns
+from saga.core.history import Entry, History
 from saga.core.identity import Instant, SagaId, TimerId
 from saga.core.status import SagaStatus
 from saga.errors import AlreadyRecorded, CorruptHistory, HistoryConflict
@@ -34,7 +34,6 @@ from saga.ports.store import (
     Catalogue,
     DueTimer,
     EventStore,
-    History,
     Place,
     Rebase,
     Rows,
@@ -86,7 +85,7 @@ class MemoryEventStore(EventStore):
     async def load(self, saga_ids: Sequence[SagaId]) -> Mapping[SagaId, History | CorruptHistory]:
         await asyncio.sleep(0)
         return {
-            saga_id: History(self._histories[saga_id], turns=self._histories[saga_id].turns)
+            saga_id: History(self._histories[saga_id].recorded)
             for saga_id in saga_ids
             if saga_id in self._histories
         }
@@ -94,8 +93,7 @@ class MemoryEventStore(EventStore):
     @override
     async def beginnings(self, saga_ids: Sequence[SagaId]) -> Mapping[SagaId, Sequence[Entry]]:
         known = self._histories
-        firsts = {each: next(turns(known[each])) for each in saga_ids if each in known}
-        return {saga_id: [fact, *recorded] for saga_id, (fact, recorded) in firsts.items()}
+        return {each: known[each].recorded[0].entries for each in saga_ids if each in known}
 
     @override
     async def positions(self, sources: Sequence[Source]) -> Mapping[Source, int]:
@@ -156,10 +154,9 @@ class MemoryEventStore(EventStore):
 
     def _apply(self, batch: Batch) -> None:
         for history in batch.histories:
-            stored = self._histories.setdefault(history.saga_id, History((), turns=0))
+            stored = self._histories.setdefault(history.saga_id, History())
             for turn in history.turns:
-                stored.extend(turn)
-                stored.turns += 1
+                stored.add(turn)
                 self._last_place += 1
                 self.log.extend((self._last_place, entry) for entry in turn)
         self._positions.update(batch.positions)

@@ -57,7 +57,7 @@ from saga.adapters.rows import (
     where,
 )
 from saga.adapters.whose import Serves
-from saga.core.history import TIME_END, Entry
+from saga.core.history import TIME_END, Entry, History
 from saga.core.identity import Instant, SagaId, TimerId, is_saga_id
 from saga.core.status import SagaStatus
 from saga.errors import AlreadyRecorded, CorruptHistory, HistoryConflict
@@ -72,7 +72,6 @@ from saga.ports.store import (
     Catalogue,
     DueTimer,
     EventStore,
-    History,
     Place,
     Rebase,
     Rows,

@@ -63,7 +63,7 @@ from saga.adapters.sqlite.schema import COMPONENT, MIGRATIONS
 from saga.adapters.sqlite.statements import ManyRows
 from saga.adapters.sqlite.whose import STORE_FACTS, settle_whose
 from saga.adapters.whose import Serves
-from saga.core.history import TIME_END, Entry
+from saga.core.history import TIME_END, Entry, History
 from saga.core.identity import Instant, SagaId, TimerId
 from saga.core.piecewise import Piecewise, at_once
 from saga.core.status import SagaStatus
@@ -86,7 +86,6 @@ from saga.ports.store import (
     Catalogue,
     DueTimer,
     EventStore,
-    History,
     Place,
     Rebase,
     Rows,

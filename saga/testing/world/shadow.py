@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from saga.audit.replaying import replayed
 from saga.core.decider import Decider
-from saga.core.events import Event
 from saga.core.fold import fold, fold_turn
 from saga.core.history import Entry, turns
 from saga.core.identity import SagaId
@@ -47,15 +46,14 @@ class Shadows:
                 _let_go(shadow.state)
             shadow = _Shadow(decider, decider.initial_state(saga_id), SagaState(saga_id))
             self._shadows[saga_id] = shadow
-        for fact, recorded in turns(history[shadow.version :]):
-            fold_turn(shadow.folded, fact, recorded)
-            if is_without_code(shadow.state, fact.body, [entry.body for entry in recorded]):
-                take_without_code(shadow.state, fact, recorded)
+        for turn in turns(history[shadow.version :]):
+            fold_turn(shadow.folded, turn)
+            if is_without_code(shadow.state, turn.event.fact, turn.decided):
+                take_without_code(shadow.state, turn)
                 continue
-            event = Event(fact.body, fact.at, fact.cause, fact.source)  # type: ignore[arg-type]  # turns() gives facts
-            decision = decider.handle(shadow.state, event)
-            if [entry.body for entry in recorded] != list(decision.intents):
-                yield f"saga {saga_id}, entry {fact.version}: replayed otherwise"
+            decision = decider.handle(shadow.state, turn.event)
+            if turn.decided != decision.intents:
+                yield f"saga {saga_id}, entry {turn.version}: replayed otherwise"
         shadow.version, shadow.last = len(history), history[-1]
         yield from _differences(live, shadow.version, "replayed", shadow.state)
         yield from _differences(live, shadow.version, "folded", shadow.folded)

@@ -31,12 +31,13 @@ from saga.console.cli.output import AppRefused, ExitCode
 from saga.console.cli.session import Session, act_on, closing, is_there, must_exist, name_of
 from saga.contracts import contract_of
 from saga.core.durations import SECOND_US
+from saga.core.history import History
 from saga.core.identity import Instant
 from saga.core.status import SagaStatus
 from saga.effects.request import group_of
 from saga.errors import BusUnavailable, SettingsError, StoreRefused, StoreUnavailable
 from saga.ports import SagaSummary, Source
-from saga.ports.store import History, UnhandledKind
+from saga.ports.store import UnhandledKind
 from saga.runtime.router import Router
 from saga.runtime.saga_cache import LONG_HISTORY_ENTRIES
 from saga.runtime.store_clock import StoreClock
