@@ -105,9 +105,8 @@ def reading_history(
     recorded: list[RecordedTurn] = []
     version = 1
     try:
-        for number, topic, state in rows:
+        for turns, (number, topic, state) in enumerate(rows, 1):
             yield
-            turns = len(recorded) + 1
             if number != turns:
                 problem = f"is missing, with turn {turns}; turn {number} follows"
                 return CorruptHistory(saga_id, version, problem)

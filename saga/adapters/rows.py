@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Final, Generic, TypeVar
+from operator import call
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import orjson
 
@@ -113,29 +114,41 @@ class DamagedRow(ValueError):
 _STATUSES: Final = frozenset(status.value for status in SagaStatus)
 _OUTCOMES: Final = frozenset(outcome.value for outcome in ReplyOutcome)
 _UNHANDLED_KINDS: Final = frozenset(kind.value for kind in UnhandledKind)
-Column = tuple[str, str, bool]
-"""Its name, the kind of its values, one of `_IS`, and whether null is one of them."""
-
 _IS: Final[dict[str, Callable[[Any], bool]]] = {
-    "text": lambda value: isinstance(value, str),
-    "bytes": lambda value: isinstance(value, bytes),
+    "text": str.__instancecheck__,
+    "bytes": bytes.__instancecheck__,
     "number": lambda value: type(value) is int and value >= 0,
     "position": lambda value: type(value) is int and value >= -1,  # -1: nothing was read yet
     "time": lambda value: type(value) is int and 0 <= value < TIME_END,
     "saga id": lambda value: isinstance(value, str) and is_saga_id(value),
-    "status": lambda value: value in _STATUSES,
-    "kind": lambda value: value in _UNHANDLED_KINDS,
-    "outcome": lambda value: value in _OUTCOMES,
+    "status": _STATUSES.__contains__,
+    "kind": _UNHANDLED_KINDS.__contains__,
+    "outcome": _OUTCOMES.__contains__,
     "flag": lambda value: type(value) in {bool, int} and value in {0, 1},
 }
 
 
-def columns(text: str) -> tuple[Column, ...]:
+class Columns(NamedTuple):
+    """Of each column its name, the kind of its values, and whether a value is one of these."""
+
+    names: tuple[str, ...]
+    kinds: tuple[str, ...]
+    checks: tuple[Callable[[Any], bool], ...]
+
+
+def columns(text: str) -> Columns:
     """`name:kind, …` with underscores for the spaces of a kind, a question mark for null."""
-    pairs = (each.strip().split(":") for each in text.split(","))
-    return tuple(
-        (name, kind.removesuffix("?").replace("_", " "), kind.endswith("?")) for name, kind in pairs
+    names, kinds = zip(*(each.strip().split(":") for each in text.split(",")), strict=True)
+    plain = tuple(kind.removesuffix("?").replace("_", " ") for kind in kinds)
+    checks = (
+        _or_null(_IS[name]) if kind.endswith("?") else _IS[name]
+        for name, kind in zip(plain, kinds, strict=True)
     )
+    return Columns(names, plain, tuple(checks))
+
+
+def _or_null(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or check(value)
 
 
 SUMMARY: Final = columns(
@@ -159,10 +172,12 @@ BACKLOG_FILE: Final = columns(
 )
 
 
-def check_row(table: str, place: object, kinds: Sequence[Column], row: Sequence[Any]) -> None:
+def check_row(table: str, place: object, of: Columns, row: Sequence[Any]) -> None:
     """Raise DamagedRow, which names row, column and value, where a value is none of its column."""
-    for (name, kind, may_be_null), value in zip(kinds, row, strict=False):
-        if not ((value is None and may_be_null) or _IS[kind](value)):
+    if all(map(call, of.checks, row)):
+        return
+    for name, kind, check, value in zip(*of, row, strict=False):
+        if not check(value):
             raise DamagedRow(f"{table}, row {place}: its {name} is {value!r:.60}, no {kind}")
 
 
@@ -315,7 +330,7 @@ def beginnings_in(
 
 def to_summary(row: Sequence[Any], *, text: Text = as_it_is) -> SagaSummary:
     """*text* gives back what the database was given, here and below; raises DamagedRow."""
-    check_row("saga_index", row[0] if len(row) == len(SUMMARY) else row[-1], SUMMARY, row)
+    check_row("saga_index", row[0] if len(row) == len(SUMMARY.names) else row[-1], SUMMARY, row)
     saga_id, definition, definition_version, key, status, started_at, updated_at, *rest = row
     waiting_for, reason, version = rest[:3]
     return SagaSummary(

@@ -12,7 +12,7 @@ from typing import Final
 from saga.authoring.registry import SagaRegistry
 from saga.core.decider import Decider
 from saga.core.events import SagaStarted
-from saga.core.history import Entry
+from saga.core.history import Entry, turns
 from saga.core.identity import SagaId
 from saga.core.replay import replay
 from saga.core.state import SagaState
@@ -115,7 +115,8 @@ def replayed(decider: Decider, saga_id: SagaId, history: Sequence[Entry]) -> Sag
 
 def _pinned(history: Sequence[Entry], summary: SagaSummary) -> tuple[str, int]:
     """The definition that a history names; where its first turn failed, the index names it."""
-    for entry in history:
-        if isinstance(entry.body, SagaStarted):
-            return entry.body.definition, entry.body.definition_version
+    for turn in turns(history):
+        fact = turn.event.fact
+        if isinstance(fact, SagaStarted):
+            return fact.definition, fact.definition_version
     return summary.definition, summary.definition_version

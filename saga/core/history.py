@@ -79,7 +79,7 @@ class History(Sequence[Entry]):
         self.turns += 1
 
     def __len__(self) -> int:
-        return sum(map(len, self.recorded))
+        return len(self.recorded) + sum([len(turn.decided) for turn in self.recorded])
 
     def __iter__(self) -> Iterator[Entry]:
         return chain.from_iterable(self.recorded)
@@ -338,10 +338,10 @@ def body_from_plain(
     """What `from_plain` makes of one entry, and not of the whole turn."""
     # Whether it is sound, and how it is read, follows from which fields there are, of what types.
     seen = (name, *plain, *map(type, plain.values()))
-    known = _SOUND.get(seen)
-    kind, readers, message_field, has_payload = found = known or _reading(
-        saga_id, version, name, plain
-    )
+    reading = _SOUND.get(seen)
+    if reading is None:
+        reading = _SOUND[seen] = _reading(saga_id, version, name, plain)
+    kind, readers, message_field, has_payload = reading
     if has_payload:
         plain["payload"] = text(plain["payload"])
     elif message_field:
@@ -354,10 +354,7 @@ def body_from_plain(
     except KeyError as error:
         unknown = f"{error} in {field!r}"
         raise UnknownEntry(saga_id, version, _NOT_KNOWN.format(unknown, name)) from None
-    body = kind(**plain)
-    if known is None:
-        _SOUND[seen] = found
-    return body
+    return kind(**plain)
 
 
 def _reading(saga_id: SagaId, version: int, name: str, plain: dict[str, Any]) -> _Reading:
