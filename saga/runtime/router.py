@@ -49,9 +49,10 @@ from saga.core.events import (
 )
 from saga.core.identity import (
     ID_BYTES_MAX,
-    Direction,
+    UNDO,
     Instant,
     IntentId,
+    IntentName,
     MessageId,
     SagaId,
     is_saga_id,
@@ -76,6 +77,7 @@ Reason = DeadLetterReason | UnreadableCode
 class Delivery:
     """One event for one saga: *starts* may begin it, *is_operator* acts on a parked one, too.
 
+    *intent*: of a reply the name of what it answers.
     *may_be_early*: where its saga is not there, it may be on its way; else it is nobody's here.
     *is_perhaps*: of a record that starts sagas and may answer an intent, or only name its cause.
     """
@@ -85,6 +87,7 @@ class Delivery:
     inbound: Inbound | None
     starts: Registered | None = None
     contract: str | None = None
+    intent: IntentName | None = None
     deferred_id: int = 0
     deferred_at: Instant = Instant(0)
     is_operator: bool = False
@@ -195,55 +198,25 @@ class Router:
         self, inbound: Inbound, at: Instant, *, deferred_id: int = 0
     ) -> list[Delivery] | Rejected | Skipped:
         """The deliveries that *inbound* leads to, or why there are none."""
-        topic = self._topics.get(inbound.topic)
-        if topic is None:
-            message = f"nobody reads {inbound.topic}"
-            return Rejected(inbound, UnreadableCode.UNKNOWN_CONTRACT, message, deferred_id)
-        headers = inbound.headers
-        if type(headers) is tuple and (why := why_set_aside(inbound)) is not None:
-            return Rejected(inbound, DeadLetterReason.INFLATES, why, deferred_id)
-        if not inbound.key:
-            message = "the record has no key"
-            return Rejected(inbound, DeadLetterReason.NO_KEY, message, deferred_id)
-        if len(inbound.key) > ID_BYTES_MAX:
-            message = f"the record's key has {len(inbound.key):,} bytes of at most {ID_BYTES_MAX:,}"
-            return Rejected(inbound, DeadLetterReason.BAD_KEY, message, deferred_id)
-        read = decode_record(topic.path, headers, inbound.value, self._contracts)
-        attributes, value, decoded = read
-        if isinstance(decoded, Unreadable):
-            if deferred_id:
-                # It was accepted when it came, and waits: rules that grew since do not refuse it.
-                decoded = decode_accepted(self._contracts, topic.path.name, value, decoded)
-            if isinstance(decoded, Unreadable):
-                return Rejected(inbound, decoded.code, decoded.message, deferred_id)
         try:
-            key = inbound.key.decode()
-        except UnicodeDecodeError:
-            message = "the record's key is no UTF-8 text"
-            return Rejected(inbound, DeadLetterReason.WRONG_KEY, message, deferred_id)
-        source = attributes.source
-        if source == topic.expected:
-            source = None
-        record = _Readable(inbound, attributes, decoded, at, deferred_id, source)
-        return self._deliveries(topic, record, key)
+            return self._deliveries(inbound, at, deferred_id)
+        except _Refused as refused:
+            return Rejected(inbound, refused.reason, refused.message, deferred_id)
 
     def misfit(self, state: SagaState, delivery: Delivery) -> Rejected | None:
         """Why a reply cannot be what the intent asked for, or a command is not for this saga."""
-        fact, inbound = delivery.event.fact, delivery.inbound
+        inbound, intent = delivery.inbound, delivery.intent
         if inbound is None or delivery.starts is not None:
             return None
         if state.key and inbound.key != state.key.encode():
-            what = "reply" if isinstance(fact, ReplyReceived) else "command"
+            what = "command" if intent is None else "reply"
             message = f"a {what} to a saga of key {state.key!r} has another key"
             return Rejected(inbound, DeadLetterReason.WRONG_KEY, message, delivery.deferred_id)
-        if not isinstance(fact, ReplyReceived):
+        if intent is None or intent.direction is UNDO:
             return None
-        name = parse_intent_id(fact.intent_id)
-        step = state.steps.get(name.step) if name is not None else None
-        if name is None or step is None or name.direction is Direction.UNDO:
-            return None
-        answers = self._answers_to.get(step.contract)
-        if answers is None or delivery.contract in answers:
+        step = state.steps.get(intent.step)
+        answers = None if step is None else self._answers_to.get(step.contract)
+        if step is None or answers is None or delivery.contract in answers:
             return None  # of an intent that nobody has any more its history knows the answer
         message = f"{delivery.contract} is no answer to {step.contract}"
         return Rejected(inbound, DeadLetterReason.WRONG_REPLY, message, delivery.deferred_id)
@@ -258,46 +231,93 @@ class Router:
         return Skipped(inbound, reason, delivery.deferred_id)
 
     def _deliveries(
-        self, topic: _Topic, record: _Readable, key: str
-    ) -> list[Delivery] | Rejected | Skipped:
+        self, inbound: Inbound, at: Instant, deferred_id: int
+    ) -> list[Delivery] | Skipped:
+        topic = self._topics.get(inbound.topic)
+        if topic is None:
+            raise _Refused(UnreadableCode.UNKNOWN_CONTRACT, f"nobody reads {inbound.topic}")
+        said, decoded, key = self._read(topic.path, inbound, is_accepted=bool(deferred_id))
+        source = said.source
+        if source == topic.expected:
+            source = None
         if topic.path.name == COMMAND_CONTRACT:
-            model = record.decoded.model
-            assert isinstance(model, Command), model
-            if (forged := self._why_forged(record)) is not None:
-                return record.rejected(DeadLetterReason.BAD_SIGNATURE, f"a command: {forged}")
-            return _command(record, model, is_ours=self._is_for_ours(model, key))
+            command = self._command(inbound, said, decoded, deferred_id)
+            event = Event(command_fact(command), at, MessageId(command.command_id), source)
+            delivery = Delivery(SagaId(command.saga_id), event, inbound, deferred_id=deferred_id)
+            delivery.is_operator = not isinstance(event.fact, SignalReceived)
+            delivery.may_be_early = self._is_for_ours(command, key)
+            return [delivery]
+        # Its position identifies a record as well.
+        cause = MessageId(said.id or "/".join(map(str, inbound.position)))
+        contract, starters = decoded.contract_name, topic.starts
         deliveries: list[Delivery] = []
-        starters = topic.starts
-        causation = record.attributes.causation_id
+        causation = said.causation_id
         intent = parse_intent_id(causation) if causation and topic.answers else None
-        forged = None if intent is None else self._why_forged(record)
+        forged = None if intent is None else self._why_forged(inbound, said, deferred_id)
         if forged is not None and not starters:
-            return record.rejected(DeadLetterReason.BAD_SIGNATURE, f"a reply: {forged}")
+            raise _Refused(DeadLetterReason.BAD_SIGNATURE, f"a reply: {forged}")
         if intent is not None and causation is not None and forged is None:
-            fact = _reply(IntentId(causation), record.decoded, self._done)
-            answer = record.delivery(intent.saga_id, fact)
+            event = Event(_reply(IntentId(causation), decoded, self._done), at, cause, source)
+            answer = Delivery(intent.saga_id, event, inbound, None, contract, intent, deferred_id)
             answer.is_perhaps = bool(starters)
             deliveries.append(answer)
-        elif starters and (wrong := _wrong_key(record, key)) is not None:
-            return wrong  # a reply has the key of the saga that asked, whatever it starts
+        elif starters:
+            _check_key(decoded, key)  # a reply has the key of the saga that asked
         for registered in starters:
-            delivery = _start(registered, record)
-            if isinstance(delivery, Rejected):
-                return delivery
-            deliveries.append(delivery)
+            fact = _start(registered, said, decoded)
+            event = Event(fact, at, cause, source)
+            id_ = saga_id(fact.definition, fact.key)
+            start = Delivery(id_, event, inbound, registered, contract, None, deferred_id)
+            deliveries.append(start)
         if deliveries:
             return deliveries
-        contract = record.decoded.contract_name
         if contract not in self._only_replies:
-            return Skipped(record.inbound, self._why_not_ours(record), record.deferred_id)
+            return Skipped(inbound, self._why_not_ours(said), deferred_id)
         message = f"{contract} starts nothing, and its ce_causationid names no intent"
-        return record.rejected(DeadLetterReason.NO_CAUSATION, message)
+        raise _Refused(DeadLetterReason.NO_CAUSATION, message)
 
-    def _why_forged(self, record: _Readable) -> str | None:
+    def _read(
+        self, path: ReadPath, inbound: Inbound, *, is_accepted: bool
+    ) -> tuple[Attributes | Said, Decoded, str]:
+        """What a record says, and its key; rules that grew do not refuse what *is_accepted*."""
+        headers = inbound.headers
+        if type(headers) is tuple and (why := why_set_aside(inbound)) is not None:
+            raise _Refused(DeadLetterReason.INFLATES, why)
+        key = inbound.key
+        if not key:
+            raise _Refused(DeadLetterReason.NO_KEY, "the record has no key")
+        if len(key) > ID_BYTES_MAX:
+            message = f"the record's key has {len(key):,} bytes of at most {ID_BYTES_MAX:,}"
+            raise _Refused(DeadLetterReason.BAD_KEY, message)
+        said, value, decoded = decode_record(path, headers, inbound.value, self._contracts)
+        if isinstance(decoded, Unreadable) and is_accepted:
+            decoded = decode_accepted(self._contracts, path.name, value, decoded)
+        if isinstance(decoded, Unreadable):
+            raise _Refused(decoded.code, decoded.message)
+        try:
+            return said, decoded, key.decode()
+        except UnicodeDecodeError:
+            message = "the record's key is no UTF-8 text"
+            raise _Refused(DeadLetterReason.WRONG_KEY, message) from None
+
+    def _command(
+        self, inbound: Inbound, said: Attributes | Said, decoded: Decoded, deferred_id: int
+    ) -> Command:
+        command = decoded.model
+        assert isinstance(command, Command), command
+        if (forged := self._why_forged(inbound, said, deferred_id)) is not None:
+            raise _Refused(DeadLetterReason.BAD_SIGNATURE, f"a command: {forged}")
+        if not is_saga_id(command.saga_id):
+            message = f"{command.saga_id[:100]!r} is no saga id"
+            raise _Refused(DeadLetterReason.UNKNOWN_SAGA, message)
+        return command
+
+    def _why_forged(
+        self, inbound: Inbound, said: Attributes | Said, deferred_id: int
+    ) -> str | None:
         """Why a record is not believed; a deferred one was, when it came."""
-        if self._signing is None or record.deferred_id:
+        if self._signing is None or deferred_id:
             return None
-        inbound, said = record.inbound, record.attributes
         return self._signing.why_not(inbound.topic, inbound.key, inbound.value, said)
 
     def _is_for_ours(self, command: Command, key: str) -> bool:
@@ -305,52 +325,35 @@ class Router:
             return self._sagas.has(command.definition)
         return self._sagas.name_of(SagaId(command.saga_id), key) is not None
 
-    def _why_not_ours(self, record: _Readable) -> SkipReason:
-        source = record.attributes.source or ""
+    def _why_not_ours(self, said: Attributes | Said) -> SkipReason:
+        source = said.source or ""
         definition = source.removeprefix(self._own_source)
         is_own = definition != source and self._sagas.has(definition)
         return SkipReason.OWN if is_own else SkipReason.NOT_LISTENED
 
 
-@value
-class _Readable:
-    """A record that could be read."""
+class _Refused(Exception):
+    """Raised where no saga can take a record."""
 
-    inbound: Inbound
-    attributes: Attributes | Said
-    decoded: Decoded
-    at: Instant
-    deferred_id: int
-    source: str | None
-
-    def delivery(self, saga_id: SagaId, fact: Fact, starts: Registered | None = None) -> Delivery:
-        inbound = self.inbound
-        message_id = self.attributes.id
-        if not message_id:
-            # Its position identifies it as well.
-            message_id = f"{inbound.topic}/{inbound.partition}/{inbound.offset}"
-        event = Event(fact, self.at, MessageId(message_id), self.source)
-        contract = self.decoded.contract_name
-        return Delivery(saga_id, event, inbound, starts, contract, self.deferred_id)
-
-    def rejected(self, reason: DeadLetterReason, message: str) -> Rejected:
-        return Rejected(self.inbound, reason, message, self.deferred_id)
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
 
 
-def _wrong_key(record: _Readable, key: str) -> Rejected | None:
-    """Why a trigger does not travel under its own key; None where it does, or names none."""
+def _check_key(decoded: Decoded, key: str) -> None:
+    """Refuse a trigger that does not travel under its own key, where it names one."""
     try:
-        own_key = business_key(record.decoded.model)
+        own_key = business_key(decoded.model)
     except ValueError as error:
-        return record.rejected(DeadLetterReason.BAD_KEY, str(error))
-    if own_key is None or own_key == key:
-        return None
-    message = f"the record's key is {key[:100]!r}, its payload's {own_key[:100]!r}"
-    return record.rejected(DeadLetterReason.WRONG_KEY, message)
+        raise _Refused(DeadLetterReason.BAD_KEY, str(error)) from None
+    if own_key is not None and own_key != key:
+        message = f"the record's key is {key[:100]!r}, its payload's {own_key[:100]!r}"
+        raise _Refused(DeadLetterReason.WRONG_KEY, message)
 
 
-def _start(registered: Registered, record: _Readable) -> Delivery | Rejected:
-    model, decoded = record.decoded.model, record.decoded
+def _start(registered: Registered, said: Attributes | Said, decoded: Decoded) -> SagaStarted:
+    model, decider = decoded.model, registered.decider
     assert isinstance(model, EventModel), model
     try:
         key = registered.saga.key_of(model)
@@ -358,46 +361,22 @@ def _start(registered: Registered, record: _Readable) -> Delivery | Rejected:
         if is_ours(error):
             raise
         message = f"{registered.saga.name}: {described(error)}"
-        return record.rejected(DeadLetterReason.WRONG_KEY, message)
-    traceparent = record.attributes.traceparent
+        raise _Refused(DeadLetterReason.WRONG_KEY, message) from error
+    traceparent = said.traceparent
     if traceparent is not None and len(traceparent) > TRACEPARENT_CHARS_MAX:
         traceparent = None
-    decider = registered.decider
     trigger = Message(decoded.contract_name, decoded.payload)
     name, version, fingerprint = decider.name, decider.version, decider.fingerprint
-    fact = SagaStarted(name, version, fingerprint, key, trigger, traceparent)
-    return record.delivery(saga_id(decider.name, key), fact, registered)
+    return SagaStarted(name, version, fingerprint, key, trigger, traceparent)
 
 
 def _reply(intent_id: IntentId, decoded: Decoded, done: Collection[str]) -> ReplyReceived:
-    model = decoded.model
-    if isinstance(model, IntentFailed):
-        return ReplyReceived(
-            intent_id=intent_id,
-            outcome=ReplyOutcome(model.outcome),
-            code=model.code,
-            message=model.message,
-        )
-    has_content = decoded.contract_name not in done
-    reply = Message(decoded.contract_name, decoded.payload) if has_content else None
+    model, contract = decoded.model, decoded.contract_name
+    if type(model) is IntentFailed:
+        outcome = ReplyOutcome(model.outcome)
+        return ReplyReceived(intent_id, outcome, code=model.code, message=model.message)
+    reply = None if contract in done else Message(contract, decoded.payload)
     return ReplyReceived(intent_id, REPLY_DONE, reply)
-
-
-def _command(record: _Readable, command: Command, *, is_ours: bool) -> list[Delivery] | Rejected:
-    if not is_saga_id(command.saga_id):
-        message = f"{command.saga_id[:100]!r} is no saga id"
-        return record.rejected(DeadLetterReason.UNKNOWN_SAGA, message)
-    fact = command_fact(command)
-    return [
-        Delivery(
-            SagaId(command.saga_id),
-            Event(fact, record.at, MessageId(command.command_id), record.source),
-            record.inbound,
-            deferred_id=record.deferred_id,
-            is_operator=not isinstance(fact, SignalReceived),
-            may_be_early=is_ours,
-        )
-    ]
 
 
 def command_fact(command: Command) -> SignalReceived | CancelRequested | OperatorActed:

@@ -23,7 +23,7 @@ from saga.core.events import (
     TurnFailed,
 )
 from saga.core.history import RecordedTurn
-from saga.core.identity import DO, Instant, MessageId, SagaId, parse_intent_id
+from saga.core.identity import DO, Instant, IntentName, MessageId, SagaId
 from saga.core.intents import Intent
 from saga.core.state import SagaState
 from saga.core.status import ENDED, SagaStatus
@@ -309,8 +309,8 @@ class Turns:
 
     def _deliver(self, unit: UnitOfWork, delivery: Delivery, failure: BaseException | None) -> None:
         saga = unit.sagas.get(delivery.saga_id)
-        fact = delivery.event.fact
-        if saga is not None and type(fact) is ReplyReceived and not was_issued(unit, saga, fact):
+        intent = delivery.intent
+        if intent is not None and saga is not None and not was_issued(unit, saga, intent):
             self._ask_the_store(unit, delivery)
             message = "no such intent was issued before this reply came"
             _reject(unit, delivery, DeadLetterReason.UNKNOWN_INTENT, message)
@@ -543,24 +543,22 @@ class Turns:
         self._freed.set()
 
 
-def was_issued(unit: UnitOfWork, saga: LoadedSaga | UnloadableSaga, reply: ReplyReceived) -> bool:
-    """Whether the intent that *reply* answers was stored before this batch, so that it can be one.
+def was_issued(unit: UnitOfWork, saga: LoadedSaga | UnloadableSaga, name: IntentName) -> bool:
+    """Whether this intent was stored before this batch, so that there can be a reply to it.
 
     Who can guess an intent's id could else answer it beforehand. Of a history that cannot be read
     nothing is known.
     """
-    name = parse_intent_id(reply.intent_id)
-    if name is None:
-        return False
     if isinstance(saga, UnloadableSaga):
         return not saga.entries or name[1:] in issued(entry.body for entry in saga.entries)
-    step = saga.state.steps.get(name.step)
+    saga_id, step_id, direction, attempt = name
+    step = saga.state.steps.get(step_id)
     if step is None:
         return False
-    attempts = step.attempts if name.direction is DO else step.undo_attempts
-    if not 1 <= name.attempt <= attempts:
+    attempts = step.attempts if direction is DO else step.undo_attempts
+    if not 1 <= attempt <= attempts:
         return False
-    changed = unit.changed.get(saga.saga_id)
+    changed = unit.changed.get(saga_id)
     return changed is None or not changed.issues(name)
 
 
