@@ -38,7 +38,7 @@ class HistoryAppend:
 
     saga_id: SagaId
     expected_turns: int
-    turns: Sequence[RecordedTurn]
+    turns: list[RecordedTurn]
 
     @property
     def entries(self) -> list[Entry]:

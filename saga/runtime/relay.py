@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import cache, partial
 from itertools import groupby
+from sys import maxsize
 from types import MappingProxyType
 
 from saga.contracts import TopicNames
 from saga.contracts import cloudevents as ce
 from saga.contracts.keys import key_in
 from saga.core.durations import SECOND_US
-from saga.core.events import Fact, Json, Message, SagaStarted
+from saga.core.events import Fact, Message, SagaStarted
 from saga.core.history import Entry
-from saga.core.identity import Instant, SagaId, idempotency_key, intent_id
+from saga.core.identity import Instant, SagaId, idempotency_key
 from saga.core.intents import (
     EventPublished,
     Intent,
@@ -446,10 +448,16 @@ class RecordEncoder:
         self._record_bytes_max = record_bytes_max
         self.limits = RecordLimits(record_bytes_max + HEADERS_USUAL_BYTES)
         self._own_keys = own_keys
-        self._sources: dict[str, str] = {}
+        self._topic = cache(names.topic)
+        self._source = cache(partial(names.source, "sagas"))
 
     def records(
-        self, entries: Iterable[Entry], *, definition: str, key: str, traceparent: str | None
+        self,
+        entries: Iterable[Entry],
+        *,
+        definition: str,
+        key: str,
+        traceparent: str | None,
     ) -> list[Record]:
         """The records of *entries*, in order; always the same bytes."""
         records: list[Record] = []
@@ -475,47 +483,44 @@ class RecordEncoder:
         definition: str,
         key: str,
         traceparent: str | None,
+        are_stored: bool = True,
     ) -> list[Record]:
-        """The records of what one turn has decided."""
-        source = self._sources.get(definition)
-        if source is None:
-            source = self.names.source("sagas", definition)
-            self._sources[definition] = source
-        sagas_key = key.encode()
+        """The records of what one turn has decided.
+
+        Raises:
+            MessageTooLarge: the bus would refuse one of them, where they are not stored yet.
+        """
+        source, sagas_key = self._source(definition), key.encode()
+        surely_fits = maxsize if are_stored else self.limits.surely_fits
         records: list[Record] = []
         for body in bodies:
             message: Message | IntentIssued | EventPublished
-            id_: str
-            same_for_retries = undoes = None
+            undoes: str | None = None
             if type(body) is IntentIssued:
-                step, direction = body.step, body.direction
-                message, id_ = body, intent_id(saga, step, direction, body.attempt)
-                same_for_retries, undoes = idempotency_key(saga, step, direction), body.undoes
+                message, undoes = body, body.undoes
+                same_for_retries = idempotency_key(saga, body.step, body.direction)
+                id_ = f"{same_for_retries}/{body.attempt}"
             elif type(body) is EventPublished:
-                message, id_ = body, f"{saga}/event/{body.publication}"
+                message = body
+                id_ = same_for_retries = f"{saga}/event/{body.publication}"
             elif isinstance(body, _OUTCOMES) and body.outcome is not None:
-                message, id_ = body.outcome, f"{saga}/outcome"
+                message = body.outcome
+                id_ = same_for_retries = f"{saga}/outcome"
             else:
                 continue
-            contract, payload = message.contract, message.payload
-            key_of_all = same_for_retries or id_
+            contract, text = message.contract, message.payload.encode()
             headers = ce.Said(
-                id_, contract, source, at, saga, cause, key_of_all, undoes, traceparent
+                id_, contract, source, at, saga, cause, same_for_retries, undoes, traceparent
             )
-            own_key = self._own_key(contract, payload) if contract in self._own_keys else None
-            records.append(
-                Record(self.names.topic(contract), own_key or sagas_key, payload.encode(), headers)
-            )
+            own_key = self._own_key(message) if contract in self._own_keys else None
+            record = Record(self._topic(contract), own_key or sagas_key, text, headers)
+            if len(text) + len(own_key or sagas_key) > surely_fits:
+                self._check(record)
+            records.append(record)
         return records
 
-    def check(self, records: Iterable[Record]) -> None:
-        """Raise MessageTooLarge for what the bus would refuse: before it is stored, never after."""
-        surely_fits = self.limits.surely_fits
-        for record in records:
-            if len(record.value or b"") + len(record.key or b"") > surely_fits:
-                self._check(record)
-
     def _check(self, record: Record) -> None:
+        """Raise MessageTooLarge for what the bus would refuse: before it is stored, never after."""
         contract = self.names.contract_name(record.topic)
         size = len(record.value or b"") + len(record.key or b"")
         if size > self._record_bytes_max:
@@ -526,8 +531,8 @@ class RecordEncoder:
             text = f"{contract}: {why}, then release the saga"
             raise MessageTooLarge(text, topic=record.topic)
 
-    def _own_key(self, contract: str, payload: Json) -> bytes | None:
-        own_key = key_in(payload, self._own_keys[contract])
+    def _own_key(self, message: Message | IntentIssued | EventPublished) -> bytes | None:
+        own_key = key_in(message.payload, self._own_keys[message.contract])
         return None if own_key is None else own_key.encode()
 
 

@@ -116,31 +116,37 @@ class SagaCache:
     def __iter__(self) -> Iterator[LoadedSaga]:
         return chain(self._cheap.values(), self._costly.values())
 
-    def among(self, saga_ids: Iterable[SagaId]) -> Collection[SagaId]:
-        """Those of *saga_ids* that are in memory."""
-        cheap, costly = self._cheap, self._costly
-        return {saga_id for saga_id in saga_ids if saga_id in cheap or saga_id in costly}
-
-    async def load(self, saga_ids: Iterable[SagaId]) -> dict[SagaId, LoadedSaga | UnloadableSaga]:
+    async def load(self, saga_ids: Collection[SagaId]) -> dict[SagaId, LoadedSaga | UnloadableSaga]:
         """The sagas that exist, taken out of memory until `keep`.
 
         So no other turn closes a saga in use, and one whose turn cannot be recorded is forgotten.
         """
-        loaded: dict[SagaId, LoadedSaga | UnloadableSaga] = {}
-        missing: list[SagaId] = []
-        for saga_id in saga_ids:
-            saga = self._take(saga_id)
-            if saga is None:
-                missing.append(saga_id)
-            else:
-                loaded[saga_id] = saga
-        if missing:
-            try:
-                await self._bring_back(await self._store.load(missing), loaded)
-            except BaseException:
-                let_go(loaded.values())
-                raise
+        loaded = self.take(saga_ids)
+        await self.complete(loaded, saga_ids)
         return loaded
+
+    def take(self, saga_ids: Iterable[SagaId]) -> dict[SagaId, LoadedSaga | UnloadableSaga]:
+        """Those of *saga_ids* that are in memory; they leave it until `keep`."""
+        taken: dict[SagaId, LoadedSaga | UnloadableSaga] = {}
+        cheap = self._cheap
+        for saga_id in saga_ids:
+            saga = cheap.pop(saga_id, None) or self._take_costly(saga_id)
+            if saga is not None:
+                taken[saga_id] = saga
+        return taken
+
+    async def complete(
+        self, taken: dict[SagaId, LoadedSaga | UnloadableSaga], saga_ids: Collection[SagaId]
+    ) -> None:
+        """Add those of *saga_ids* that the store has; where it cannot be asked, all are let go."""
+        if len(taken) == len(saga_ids):
+            return
+        missing = [saga_id for saga_id in saga_ids if saga_id not in taken]
+        try:
+            await self._bring_back(await self._store.load(missing), taken)
+        except BaseException:
+            let_go(taken.values())
+            raise
 
     def keep(self, saga: LoadedSaga) -> None:
         """Remember a saga whose turns, if there were any, are recorded; an ended one is let go."""
@@ -155,7 +161,7 @@ class SagaCache:
             self._costly_entries += saga.version
             entries_max = max(COSTLY_ENTRIES * self._sagas_max, COSTLY_ENTRIES_KEPT_MIN)
             while self._costly_entries > entries_max and len(self._costly) > 1:
-                oldest = self._take(next(iter(self._costly)))
+                oldest = self._take_costly(next(iter(self._costly)))
                 assert oldest is not None, saga.saga_id
                 oldest.let_go()
 
@@ -180,12 +186,10 @@ class SagaCache:
         self._costly.clear()
         self._costly_entries = 0
 
-    def _take(self, saga_id: SagaId) -> LoadedSaga | None:
-        saga = self._cheap.pop(saga_id, None)
-        if saga is None:
-            saga = self._costly.pop(saga_id, None)
-            if saga is not None:
-                self._costly_entries -= saga.version
+    def _take_costly(self, saga_id: SagaId) -> LoadedSaga | None:
+        saga = self._costly.pop(saga_id, None)
+        if saga is not None:
+            self._costly_entries -= saga.version
         return saga
 
     async def _bring_back(

@@ -30,7 +30,7 @@ from saga.core.status import ENDED, SagaStatus
 from saga.core.texts import described, storable
 from saga.core.values import value
 from saga.errors import BusUnavailable, DeliveryError, MessageTooLarge, SagaError
-from saga.ports import Appended, EventStore
+from saga.ports import Appended, EventStore, HistoryAppend
 from saga.ports.store import DeadLetterReason, DeferralReason
 from saga.runtime.deferred import DeferredRecords
 from saga.runtime.outcomes import OutcomeWaiters
@@ -47,12 +47,13 @@ from saga.runtime.saga_cache import (
 )
 from saga.runtime.store_clock import StoreClock
 from saga.runtime.unhandled import append_letter
-from saga.runtime.unit_of_work import ChangedSaga, InboundBatch, UnitOfWork, issued
+from saga.runtime.unit_of_work import InboundBatch, UnitOfWork, issued
 from saga.users_code import is_ours, log_raised
 
 SUSPECTS_MAX = 8
 """Of so many sagas that one record concerns it is found out which one cannot be recorded."""
 _RECORDED: Final = RECORDED.value
+_STILL: Final = ENDED | {SagaStatus.PARKED}
 log = logging.getLogger(__name__)
 
 
@@ -194,11 +195,10 @@ class Turns:
         finally:
             self._check_in(committed.saga_ids)
         awaited = self._waiters.awaited
-        for saga_id, changed in committed.unit.changed.items():
-            if saga_id not in awaited:
-                continue
-            state, status = changed.saga.state, changed.saga.state.status
-            if status in ENDED or status is SagaStatus.PARKED:
+        for saga_id, saga in committed.unit.changed.items():
+            status = saga.state.status
+            if status in _STILL and saga_id in awaited:
+                state = saga.state
                 self._waiters.tell(saga_id, status, state.outcome, state.reason, state.residue)
 
     def forget(self) -> None:
@@ -247,9 +247,9 @@ class Turns:
         """Hops 4 and 5, again without turns that raised, and from the store if memory is behind."""
         asked: set[str] = set()
         while True:
-            unit = UnitOfWork(at, remembered=self._cache.among(saga_ids))
-            if saga_ids:
-                unit.sagas = await self._cache.load(saga_ids)
+            unit = UnitOfWork(at, sagas=self._cache.take(saga_ids))
+            unit.remembered = set(unit.sagas)
+            await self._cache.complete(unit.sagas, saga_ids)
             for other in others:
                 if isinstance(other, Skipped):
                     unit.skip(other)
@@ -335,7 +335,9 @@ class Turns:
             unit.sagas[delivery.saga_id] = saga
         if saga.state.is_poisoned and not delivery.is_operator:
             self._deliver_to_poisoned(unit, saga, delivery)
-        elif self._is_out_of_turn(unit, saga, delivery):
+        elif (self._deferred.sagas or unit.unhandled.deferred_behind) and self._is_out_of_turn(
+            unit, saga, delivery
+        ):
             message = "records that were deferred before it go first"
             unit.defer(delivery, DeferralReason.BEHIND_DEFERRED, message)
             unit.revisits.add(delivery.saga_id)
@@ -382,14 +384,17 @@ class Turns:
         return delivery.starts is None or saga.version > 0
 
     def _handle(self, unit: UnitOfWork, saga: LoadedSaga, delivery: Delivery) -> None:
-        misfit = self._router.misfit(saga.state, delivery)
+        state = saga.state
+        misfit = self._router.misfit(state, delivery)
         if misfit is not None:
             _reject(unit, delivery, misfit.reason, misfit.message)
             return
-        _date(delivery, saga)
-        before, was_poisoned = saga.state.status, saga.state.is_poisoned
+        if delivery.event.at < saga.last_at:
+            # No entry is dated before the one before it, whatever has become of clocks meanwhile.
+            delivery.event = replace(delivery.event, at=saga.last_at)
+        before, was_poisoned = state.status, state.is_poisoned
         try:
-            decision = saga.decider.handle(saga.state, delivery.event)
+            decision = saga.decider.handle(state, delivery.event)
             if decision.disposition is RECORDED:
                 self._record(unit, saga, delivery.event, decision.intents)
         except BaseException as error:
@@ -401,11 +406,13 @@ class Turns:
             self._leave_out(unit, delivery, decision.disposition)
             return
         unit.counts[_RECORDED] += 1
-        has_started = saga.version == len(decision.intents) + 1
-        unit.count_change(saga, has_started=has_started, before=before)
-        if delivery.is_operator or delivery.starts is not None:
+        has_started = saga.turns == 1
+        if has_started or state.status is not before:
+            unit.count_change(saga, has_started=has_started, before=before)
+        if delivery.starts is not None or delivery.is_operator:
             _let_go_on(unit, saga, was_poisoned=was_poisoned)
-        unit.settle(delivery)
+        if delivery.inbound is None or delivery.deferred_id:
+            unit.settle(delivery)
 
     def _leave_out(self, unit: UnitOfWork, delivery: Delivery, disposition: Disposition) -> None:
         """What becomes of a delivery that led to no entry."""
@@ -435,28 +442,29 @@ class Turns:
     def _record(
         self, unit: UnitOfWork, saga: LoadedSaga, event: Event, intents: Sequence[Intent]
     ) -> None:
-        state = saga.state
-        turn = RecordedTurn(saga.saga_id, saga.version + 1, event, intents)
-        name, trace = saga.decider.name, state.traceparent
-        records = self._relay.encoder.records_of(
-            saga.saga_id,
-            event.at,
-            event.cause,
-            intents,
-            definition=name,
-            key=state.key,
-            traceparent=trace,
-        )
-        self._relay.encoder.check(records)
-        unit.outgoing += records
-        changed = unit.changed.get(saga.saga_id)
-        if changed is None:
-            changed = unit.changed[saga.saga_id] = ChangedSaga(saga, saga.turns)
-        changed.turns.append(turn)
+        saga_id, state, encoder = saga.saga_id, saga.state, self._relay.encoder
+        turn = RecordedTurn(saga_id, saga.version + 1, event, intents)
+        if intents:
+            unit.outgoing += encoder.records_of(
+                saga_id,
+                event.at,
+                event.cause,
+                intents,
+                definition=saga.decider.name,
+                key=state.key,
+                traceparent=state.traceparent,
+                are_stored=False,
+            )
+            unit.timers.note(saga_id, intents)
+        history = unit.histories.get(saga_id)
+        if history is None:
+            unit.changed[saga_id] = saga
+            unit.histories[saga_id] = HistoryAppend(saga_id, saga.turns, [turn])
+        else:
+            history.turns.append(turn)
         saga.version += 1 + len(intents)
         saga.turns += 1
         saga.last_at = event.at
-        unit.timers.note(saga.saga_id, intents)
 
     def _look_at(self, unit: UnitOfWork, saga_ids: Sequence[SagaId]) -> None:
         """Arm the new timeouts of sagas that nothing may ever come for."""
@@ -524,9 +532,9 @@ class Turns:
         for saga in unit.loaded:
             if saga.version > 0:
                 self._cache.keep(saga)
-        for changed in unit.changed.values():
-            if changed.saga.version >= LONG_HISTORY_ENTRIES:
-                _tell_of_length(changed)
+        for saga_id, saga in unit.changed.items():
+            if saga.version >= LONG_HISTORY_ENTRIES:
+                _tell_of_length(saga, unit.histories[saga_id])
         return appended
 
     async def _publish(self, unit: UnitOfWork, backlog_id: int | None) -> None:
@@ -558,14 +566,12 @@ def was_issued(unit: UnitOfWork, saga: LoadedSaga | UnloadableSaga, name: Intent
     attempts = step.attempts if direction is DO else step.undo_attempts
     if not 1 <= attempt <= attempts:
         return False
-    changed = unit.changed.get(saga_id)
-    return changed is None or not changed.issues(name)
+    return saga_id not in unit.changed or not unit.issues(name)
 
 
-def _tell_of_length(changed: ChangedSaga) -> None:
+def _tell_of_length(saga: LoadedSaga, history: HistoryAppend) -> None:
     """Say once that a history has become long."""
-    saga = changed.saga
-    if saga.version - sum(map(len, changed.turns)) < LONG_HISTORY_ENTRIES:
+    if saga.version - sum(map(len, history.turns)) < LONG_HISTORY_ENTRIES:
         place = {"saga_id": saga.saga_id, "entries": saga.version}
         text = "saga %s has a history of %d entries, over which its function runs again whenever "
         text += "it is brought back: %s"
@@ -616,12 +622,6 @@ def _suspects(count: int) -> Iterator[Sequence[int]]:
         yield from ((number,) for number in range(count))
     if count:
         yield range(count)
-
-
-def _date(delivery: Delivery, saga: LoadedSaga) -> None:
-    """No entry is dated before the one before it, whatever has become of clocks meanwhile."""
-    if delivery.event.at < saga.last_at:
-        delivery.event = replace(delivery.event, at=saga.last_at)
 
 
 def _let_go_on(unit: UnitOfWork, saga: LoadedSaga, *, was_poisoned: bool) -> None:

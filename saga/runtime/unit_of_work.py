@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from operator import attrgetter
+from typing import Final, NamedTuple
 
 from saga.core.durations import SECOND_US
 from saga.core.events import Fact, TimerFired
-from saga.core.history import RecordedTurn
 from saga.core.identity import Instant, IntentName, SagaId, TimerId
 from saga.core.intents import Intent, IntentIssued, TimerArmed, TimerCancelled
 from saga.core.status import ENDED, SagaStatus
@@ -32,6 +32,8 @@ POSTPONED_S = 30
 """How long a due timer is left alone whose saga stands still, at least."""
 POSTPONED_S_MAX = 300
 """A worker may postpone one just after another has released the saga: no later than by so much."""
+_SOURCE: Final = attrgetter("topic", "partition")
+_OFFSET: Final = attrgetter("offset")
 
 
 @dataclass(slots=True)
@@ -64,30 +66,9 @@ class InboundBatch:
 
     def positions(self) -> dict[Source, int]:
         """Of each source the highest offset in this batch."""
-        highest: dict[tuple[str, int], int] = {}
-        for record in self.records:
-            source = record.topic, record.partition
-            if record.offset > highest.get(source, -1):
-                highest[source] = record.offset
+        rising = sorted(self.records, key=_OFFSET)
+        highest = dict(zip(map(_SOURCE, rising), map(_OFFSET, rising), strict=True))
         return {Source(*source): offset for source, offset in highest.items()}
-
-
-@dataclass(slots=True)
-class ChangedSaga:
-    """A loaded saga, and the turns that this unit of work adds to its history."""
-
-    saga: LoadedSaga
-    turns_before: int
-    turns: list[RecordedTurn] = field(default_factory=list)
-    _issued: set[tuple[object, ...]] = field(default_factory=set)
-    _turns_known: int = 0
-
-    def issues(self, name: IntentName) -> bool:
-        """Whether a turn of it issues this intent; each is looked at once."""
-        for turn in self.turns[self._turns_known :]:
-            self._issued.update(issued(turn.decided))
-        self._turns_known = len(self.turns)
-        return name[1:] in self._issued
 
 
 def issued(bodies: Iterable[Fact | Intent]) -> Iterator[tuple[object, ...]]:
@@ -144,6 +125,8 @@ class UnitOfWork:
         stood_still: sagas that could not take what came for them, as their code does not fit.
         without_code: ended sagas, as their entries say, where their code does not fit.
         remembered: the sagas that were in memory.
+        changed: those that have taken turns.
+        histories: what these turns add.
         positions: of each source the highest offset that it accounts for.
         summaries: index rows of sagas whose histories cannot be brought to life here.
         revisits: sagas whose deferred records may go on after this.
@@ -155,7 +138,8 @@ class UnitOfWork:
     stood_still: dict[SagaId, UnloadableSaga] = field(default_factory=dict)
     without_code: dict[SagaId, LoadedSaga] = field(default_factory=dict)
     remembered: Collection[SagaId] = ()
-    changed: dict[SagaId, ChangedSaga] = field(default_factory=dict)
+    changed: dict[SagaId, LoadedSaga] = field(default_factory=dict)
+    histories: dict[SagaId, HistoryAppend] = field(default_factory=dict)
     timers: TimerChanges = field(default_factory=TimerChanges)
     unhandled: UnhandledChanges = field(default_factory=UnhandledChanges)
     positions: dict[Source, int] = field(default_factory=dict)
@@ -167,6 +151,7 @@ class UnitOfWork:
     started: list[str] = field(default_factory=list)
     reached: list[Reached] = field(default_factory=list)
     append_s: float = 0.0
+    _issued: dict[SagaId, tuple[int, set[tuple[object, ...]]]] = field(default_factory=dict)
 
     @property
     def loaded(self) -> list[LoadedSaga]:
@@ -180,8 +165,19 @@ class UnitOfWork:
     @property
     def possibly_unpublished(self) -> list[LoadedSaga]:
         """Changed sagas of which another process may have entries that are not published."""
-        sagas = (changed.saga for changed in self.changed.values())
+        sagas = self.changed.values()
         return [saga for saga in sagas if saga.is_possibly_unpublished]
+
+    def issues(self, name: IntentName) -> bool:
+        """Whether a turn in it issues this intent; each turn is looked at once."""
+        history = self.histories.get(name.saga_id)
+        if history is None:
+            return False
+        turns_known, known = self._issued.get(name.saga_id) or (0, set())
+        for turn in history.turns[turns_known:]:
+            known.update(issued(turn.decided))
+        self._issued[name.saga_id] = len(history.turns), known
+        return name[1:] in known
 
     def defer(
         self,
@@ -243,19 +239,17 @@ class UnitOfWork:
 
     def batch(self, relayed: list[int]) -> Batch:
         """The transaction, which also says what was *relayed* before."""
-        timers, unhandled, changed = self.timers, self.unhandled, self.changed.values()
+        timers, unhandled = self.timers, self.unhandled
         armed = list(timers.armed.values())
         if timers.moved:
             cleared = set(timers.cleared)
             armed += [due for due in timers.moved.values() if due.timer_id not in cleared]
         return Batch(
-            histories=[
-                HistoryAppend(each.saga.saga_id, each.turns_before, each.turns) for each in changed
-            ],
+            histories=list(self.histories.values()),
             positions=self.positions,
             timers_armed=armed,
             timers_cleared=timers.cleared,
-            summaries=[summary_of(each.saga) for each in changed] + self.summaries,
+            summaries=[summary_of(saga) for saga in self.changed.values()] + self.summaries,
             unhandled=unhandled.dead_letters + unhandled.deferred,
             handled=unhandled.handled,
             outgoing=self.outgoing,

@@ -24,10 +24,10 @@ from saga.core.identity import (
 )
 from saga.core.intents import IntentIssued
 from saga.core.status import StepKind
-from saga.ports import History
+from saga.ports import History, HistoryAppend
 from saga.runtime import saga_cache, turns
 from saga.runtime.saga_cache import COSTLY_ENTRIES, LoadedSaga, SagaCache
-from saga.runtime.unit_of_work import ChangedSaga
+from saga.runtime.unit_of_work import UnitOfWork
 from tests.runtime.fixtures import Scenario, order_id
 from tests.runtime.test_turns import shipping
 from tests.runtime.toys import AlarmSet, Ship, orders
@@ -225,15 +225,16 @@ async def test_whether_a_reply_comes_too_early_is_told_of_many_turns_of_a_batch_
     """Each answer to one saga in a batch asks it."""
     costs = []
     for times in SIZES:
-        id_, changed = memory.id_of("a"), ChangedSaga(None, 0)
+        id_, unit = memory.id_of("a"), UnitOfWork(Instant(1))
+        history = unit.histories[id_] = HistoryAppend(id_, 0, [])
         for number in range(times):
             body = IntentIssued(StepId(f"s-{number}"), Direction.DO, 1, "c", "{}", StepKind.PLAIN)
             event = Event(TimersAdded(), Instant(1), MessageId("m"))
-            changed.turns.append(RecordedTurn(id_, 2 * number + 1, event, [body]))
+            history.turns.append(RecordedTurn(id_, 2 * number + 1, event, [body]))
             name = IntentName(id_, StepId(f"s-{number}"), Direction.DO, 1)
-            cost = instructions(partial(changed.issues, name))
-            assert changed.issues(name)
-        assert not changed.issues(name._replace(attempt=2))
+            cost = instructions(partial(unit.issues, name))
+            assert unit.issues(name)
+        assert not unit.issues(name._replace(attempt=2))
         costs.append((times, cost))
 
     assert exponent(costs) < 0.05, costs

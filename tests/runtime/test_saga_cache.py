@@ -20,14 +20,14 @@ async def test_the_least_recently_used_saga_leaves_first(scenario):
     small.keep(found[ids[0]])
     small.keep(found[ids[2]])
 
-    assert small.among(ids) == {ids[0], ids[2]}
+    assert {saga.saga_id for saga in small} == {ids[0], ids[2]}
     assert found[ids[1]].state.program is None
 
 
 async def test_whoever_works_with_a_saga_has_it_alone(scenario):
     """It leaves the memory until it is kept again; a saga that is not kept is forgotten."""
     await reserving(scenario)
-    assert scenario.cache.among([order_id()]) == {order_id()}
+    assert [saga.saga_id for saga in scenario.cache] == [order_id()]
     found = await scenario.cache.load([order_id()])
 
     assert len(scenario.cache) == 0

@@ -234,7 +234,7 @@ MUTATIONS = (
     _mutation(
         "entries may go back in time",
         "saga/runtime/turns.py",
-        "    if delivery.event.at < saga.last_at:\n",
-        "    if False:\n",
+        "        if delivery.event.at < saga.last_at:\n",
+        "        if False:\n",
     ),
 )

@@ -109,10 +109,9 @@ class WatchedTurns(Turns):
     @override
     def _deliver(self, unit: UnitOfWork, delivery: Delivery, failure: BaseException | None) -> None:
         super()._deliver(unit, delivery, failure)
-        changed = unit.changed.get(delivery.saga_id)
-        if changed is not None:
-            durable, saga = self.durable, changed.saga
-            decided = [entry for turn in changed.turns for entry in turn]
+        saga = unit.changed.get(delivery.saga_id)
+        if saga is not None:
+            durable, decided = self.durable, unit.histories[saga.saga_id].entries
             stored = durable.store.history(saga.saga_id)[: saga.version - len(decided)]
             history = [*stored, *decided]
             durable.violations += durable.shadows.compare(saga.decider, saga.state, history)
