@@ -175,15 +175,11 @@ class EventWriter:
         saga_key = None if starts is None else _key_of(starts, message)
         own = own_key(message.model) or event_key
         key = _checked_key(message, own=own, given=options.get("key"), saga_key=saga_key)
-        headers = Said(
-            id=message_id,
-            contract_name=contract_name,
-            source=self._source,
-            at=self._clock.now(),
-            correlation_id=options.get("correlation_id"),
-            causation_id=options.get("causation_id"),
-            traceparent=options.get("traceparent"),
-        )
+        headers = Said(message_id, contract_name, self._source, self._clock.now())
+        if options:
+            headers.correlation_id = options.get("correlation_id")
+            headers.causation_id = options.get("causation_id")
+            headers.traceparent = options.get("traceparent")
         record = Record(self._names.topic(contract_name), key.encode(), text, headers)
         if starts is None or saga_key is None:
             return WrittenEvent(record, message_id)
@@ -216,6 +212,8 @@ def own_key(event: ContractModel) -> str | None:
 
 def _checked_id(options: PublishOptions, new_id: Callable[[], str]) -> str:
     """The message id; refuses what no reader would keep."""
+    if not options:
+        return new_id()
     for name in _NAMES:
         text: str | None = options.get(name)  # type: ignore[assignment]  # its keys
         if text is not None and (flaw := flaw_of_id(text)) is not None:

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, KeysView, Sequence
+from collections.abc import Callable, Iterable, KeysView, Sequence
 from typing import Final
 
 from saga.contracts import ContractRegistry, Event, read
@@ -85,18 +85,32 @@ class OutcomeWaiters:
                 if not future.done():
                     future.set_exception(error)
 
-    @contextlib.contextmanager
-    def waiting(self, saga_id: SagaId) -> Iterator[asyncio.Future[Outcome]]:
-        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self._waiting[saga_id].append(future)
-        try:
-            yield future
-        finally:
-            waiting = self._waiting.get(saga_id)
-            if waiting is not None and future in waiting:
-                waiting.remove(future)
-                if not waiting:
-                    del self._waiting[saga_id]
+    def waiting(self, saga_id: SagaId) -> Waiting:
+        return Waiting(self._waiting, saga_id)
+
+
+class Waiting:
+    """`with` it somebody waits for a saga; for each wait, so no generator's context manager."""
+
+    __slots__ = ("_saga_id", "_waiting", "future")
+
+    def __init__(
+        self, waiting: dict[SagaId, list[asyncio.Future[Outcome]]], saga_id: SagaId
+    ) -> None:
+        self._waiting = waiting
+        self._saga_id = saga_id
+        self.future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+
+    def __enter__(self) -> asyncio.Future[Outcome]:
+        self._waiting[self._saga_id].append(self.future)
+        return self.future
+
+    def __exit__(self, *_: object) -> None:
+        waiting = self._waiting.get(self._saga_id)
+        if waiting is not None and self.future in waiting:
+            waiting.remove(self.future)
+            if not waiting:
+                del self._waiting[self._saga_id]
 
 
 class OutcomePoller:

@@ -148,22 +148,18 @@ class SagaCache:
             let_go(taken.values())
             raise
 
-    def keep(self, saga: LoadedSaga) -> None:
-        """Remember a saga whose turns, if there were any, are recorded; an ended one is let go."""
-        if saga.state.status in ENDED:
-            saga.let_go()
-        elif saga.version < COSTLY_ENTRIES:
-            self._cheap[saga.saga_id] = saga
-            if len(self._cheap) > self._sagas_max:
-                self._cheap.popitem(last=False)[1].let_go()
-        else:
-            self._costly[saga.saga_id] = saga
-            self._costly_entries += saga.version
-            entries_max = max(COSTLY_ENTRIES * self._sagas_max, COSTLY_ENTRIES_KEPT_MIN)
-            while self._costly_entries > entries_max and len(self._costly) > 1:
-                oldest = self._take_costly(next(iter(self._costly)))
-                assert oldest is not None, saga.saga_id
-                oldest.let_go()
+    def keep(self, *sagas: LoadedSaga) -> None:
+        """Remember sagas whose turns, if there were any, are recorded; an ended one is let go."""
+        cheap = self._cheap
+        for saga in sagas:
+            if saga.state.status in ENDED:
+                saga.let_go()
+            elif saga.version < COSTLY_ENTRIES:
+                cheap[saga.saga_id] = saga
+            else:
+                self._keep_costly(saga)
+        while len(cheap) > self._sagas_max:
+            cheap.popitem(last=False)[1].let_go()
 
     async def summaries_of(
         self, unloadable: Sequence[UnloadableSaga], at: Instant
@@ -185,6 +181,15 @@ class SagaCache:
         self._cheap.clear()
         self._costly.clear()
         self._costly_entries = 0
+
+    def _keep_costly(self, saga: LoadedSaga) -> None:
+        self._costly[saga.saga_id] = saga
+        self._costly_entries += saga.version
+        entries_max = max(COSTLY_ENTRIES * self._sagas_max, COSTLY_ENTRIES_KEPT_MIN)
+        while self._costly_entries > entries_max and len(self._costly) > 1:
+            oldest = self._take_costly(next(iter(self._costly)))
+            assert oldest is not None, saga.saga_id
+            oldest.let_go()
 
     def _take_costly(self, saga_id: SagaId) -> LoadedSaga | None:
         saga = self._costly.pop(saga_id, None)

@@ -51,9 +51,9 @@ class Statistics:
     def add(self, batch: InboundBatch, unit: UnitOfWork) -> None:
         self.records += len(batch.records)
         self.appends.add(unit.append_s)
-        for definition in unit.started:
-            self.started[definition] += 1
-        for definition, status, took_s in unit.reached:
+        self.started.update(unit.started)
+        for saga, status, took_s in unit.reached:
+            definition = saga.decider.name
             self.reached[definition, status] += 1
             if took_s is not None:
                 took = self.took.get(definition)

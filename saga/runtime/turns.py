@@ -47,7 +47,7 @@ from saga.runtime.saga_cache import (
 )
 from saga.runtime.store_clock import StoreClock
 from saga.runtime.unhandled import append_letter
-from saga.runtime.unit_of_work import InboundBatch, UnitOfWork, issued
+from saga.runtime.unit_of_work import CHANGES_OF_TIMERS, InboundBatch, UnitOfWork, issued
 from saga.users_code import is_ours, log_raised
 
 SUSPECTS_MAX = 8
@@ -195,11 +195,11 @@ class Turns:
         finally:
             self._check_in(committed.saga_ids)
         awaited = self._waiters.awaited
-        for saga_id, saga in committed.unit.changed.items():
-            status = saga.state.status
-            if status in _STILL and saga_id in awaited:
-                state = saga.state
-                self._waiters.tell(saga_id, status, state.outcome, state.reason, state.residue)
+        for reached in committed.unit.reached:
+            saga_id, state = reached.saga.saga_id, reached.saga.state
+            if state.status in _STILL and saga_id in awaited:
+                told = state.outcome, state.reason, state.residue
+                self._waiters.tell(saga_id, state.status, *told)
 
     def forget(self) -> None:
         """Let go of all sagas in memory, whose code is not to run on behind a service's end."""
@@ -455,7 +455,8 @@ class Turns:
                 traceparent=state.traceparent,
                 are_stored=False,
             )
-            unit.timers.note(saga_id, intents)
+            if not CHANGES_OF_TIMERS.isdisjoint(map(type, intents)):
+                unit.timers.note(saga_id, intents)
         history = unit.histories.get(saga_id)
         if history is None:
             unit.changed[saga_id] = saga
@@ -529,9 +530,7 @@ class Turns:
             self._relay.forget(relayed)
         if unit.unhandled.deferred_behind:
             self._deferred.add(unit.unhandled.deferred_behind)
-        for saga in unit.loaded:
-            if saga.version > 0:
-                self._cache.keep(saga)
+        self._cache.keep(*[saga for saga in unit.loaded if saga.version])
         for saga_id, saga in unit.changed.items():
             if saga.version >= LONG_HISTORY_ENTRIES:
                 _tell_of_length(saga, unit.histories[saga_id])

@@ -32,6 +32,7 @@ POSTPONED_S = 30
 """How long a due timer is left alone whose saga stands still, at least."""
 POSTPONED_S_MAX = 300
 """A worker may postpone one just after another has released the saga: no later than by so much."""
+CHANGES_OF_TIMERS: Final = frozenset({TimerArmed, TimerCancelled})
 _SOURCE: Final = attrgetter("topic", "partition")
 _OFFSET: Final = attrgetter("offset")
 
@@ -110,9 +111,9 @@ class UnhandledChanges:
 
 
 class Reached(NamedTuple):
-    """A saga of *definition* came to *status*; it took *took_s* where that is its end."""
+    """A saga came to *status*; it took *took_s* where that is its end."""
 
-    definition: str
+    saga: LoadedSaga
     status: SagaStatus
     took_s: float | None
 
@@ -228,14 +229,14 @@ class UnitOfWork:
             self.timers.cleared.append(fact.timer_id)
 
     def count_change(self, saga: LoadedSaga, *, has_started: bool, before: SagaStatus) -> None:
-        name, status = saga.decider.name, saga.state.status
+        status = saga.state.status
         if has_started:
             self.counts["started"] += 1
-            self.started.append(name)
+            self.started.append(saga.decider.name)
         if status is not before:
             self.counts[status.value] += 1
             took_s = (self.at - saga.started_at) / SECOND_US if status in ENDED else None
-            self.reached.append(Reached(name, status, took_s))
+            self.reached.append(Reached(saga, status, took_s))
 
     def batch(self, relayed: list[int]) -> Batch:
         """The transaction, which also says what was *relayed* before."""
