@@ -172,9 +172,10 @@ class EventWriter:
     ) -> WrittenEvent:
         message_id = _checked_id(options, self._new_id)
         starts = self._starts(message)
-        saga_key = None if starts is None else _key_of(starts, message)
-        own = own_key(message.model) or event_key
-        key = _checked_key(message, own=own, given=options.get("key"), saga_key=saga_key)
+        own = own_key(message.model)
+        saga_key = None if starts is None else _key_of(starts, message, own)
+        given = options.get("key")
+        key = _checked_key(message, own=own or event_key, given=given, saga_key=saga_key)
         headers = Said(message_id, contract_name, self._source, self._clock.now())
         if options:
             headers.correlation_id = options.get("correlation_id")
@@ -248,10 +249,10 @@ def _no_key(contract_name: str, problem: str) -> MalformedMessage:
     )
 
 
-def _key_of(registered: Registered, message: Decoded) -> str:
+def _key_of(registered: Registered, message: Decoded, own: str | None) -> str:
     assert isinstance(message.model, Event), message.model
     try:
-        return registered.saga.key_of(message.model)
+        return registered.saga.key_of(message.model, own)
     except BaseException as error:  # users' code: a key function may raise anything
         if is_ours(error):
             raise

@@ -512,9 +512,11 @@ class RecordEncoder:
             headers = ce.Said(
                 id_, contract, source, at, saga, cause, same_for_retries, undoes, traceparent
             )
-            own_key = self._own_key(message) if contract in self._own_keys else None
-            record = Record(self._topic(contract), own_key or sagas_key, text, headers)
-            if len(text) + len(own_key or sagas_key) > surely_fits:
+            record_key = sagas_key
+            if contract in self._own_keys:
+                record_key = self._own_key(message) or sagas_key
+            record = Record(self._topic(contract), record_key, text, headers)
+            if len(text) + len(record_key) > surely_fits:
                 self._check(record)
             records.append(record)
         return records

@@ -236,7 +236,7 @@ class Router:
         topic = self._topics.get(inbound.topic)
         if topic is None:
             raise _Refused(UnreadableCode.UNKNOWN_CONTRACT, f"nobody reads {inbound.topic}")
-        said, decoded, key = self._read(topic.path, inbound, is_accepted=bool(deferred_id))
+        said, decoded, key = self._read(topic.path, inbound, deferred_id)
         source = said.source
         if source == topic.expected:
             source = None
@@ -251,20 +251,22 @@ class Router:
         cause = MessageId(said.id or "/".join(map(str, inbound.position)))
         contract, starters = decoded.contract_name, topic.starts
         deliveries: list[Delivery] = []
-        causation = said.causation_id
+        causation, own_key = said.causation_id, None
         intent = parse_intent_id(causation) if causation and topic.answers else None
         forged = None if intent is None else self._why_forged(inbound, said, deferred_id)
-        if forged is not None and not starters:
-            raise _Refused(DeadLetterReason.BAD_SIGNATURE, f"a reply: {forged}")
         if intent is not None and causation is not None and forged is None:
             event = Event(_reply(IntentId(causation), decoded, self._done), at, cause, source)
             answer = Delivery(intent.saga_id, event, inbound, None, contract, intent, deferred_id)
-            answer.is_perhaps = bool(starters)
+            if not starters:
+                return [answer]
+            answer.is_perhaps = True
             deliveries.append(answer)
         elif starters:
-            _check_key(decoded, key)  # a reply has the key of the saga that asked
+            own_key = _own_key(decoded, key)  # a reply has the key of the saga that asked
+        elif forged is not None:
+            raise _Refused(DeadLetterReason.BAD_SIGNATURE, f"a reply: {forged}")
         for registered in starters:
-            fact = _start(registered, said, decoded)
+            fact = _start(registered, said, decoded, own_key)
             event = Event(fact, at, cause, source)
             id_ = saga_id(fact.definition, fact.key)
             start = Delivery(id_, event, inbound, registered, contract, None, deferred_id)
@@ -277,9 +279,9 @@ class Router:
         raise _Refused(DeadLetterReason.NO_CAUSATION, message)
 
     def _read(
-        self, path: ReadPath, inbound: Inbound, *, is_accepted: bool
+        self, path: ReadPath, inbound: Inbound, deferred_id: int
     ) -> tuple[Attributes | Said, Decoded, str]:
-        """What a record says, and its key; rules that grew do not refuse what *is_accepted*."""
+        """What a record says, and its key; rules that grew since do not refuse a deferred one."""
         headers = inbound.headers
         if type(headers) is tuple and (why := why_set_aside(inbound)) is not None:
             raise _Refused(DeadLetterReason.INFLATES, why)
@@ -290,10 +292,11 @@ class Router:
             message = f"the record's key has {len(key):,} bytes of at most {ID_BYTES_MAX:,}"
             raise _Refused(DeadLetterReason.BAD_KEY, message)
         said, value, decoded = decode_record(path, headers, inbound.value, self._contracts)
-        if isinstance(decoded, Unreadable) and is_accepted:
-            decoded = decode_accepted(self._contracts, path.name, value, decoded)
         if isinstance(decoded, Unreadable):
-            raise _Refused(decoded.code, decoded.message)
+            if deferred_id:
+                decoded = decode_accepted(self._contracts, path.name, value, decoded)
+            if isinstance(decoded, Unreadable):
+                raise _Refused(decoded.code, decoded.message)
         try:
             return said, decoded, key.decode()
         except UnicodeDecodeError:
@@ -341,8 +344,8 @@ class _Refused(Exception):
         self.message = message
 
 
-def _check_key(decoded: Decoded, key: str) -> None:
-    """Refuse a trigger that does not travel under its own key, where it names one."""
+def _own_key(decoded: Decoded, key: str) -> str | None:
+    """The key that a trigger names, if any, under which it has to travel."""
     try:
         own_key = business_key(decoded.model)
     except ValueError as error:
@@ -350,13 +353,16 @@ def _check_key(decoded: Decoded, key: str) -> None:
     if own_key is not None and own_key != key:
         message = f"the record's key is {key[:100]!r}, its payload's {own_key[:100]!r}"
         raise _Refused(DeadLetterReason.WRONG_KEY, message)
+    return own_key
 
 
-def _start(registered: Registered, said: Attributes | Said, decoded: Decoded) -> SagaStarted:
+def _start(
+    registered: Registered, said: Attributes | Said, decoded: Decoded, own_key: str | None
+) -> SagaStarted:
     model, decider = decoded.model, registered.decider
     assert isinstance(model, EventModel), model
     try:
-        key = registered.saga.key_of(model)
+        key = registered.saga.key_of(model, own_key)
     except BaseException as error:  # users' code: a key function
         if is_ours(error):
             raise

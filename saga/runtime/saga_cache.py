@@ -149,15 +149,18 @@ class SagaCache:
             raise
 
     def keep(self, *sagas: LoadedSaga) -> None:
-        """Remember sagas whose turns, if there were any, are recorded; an ended one is let go."""
+        """Remember sagas whose turns, if there were any, are recorded.
+
+        One that has ended is let go, and one that has not begun is none.
+        """
         cheap = self._cheap
         for saga in sagas:
             if saga.state.status in ENDED:
                 saga.let_go()
-            elif saga.version < COSTLY_ENTRIES:
-                cheap[saga.saga_id] = saga
-            else:
+            elif saga.version >= COSTLY_ENTRIES:
                 self._keep_costly(saga)
+            elif saga.version:
+                cheap[saga.saga_id] = saga
         while len(cheap) > self._sagas_max:
             cheap.popitem(last=False)[1].let_go()
 

@@ -333,7 +333,8 @@ class Turns:
             state = decider.initial_state(delivery.saga_id)
             saga = LoadedSaga(delivery.saga_id, decider, state, 0, unit.at, unit.at)
             unit.sagas[delivery.saga_id] = saga
-        if saga.state.is_poisoned and not delivery.is_operator:
+        state = saga.state
+        if state.is_poisoned and not delivery.is_operator:
             self._deliver_to_poisoned(unit, saga, delivery)
         elif (self._deferred.sagas or unit.unhandled.deferred_behind) and self._is_out_of_turn(
             unit, saga, delivery
@@ -342,14 +343,15 @@ class Turns:
             unit.defer(delivery, DeferralReason.BEHIND_DEFERRED, message)
             unit.revisits.add(delivery.saga_id)
         else:
-            if saga.state.unarmed:
+            if state.unarmed:
                 self._add_timers(unit, saga)
-            if failure is not None and not delivery.abandons:
-                self._fail(unit, saga, delivery, failure)
-                return
-            if failure is not None:
+            if failure is None:
+                self._handle(unit, saga, delivery)
+            elif delivery.abandons:
                 saga.let_go()  # to abandon a saga does not need its code
-            self._handle(unit, saga, delivery)
+                self._handle(unit, saga, delivery)
+            else:
+                self._fail(unit, saga, delivery, failure)
 
     def _absent(self, unit: UnitOfWork, delivery: Delivery) -> None:
         """The saga is not there; a record whose saga may yet come waits, but not for ever."""
@@ -530,7 +532,7 @@ class Turns:
             self._relay.forget(relayed)
         if unit.unhandled.deferred_behind:
             self._deferred.add(unit.unhandled.deferred_behind)
-        self._cache.keep(*[saga for saga in unit.loaded if saga.version])
+        self._cache.keep(*unit.loaded)
         for saga_id, saga in unit.changed.items():
             if saga.version >= LONG_HISTORY_ENTRIES:
                 _tell_of_length(saga, unit.histories[saga_id])

@@ -47,8 +47,13 @@ class SagaDefinition:
     fingerprint: str
     key: KeySpec | None = field(default=None, repr=False)
 
-    def key_of(self, trigger: Event) -> str:
-        """The business key of the saga that *trigger* starts; ValueError if it gives none."""
+    def key_of(self, trigger: Event, own_key: str | None = None) -> str:
+        """The business key of the saga that *trigger* starts; ValueError if it gives none.
+
+        *own_key* is what its contract's key field says, where that is known.
+        """
+        if self.key is None and own_key is not None:
+            return own_key
         spec = self.key if self.key is not None else contract_of(trigger).key
         key = spec(trigger) if callable(spec) else getattr(trigger, str(spec))
         if key is None or key == "":
