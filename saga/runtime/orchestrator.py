@@ -556,9 +556,8 @@ class Batcher:
         """As much as belongs into one transaction."""
         pending = self.pending
         records, revisits = pending.records, pending.revisits
-        batch = replace(
-            pending, records=records[:BATCH_RECORDS_MAX], revisits=revisits[:REVISITS_MAX]
-        )
+        taken, to_revisit = records[:BATCH_RECORDS_MAX], revisits[:REVISITS_MAX]
+        batch = InboundBatch(taken, pending.due, to_revisit, pending.looks)
         self.pending = InboundBatch(records[BATCH_RECORDS_MAX:], revisits=revisits[REVISITS_MAX:])
         self.is_abandoned = False
         self._records_taken = len(batch.records)

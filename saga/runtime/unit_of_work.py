@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from operator import attrgetter
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from saga.core.durations import SECOND_US
 from saga.core.events import Fact, TimerFired
@@ -35,6 +36,8 @@ POSTPONED_S_MAX = 300
 CHANGES_OF_TIMERS: Final = frozenset({TimerArmed, TimerCancelled})
 _SOURCE: Final = attrgetter("topic", "partition")
 _OFFSET: Final = attrgetter("offset")
+_COUNTS: Final[Callable[[], defaultdict[Any, int]]] = partial(defaultdict, int)
+"""Makes what counts as a `Counter` does, in one call of C."""
 
 
 @dataclass(slots=True)
@@ -147,8 +150,8 @@ class UnitOfWork:
     outgoing: list[Record] = field(default_factory=list)
     summaries: list[SagaSummary] = field(default_factory=list)
     revisits: set[SagaId] = field(default_factory=set)
-    skipped: Counter[Skip] = field(default_factory=Counter)
-    counts: Counter[str] = field(default_factory=Counter)
+    skipped: defaultdict[Skip, int] = field(default_factory=_COUNTS)
+    counts: defaultdict[str, int] = field(default_factory=_COUNTS)
     started: list[str] = field(default_factory=list)
     reached: list[Reached] = field(default_factory=list)
     append_s: float = 0.0
