@@ -165,9 +165,11 @@ MUTATIONS = (
         "losers of a race go on",
         "saga/authoring/functions/scheduler.py",
         "        if isinstance(waiter, Task):\n"
+        '            assert self._queue is not None, "outside of a run nobody goes on"\n'
         "            self._queue.append((waiter, value, error))\n"
         "        else:\n"
         "            waiter.wake(self, value, error)\n",
+        '        assert self._queue is not None, "outside of a run nobody goes on"\n'
         "        self._queue.append((waiter, value, error))\n",
         ("            slot.begun = {}\n", ""),
         ("        self._end(sorted(tasks, key=_number_of))\n", ""),
