@@ -16,6 +16,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from saga.adapters.sqlite import SqliteEffectsStore
 from saga.adapters.sqlite.answers import AnswersInBus
 from saga.adapters.sqlite.bus import LocalConsumer
 
@@ -43,21 +44,21 @@ def written() -> None:
 
 def committed() -> None:
     """And nobody has been told."""
-    AnswersInBus._written = _struck  # type: ignore[method-assign]
+    SqliteEffectsStore.release = _struck  # type: ignore[method-assign]
 
 
 def told() -> None:
     """The service knows, and is about to fetch again; how far it has read is not recorded."""
-    has_written, fetch = AnswersInBus._written, LocalConsumer.fetch
+    release, fetch = SqliteEffectsStore.release, LocalConsumer.fetch
 
     async def struck(self: LocalConsumer, **options: Any) -> Any:
         return strike() if "effects" in self.group else await fetch(self, **options)
 
-    def written(*args: Any) -> None:
-        has_written(*args)
+    def released(*args: Any) -> None:
+        release(*args)
         LocalConsumer.fetch = struck  # type: ignore[method-assign]
 
-    AnswersInBus._written = written  # type: ignore[method-assign]
+    SqliteEffectsStore.release = released  # type: ignore[method-assign]
 
 
 def _struck(*_: Any) -> Any:
