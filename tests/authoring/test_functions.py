@@ -479,6 +479,10 @@ async def _does_an_event(ctx, placed):
     await ctx.do(OrderSeen())
 
 
+async def _does_a_class(ctx, placed):
+    await ctx.do(Pay)
+
+
 async def _returns_an_intent(ctx, placed):
     return Pay()
 
@@ -501,6 +505,7 @@ async def _sleeps_soon(ctx, placed):
         (_names_no_kind, "kind='pivotal': expected one of compensatable, pivot", 1),
         (_publishes_an_intent, "takes an Event", 1),
         (_does_an_event, "takes an Intent", 1),
+        (_does_a_class, "fill it in", 1),
     ],
 )
 def test_mistake_in_a_running_function_parks_it_with_file_and_line(function, problem, line):

@@ -244,6 +244,9 @@ def _checked(
     intent: type[Intent[Any]], undo: type[Intent[Any]] | None, kind: StepKindName | None
 ) -> tuple[Contract, StepKind]:
     """What the classes that `ctx.do` is given say of a step, if they make sense together."""
+    if issubclass(intent, type):
+        message = "ctx.do takes an Intent and was given a class: fill it in, as in Pay(amount=1)"
+        raise DefinitionError(message)
     contract = contract_of(intent)
     if contract.kind is not _INTENT:
         raise DefinitionError(f"ctx.do takes an Intent, not {intent.__name__}")
