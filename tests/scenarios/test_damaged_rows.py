@@ -84,7 +84,7 @@ async def serves_the_others(place, other: str = "good") -> None:
     async with APP.service(**place.settings) as service:
         await service.signal(saga_id("row", other), "go", "now")
         outcome = await service.outcome(saga_id("row", other), timeout=HANG_S)
-        assert outcome.status.value == "completed"
+        assert outcome.status.value == "completed", outcome
         await service.publish(Asked(name="new"))
         await service.idle(timeout=HANG_S)
     store = opened(place)
@@ -193,7 +193,7 @@ async def the_good_one_is_delivered(place) -> None:
     async with APP.service(**place.settings, early_hold="1d") as service:
         await service.publish(Asked(name="good"))
         outcome = await service.outcome(GOOD, timeout=HANG_S)
-        assert outcome.status.value == "completed"
+        assert outcome.status.value == "completed", outcome
     store = opened(place)
     rows = await store.catalogue.unhandled()
     assert all(each.key != b"bad" for each in rows)
@@ -231,12 +231,14 @@ TURNS = [
 ]
 
 
+OF_BAD = "originator_id = (SELECT printf('%032x', number) FROM saga_index WHERE key = 'bad')"
+
+
 @pytest.mark.parametrize("change", TURNS)
 async def test_a_damaged_turn_parks_its_saga_alone(files, change):
     """Its reason names the entry; it is never taken for a saga that is not there."""
     await start(files, "good", "bad")
-    number = "printf('%032x', 2)"
-    assert files.damage(f"UPDATE stored_events SET {change} WHERE originator_id = {number}") > 0
+    assert files.damage(f"UPDATE stored_events SET {change} WHERE {OF_BAD}") > 0
     async with APP.service(**files.settings) as service:
         await service.signal(BAD, "go", "now")
         await service.idle(timeout=HANG_S)
@@ -261,7 +263,7 @@ async def test_entries_that_are_gone_are_missed(request, kind, how):
         await service.signal(BAD, "other", "thing")
         await service.idle(timeout=HANG_S)
     of_bad = (
-        "originator_id = printf('%032x', 2)"
+        OF_BAD
         if kind == "files"
         else "originator_id = (SELECT originator_id FROM saga_index WHERE key = 'bad')"
     )
