@@ -9,10 +9,12 @@ import logging
 import sys
 from importlib import import_module
 from typing import Any, Final
+from unittest.mock import patch
 
 import orjson
 
 from benchmarks.serving import serve
+from benchmarks.timing import counter
 from benchmarks.writing import writing
 
 MEASUREMENTS: Final = {
@@ -31,6 +33,8 @@ MEASUREMENTS: Final = {
 }
 WRITING: Final = "writing"
 """Takes the name of one of them, and counts what it writes."""
+COUNTING: Final = "counting"
+"""Takes the name of one of them, and counts instructions in place of time."""
 PROCESSES: Final = {
     "orchestrator": "benchmarks.product:orchestrator",
     "effects": "benchmarks.product:effects",
@@ -45,6 +49,12 @@ def main() -> None:
     logging.basicConfig(level=logging.ERROR)
     if name in PROCESSES:
         serve(named(PROCESSES[name]), *arguments)
+    elif name == COUNTING:
+        measured, *rest = arguments
+        measure = named(MEASUREMENTS[measured])
+        with patch(f"{measure.__module__}.stopwatch", counter):
+            counts = {"instructions": measure(*rest)["instructions"]}
+        print(orjson.dumps(counts).decode())  # noqa: T201
     elif name == WRITING:
         measured, *rest = arguments
         print(orjson.dumps(writing(named(MEASUREMENTS[measured]), *rest)).decode())  # noqa: T201

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from rich.progress import Progress
 
-from benchmarks.child import WRITING
+from benchmarks.child import COUNTING, WRITING
 from benchmarks.measuring import (
     SAGA,
     Bar,
@@ -58,7 +58,7 @@ OPENED_AHEAD_MAX: Final = 2_000
 FOLDS_MIN: Final = 3
 FOLD_SAGAS_MAX: Final = 1_000
 SAMPLE_SAGAS: Final = 300
-"""Whose rows are weighed, and whose commits are counted."""
+"""Whose rows are weighed, and whose commits and instructions are counted."""
 CPU: Final = {"cpu_us_per_saga": "CPU µs/saga"}
 
 
@@ -70,7 +70,7 @@ def measure(plan: Plan, folder: Path, printer: Printer) -> dict[str, Any]:
         if plan.revision is not None:
             engines[plan.revision] = stack.enter_context(laid_out(plan.revision))
         rivals = len(engines) + len(without_engine(LIGHT))
-        runs = len(plan.in_flight) * rivals * (plan.runs + 1) + plan.runs * len(engines) + 2
+        runs = len(plan.in_flight) * rivals * (plan.runs + 2) + plan.runs * len(engines) + 2
         runs += len(plan.in_flight)
         turns = _Turns(Bar(progress, runs), engines, folder, stack.enter_context(_scratch(folder)))
         levels = [turns.level(plan, in_flight) for in_flight in plan.in_flight]
@@ -94,17 +94,12 @@ class _Turns:
 
     def level(self, plan: Plan, in_flight: int) -> Level:
         sagas, text = plan.sagas_at(in_flight), f"{in_flight} in flight"
-        sample = min(sagas, SAMPLE_SAGAS)
-        writes = {
-            name: self._engine(f"{text}, writing", name, WRITING, ("engine",), (sample, in_flight))
-            for name in self._engines
-        }
+        size = min(sagas, SAMPLE_SAGAS), in_flight
+        counts = {name: self._counts(text, name, "engine", size) for name in self._engines}
         weights = weigh(Path(self._kept) / SAGA)
         others = without_engine(weights)
         for name, (child, weight) in others.items():
-            with _scratch(self._folder) as place:
-                what = (child, place, sample, in_flight, weight)
-                writes[name] = self._bar.run(f"{text}, writing: {name}", WRITING, *what)
+            counts[name] = self._counts(text, name, child, size, weight)
 
         def run(name: str) -> Measured:
             if name in self._engines:
@@ -116,7 +111,7 @@ class _Turns:
         runs = in_turns([*self._engines, *others], plan.runs, run)
         sizes = {"in_flight": in_flight, "sagas": sagas, "weights": asdict(weights)}
         shares = self._engine(f"{text}, sampling", SAGA, "shares", (), (sagas, in_flight))
-        return sizes | {"writes": writes, "shares": shares} | compared(runs, [SAGA])
+        return sizes | {"counts": counts, "shares": shares} | compared(runs, [SAGA])
 
     def replay(self, name: str) -> Measured:
         place = f"{self._kept}/{name}"
@@ -128,6 +123,20 @@ class _Turns:
     def open(self, sagas: int) -> Measured:
         with _scratch(self._folder) as place:
             return self._bar.run("open sagas", "opening", place, sagas)
+
+    def _counts(
+        self, text: str, name: str, measured: str, size: tuple[int, int], *more: object
+    ) -> Measured:
+        """What *measured* writes, and how many instructions it takes, each in a run of its own."""
+        counts: Measured = {}
+        for child in (WRITING, COUNTING):
+            if name in self._engines:
+                counts |= self._engine(f"{text}, {child}", name, child, (measured,), size)
+                continue
+            with _scratch(self._folder) as place:
+                what = (measured, place, *size, *more)
+                counts |= self._bar.run(f"{text}, {child}: {name}", child, *what)
+        return counts
 
     def _engine(
         self,
@@ -172,20 +181,21 @@ def parts(report: dict[str, Any]) -> Sequence[str | Table]:
         heading(report),
         figures_table(report["levels"], CPU),
         ratios_table(report["levels"]),
-        _writes_table(report["levels"]),
+        _counts_table(report["levels"]),
         _shares_table(report["levels"]),
         replay_rate,
         f"{opened['sagas']:,.0f} open sagas: {opened['resident_mb']:,.0f} MB at most",
     )
 
 
-def _writes_table(levels: Sequence[Level]) -> Table:
-    columns = ("in flight", "", "commits a saga", "kB of files a saga")
+def _counts_table(levels: Sequence[Level]) -> Table:
+    columns = ("in flight", "", "commits a saga", "kB of files a saga", "instructions a saga")
     rows: list[tuple[object, ...]] = []
     for level in levels:
         shown: int | None = level["in_flight"]
-        for name, writes in level["writes"].items():
-            rows.append((shown, name, f"{writes['commits']:.2f}", f"{writes['kilobytes']:.1f}"))
+        for name, counts in level["counts"].items():
+            commits, kilobytes = f"{counts['commits']:.2f}", f"{counts['kilobytes']:.1f}"
+            rows.append((shown, name, commits, kilobytes, f"{counts['instructions']:,.0f}"))
             shown = None
     return Table(columns, rows)
 

@@ -7,15 +7,14 @@ instructions, so that it is the same on every machine, and `exponent` says how i
 
 from __future__ import annotations
 
-import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from math import log
-from types import FrameType
 from typing import Any, Final
 
+from benchmarks.timing import counting
 from saga.authoring import Context, SagaDefinition, SagaRegistry, StepFailed, saga
 from saga.contracts import ContractRegistry, Event, Intent, canonical, message_of
 from saga.core import events, intents
@@ -65,23 +64,9 @@ def exponent(points: Points) -> float:
 
 def instructions(act: Callable[[], object]) -> int:
     """How many bytecode instructions *act* takes, in all that it calls."""
-    count = 0
-
-    def traced(frame: FrameType, what: str, _: object) -> Any:
-        nonlocal count
-        if what == "call":
-            frame.f_trace_opcodes, frame.f_trace_lines = True, False
-        elif what == "opcode":
-            count += 1
-        return traced
-
-    before = sys.gettrace()
-    sys.settrace(traced)
-    try:
+    with counting() as count:
         act()
-    finally:
-        sys.settrace(before)
-    return count
+    return count()
 
 
 class Running:

@@ -37,7 +37,10 @@ class TestCommand:
             measured["saga"]["sagas_per_s"]["median"] / measured["floor"]["sagas_per_s"]["median"]
         )
         assert beside["floor"]["sagas_per_s"]["median"] == pytest.approx(ratio)
-        assert set(level["writes"]) == set(measured)
+        assert set(level["counts"]) == set(measured)
+        instructions = {name: counts["instructions"] for name, counts in level["counts"].items()}
+        assert 1_000 < instructions["floor"] < instructions["program, one file"]
+        assert instructions["program, one file"] < instructions["saga"] / 2
         assert sum(level["shares"].values()) == pytest.approx(1)
         assert "saga/adapters/sqlite" in level["shares"]
         assert report["replay"]["measured"]["HEAD"]["entries"]["median"] >= 8 * 80
