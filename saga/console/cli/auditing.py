@@ -11,7 +11,7 @@ import typer
 from saga.audit.replaying import Replayed, replay_all, replay_some
 from saga.console.cli.commands import DefinitionName
 from saga.console.cli.output import ExitCode, Misused, Printer
-from saga.console.cli.session import Session, find_saga
+from saga.console.cli.session import Session, find_saga, tune_gc
 
 
 async def replay(
@@ -30,6 +30,7 @@ async def replay(
     if ids and (definition is not None or is_open_only):
         raise Misused("name sagas, or choose with --definition and --open, not both")
     sagas = session.app.registry
+    tune_gc()
     began = perf_counter()
     count = entries = different = 0
     async with session.reading() as store:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import http.client
 import json
 import logging
@@ -25,7 +24,7 @@ from saga.application import ROLES
 from saga.console.cli.installation import Adopts, adopt_stores
 from saga.console.cli.looking import iso
 from saga.console.cli.output import ExitCode, Misused, NotSo
-from saga.console.cli.session import Session
+from saga.console.cli.session import Session, tune_gc
 from saga.errors import StoreUnavailable, TaskEnded
 from saga.runtime.idle import Left
 from saga.service import Service
@@ -36,7 +35,6 @@ SUMMARY: Final = (
     *("parked", "stalled", "abandoned"),
 )
 UNHANDLED_HINT: Final = "see that a service elsewhere does; sagas wait for its answer"
-GC_THRESHOLDS: Final = (50_000, 20, 50)
 PARENT_POLL_S: Final = 0.5
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -184,13 +182,6 @@ async def _started(service: Service, stopped: asyncio.Task[Any]) -> bool:
     starting.cancel()
     await asyncio.gather(starting, return_exceptions=True)
     return False
-
-
-def tune_gc() -> None:
-    """Freeze modules and contracts, which full collections would walk again, and collect rarely."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*GC_THRESHOLDS)
 
 
 def on_signals(stop: Callable[[int], None]) -> None:

@@ -7,6 +7,7 @@ any number of workers on the same store.
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib
 import re
 import sys
@@ -41,6 +42,7 @@ from saga.runtime.publisher import Publisher
 from saga.runtime.trial import PossibleAct
 from saga.settings import Settings, file_of
 
+GC_THRESHOLDS: Final = (50_000, 20, 50)
 _ENGINE: Final = Path(__file__).parents[2]
 _LIBRARIES: Final = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
 _TYPEABLE: Final = re.compile(r"[\w][\w ./:@+,=-]{0,200}")
@@ -231,3 +233,10 @@ def _no_such(module: ModuleType, attribute: str) -> str:
     near = apps or get_close_matches(attribute, vars(module), n=1)
     hint = f"did you mean {module.__name__}:{near[0]}?" if near else _ADVICE
     return f"module {module.__name__!r} has no {attribute!r}; {hint}"
+
+
+def tune_gc() -> None:
+    """Freeze modules and contracts, which full collections would walk again, and collect rarely."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
