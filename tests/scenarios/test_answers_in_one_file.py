@@ -266,7 +266,9 @@ async def test_a_killed_service_has_answered_what_it_has_kept(tmp_path, point):
 
     assert Counter(each.status.value for each in outcomes) == {"completed": len(sagas)}
     assert kept == {"saga.db": 2 * len(sagas), "saga-effects.db": 0}
-    assert set(shop.calls.values()) == {1}
+    # A slow service may have done all before it came to its end.
+    assert set(shop.calls.values()) <= {1}
+    assert len(shop.calls) == 2 * len(sagas) - len(before)
     assert not shop.calls.keys() & {key for _, key in before}
     assert answers_in(tmp_path) == payloads_in(tmp_path)
 
