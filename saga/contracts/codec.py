@@ -68,13 +68,6 @@ def encode(model: ContractModel) -> Json:
     Raises:
         MalformedMessage: it holds what JSON or its readers do not know, or its fields do not allow.
     """
-    values = model.__dict__
-    if len(values) == model.__saga_flat_size__:
-        # As `_encoded` does: written out, for every message that is made here.
-        try:
-            return Json(orjson.dumps(values, None, orjson.OPT_SORT_KEYS).decode())
-        except TypeError:
-            pass
     return Json(_encoded(model, warnings="error").decode())
 
 
@@ -208,7 +201,7 @@ def read(registry: ContractRegistry, message: Message) -> ContractModel:
 
     It was accepted when it was stored: a contract that has become stricter since reads it too.
     """
-    kept = registry.kept.pop((message.contract, message.payload), None)
+    kept = registry.take(message.contract, message.payload)
     if kept is not None:
         return kept
     path = registry.paths.get(message.contract)

@@ -60,7 +60,7 @@ class ContractRegistry:
         DefinitionError: a class is no contract, or two of them have one name.
     """
 
-    __slots__ = ("_contracts", "_families", "_sources", "kept", "own_keys", "paths", "replies")
+    __slots__ = ("_contracts", "_families", "_kept", "_sources", "own_keys", "paths", "replies")
 
     def __init__(self, models: Iterable[type[ContractModel]]) -> None:
         contracts = _closure(models)
@@ -85,8 +85,7 @@ class ContractRegistry:
         )
         """Of each intent what its reply may come as: None where it has none of its own."""
         self._families = {(known.domain, known.kind, known.name) for known in contracts.values()}
-        self.kept: dict[tuple[str, Json], ContractModel] = {}
-        """Models of payloads just received; taken out by who reads one, so that none is shared."""
+        self._kept: dict[tuple[str, Json], ContractModel] = {}
 
     @property
     def contracts(self) -> tuple[Contract, ...]:
@@ -104,9 +103,13 @@ class ContractRegistry:
         """Have *model* at hand for the next reader of its payload."""
         if len(payload) > KEPT_CHARS_MAX:
             return
-        if len(self.kept) >= MODELS_KEPT_MAX:
-            self.kept.clear()
-        self.kept[contract_name, payload] = model
+        if len(self._kept) >= MODELS_KEPT_MAX:
+            self._kept.clear()
+        self._kept[contract_name, payload] = model
+
+    def take(self, contract_name: str, payload: Json) -> ContractModel | None:
+        """The model of a payload that was just received; only once, so that it is never shared."""
+        return self._kept.pop((contract_name, payload), None)
 
     def find(self, contract_name: str) -> Contract:
         """The contract of exactly this name, or UnknownContract, which says what comes near."""

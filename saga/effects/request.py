@@ -139,6 +139,10 @@ class Request(NamedTuple):
         )
 
 
+_Which = tuple[str, str, str, int, SagaId, Direction, str | None]
+"""What a request is known by: its fields from *message_id* to *undoes*."""
+
+
 def group_of(service: str, names: TopicNames) -> str:
     """The consumer group of an effect service: one for each environment and namespace."""
     return names.topic(f"effects.{service}")
@@ -215,8 +219,17 @@ class Subscription:
         except UnicodeDecodeError as error:
             message = f"byte {error.start} of the key is not UTF-8"
             return Rejected(inbound, DeadLetterReason.BAD_KEY, message)
-        read_as = _intent if route.is_intent else _fact
-        return read_as(inbound, route, decoded.model, payload, key, said=said, refusal=refusal)
+        which = (
+            _which_intent(inbound, key, said)
+            if route.is_intent
+            else _which_fact(inbound, key, said)
+        )
+        if isinstance(which, Rejected):
+            return which
+        message_id, own_key, order_key, attempt, saga, direction, undoes = which
+        content = inbound, route, decoded.model, payload, _digest(route, payload), key
+        of_whom = message_id, own_key, order_key, attempt, saga, direction
+        return Request(*content, *of_whom, undoes, said.traceparent, refusal)
 
     def reply(self, request: Request, row: InboxRow) -> Record | None:
         """The answer to publish; None where *request* is a fact, which is not answered."""
@@ -244,16 +257,7 @@ class Subscription:
         return Record(topic, key, value, headers)
 
 
-def _intent(
-    inbound: Inbound,
-    route: Route,
-    model: ContractModel,
-    payload: bytes,
-    key: str,
-    *,
-    said: ce.Attributes | ce.Said,
-    refusal: Unreadable | None,
-) -> Request | Rejected:
+def _which_intent(inbound: Inbound, key: str, said: ce.Attributes | ce.Said) -> _Which | Rejected:
     if not key:
         message = "an intent's key is its saga's business key; it has none"
         return Rejected(inbound, DeadLetterReason.NO_KEY, message)
@@ -268,55 +272,16 @@ def _intent(
         return Rejected(inbound, DeadLetterReason.BAD_INTENT_ID, message)
     saga, _, direction, attempt = name
     own_key = intent_id.rpartition("/")[0]
-    return Request(
-        inbound,
-        route,
-        model,
-        payload,
-        _digest(route, payload),
-        key,
-        message_id=intent_id,
-        idempotency_key=own_key,
-        order_key=own_key.rpartition("/")[0],
-        attempt=attempt,
-        saga_id=saga,
-        direction=direction,
-        undoes=said.undoes,
-        traceparent=said.traceparent,
-        refusal=refusal,
-    )
+    order_key = own_key.rpartition("/")[0]
+    return intent_id, own_key, order_key, attempt, saga, direction, said.undoes
 
 
-def _fact(
-    inbound: Inbound,
-    route: Route,
-    model: ContractModel,
-    payload: bytes,
-    key: str,
-    *,
-    said: ce.Attributes | ce.Said,
-    refusal: Unreadable | None,
-) -> Request:
+def _which_fact(inbound: Inbound, key: str, said: ce.Attributes | ce.Said) -> _Which:
     """A fact is known by source and id; one without an id by its place."""
     place = f"{inbound.topic}/{inbound.partition}"
     event_id = said.id or f"{place}/{inbound.offset}"
-    return Request(
-        inbound,
-        route,
-        model,
-        payload,
-        _digest(route, payload),
-        key,
-        message_id=event_id,
-        idempotency_key=f"fact/{said.source or ''}/{event_id}",
-        order_key=f"fact/{place}/{key}",
-        attempt=1,
-        saga_id=SagaId(said.saga_id or ""),
-        direction=DO,
-        undoes=None,
-        traceparent=said.traceparent,
-        refusal=refusal,
-    )
+    own_key, order_key = f"fact/{said.source or ''}/{event_id}", f"fact/{place}/{key}"
+    return event_id, own_key, order_key, 1, SagaId(said.saga_id or ""), DO, None
 
 
 def _failure(row: InboxRow) -> Json:

@@ -10,7 +10,7 @@ from typing import Any, Final
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka import errors as kafka
 from aiokafka.conn import AIOKafkaConnection
-from aiokafka.consumer.fetcher import FetchResult
+from aiokafka.consumer.fetcher import FetchResult, PartitionRecords
 from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.record.default_records import _DefaultRecordBatchPy
 from aiokafka.record.util import decode_varint
@@ -59,6 +59,7 @@ def give_inbound(consumer: AIOKafkaConsumer) -> None:
     """Have *consumer*, which has just started, make nothing but an `Inbound` of a record."""
     fetcher = consumer._fetcher
     process = fetcher._proc_fetch_request
+    assert callable(PartitionRecords._consumer_record), "or aiokafka would give its own records"
 
     async def processed(*arguments: Any) -> bool:
         is_new: bool = await process(*arguments)
