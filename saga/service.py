@@ -190,13 +190,13 @@ class Service:
         self.publisher = commands.publisher
 
     async def __aenter__(self) -> Self:
-        await self.start()
+        await self.open()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
 
-    async def start(self) -> None:
+    async def open(self) -> None:
         """Make the topics, then start the roles in order."""
         try:
             await self._roles.start()
@@ -244,6 +244,24 @@ class Service:
             BusUnavailable: it was not published.
         """
         written = await self.publisher.publish(event, **options)
+        self.commands.remember(written)
+        return written.saga_id
+
+    async def start(self, event: Event, **options: Unpack[PublishOptions]) -> SagaId:
+        """Publish the event that starts one saga; its id. The same event again starts no other.
+
+        Raises:
+            ValueError: it starts no saga here, or several; nothing was published.
+            MessageError: the event has no business key.
+            BusUnavailable: it was not published.
+        """
+        written = self.publisher.writer.record(event, **options)
+        if written.saga_id is None:
+            raise ValueError(
+                f"{type(event).__name__} does not start exactly one saga of this application: "
+                f"name it in one saga's starts_on=, or send it with service.publish(…)"
+            )
+        await self.publisher.send([written])
         self.commands.remember(written)
         return written.saga_id
 

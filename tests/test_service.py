@@ -252,7 +252,7 @@ class TestLifecycle:
         late.fails_to_start = StoreTooNew("gone")
 
         with pytest.raises(StoreTooNew, match="gone"):
-            await bench.service(bench.part("one"), late, bench.part("never")).start()
+            await bench.service(bench.part("one"), late, bench.part("never")).open()
 
         assert bench.told == [
             *("topics", "start one"),
@@ -263,7 +263,7 @@ class TestLifecycle:
     async def test_a_role_that_fails_ends_the_service_with_its_error(self, bench):
         ill, well = bench.part("ill"), Helper(bench.told, "well")
         service = bench.service(ill, well)
-        await service.start()
+        await service.open()
         waiting = asyncio.create_task(service.wait())
         await asyncio.sleep(0)
         assert not waiting.done()
@@ -280,7 +280,7 @@ class TestLifecycle:
         ill = bench.part("ill")
         ill.fails_to_close = BusUnavailable("away")
         service = bench.service(ill)
-        await service.start()
+        await service.open()
         ill.fail(StoreTooNew("gone"))
 
         with pytest.raises(StoreTooNew):
@@ -290,7 +290,7 @@ class TestLifecycle:
     async def test_stopping_twice_is_stopping_once(self, bench):
         """For roles: what is closed twice does not mind."""
         service = bench.service(bench.part("one"))
-        await service.start()
+        await service.open()
         await service.stop()
         bench.told.clear()
 
@@ -362,7 +362,7 @@ class TestOutcome:
         """All of them at once, those who come later, and who waits for calm: nothing would come."""
         ill = bench.part("ill")
         service = bench.service(ill)
-        await service.start()
+        await service.open()
         waiting = [
             asyncio.create_task(service.outcome(saga_id("service-order", name), timeout=HANG_S))
             for name in ("o-1", "o-2", "o-2")
@@ -572,7 +572,7 @@ class TestPartsThatEnd:
         await bench.store_ending("o-1", SagaStatus.RUNNING)
         ill = bench.part("ill")
         service = bench.service(ill, Helper(bench.told, "well"))
-        await service.start()
+        await service.open()
         assert service.status() == {"ill": "up", "well": "up", "outcome poller": "up"}
         waiting = [
             asyncio.create_task(service.outcome(O_1)),
@@ -610,7 +610,7 @@ class TestPartsThatEnd:
 
         monkeypatch.setattr("saga.runtime.outcomes.OutcomePoller._poll", poll)
         service = bench.service(bench.part("one"))
-        await service.start()
+        await service.open()
         waiting = asyncio.create_task(service.outcome(O_1))
         await asyncio.sleep(0)
         if how == "is cancelled":
@@ -671,6 +671,14 @@ class TestAsking:
             ("test.services.shop.evt.order-placed.v1", b"o-1"),
             ("test.services.shop.evt.order-confirmed.v1", b"o-1"),
         ]
+
+    async def test_the_event_that_starts_a_saga_gives_its_id(self, bench):
+        async with bench.service() as service:
+            assert await service.start(OrderPlaced(order_id="o-1")) == O_1
+            with pytest.raises(ValueError, match="OrderConfirmed does not start exactly one saga"):
+                await service.start(OrderConfirmed(order_id="o-1"), key="o-1")
+
+        assert [one.topic for one in bench.bus.sent] == ["test.services.shop.evt.order-placed.v1"]
 
     async def test_what_cannot_be_published_says_so(self, bench):
         async with bench.service() as service:

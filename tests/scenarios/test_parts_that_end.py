@@ -98,7 +98,7 @@ async def test_a_task_that_ends_is_told_to_everybody_at_once(
     go = asyncio.Event()
     break_task(monkeypatch, name, way, go)
     service = order_app.service(tmp_path)
-    await service.start()
+    await service.open()
     await ended(service, name, way, go)
 
 
@@ -116,7 +116,7 @@ async def test_a_task_that_is_cancelled_is_told_to_everybody_on_servers(
     """The loop of FastStream, too, which FastStream itself begins anew only after an error."""
     places = {"bus": kafka.url, "store": postgres, "effects_store": postgres}
     service = order_app.service(tmp_path, namespace=namespace, **places)
-    await service.start()
+    await service.open()
     if name == "FastStream's loop":
         for task in asyncio.all_tasks():
             if "_run_consume_loop" in str(task.get_coro()):

@@ -174,7 +174,7 @@ async def _serve(
 
 async def _started(service: Service, stopped: asyncio.Task[Any]) -> bool:
     """Start *service*; False if it was stopped meanwhile, and nothing is left of it."""
-    starting = asyncio.create_task(service.start())
+    starting = asyncio.create_task(service.open())
     await asyncio.wait({starting, stopped}, return_when=asyncio.FIRST_COMPLETED)
     if starting.done():
         await starting
