@@ -80,7 +80,7 @@ def _cost(content: Content) -> float:
     app = SagaApp(sagas=[passing], effects=[services])
     with TemporaryDirectory() as folder, asyncio.Runner() as runner:
         service = app.service(**addresses(folder))
-        runner.run(service.start())
+        runner.run(service.open())
         runner.run(_run(service, content, "first"))
         counted = partial(runner.run, _run(service, content, "counted"))
         cost = instructions(counted) / SAGAS
