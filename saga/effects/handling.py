@@ -12,6 +12,7 @@ from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final, NamedTuple, Protocol
 
 from saga.contracts import VALUE_BYTES_MAX, UnreadableCode, encode
@@ -23,7 +24,8 @@ from saga.core.texts import described, storable
 from saga.core.values import value
 from saga.effects.contained import in_handler
 from saga.effects.inbox import Answer, Conflict, FailureCode, NothingToUndo, Run, judge
-from saga.effects.registration import EffectContext, Starter
+from saga.effects.limits import Gate
+from saga.effects.registration import CallNext, EffectContext, Handler, Middleware, Starter
 from saga.effects.request import Request, Subscription
 from saga.errors import (
     BusUnavailable,
@@ -127,6 +129,9 @@ class Handling:
         self._answer = answer
         self._pool = WorkerPool(self._handle, parts.clock, parts.settings)
         self._commit_backoff = parts.backoff()
+        self._middleware = parts.subscription.effects.middleware
+        self._gates: dict[str, Gate] = {}
+        """By the name of the handler, of those that have limits."""
         self._tasks: Tasks | None = None
 
     def start(self, tasks: Tasks) -> None:
@@ -164,7 +169,36 @@ class Handling:
                 case Conflict(row):
                     self._refuse(request, row)
         if jobs:
-            self._pool.put(jobs)
+            self._begin(jobs)
+
+    def _begin(self, jobs: Sequence[Run]) -> None:
+        """Have handlers called, those that have limits as these allow."""
+        free = [run for run in jobs if run.request.route.handler.limits is None]
+        if free:
+            self._pool.put(free)
+        if len(free) < len(jobs):
+            for run in jobs:
+                if run.request.route.handler.limits is not None:
+                    self._gate_of(run.request.route.handler).enter(run)
+
+    def _gate_of(self, handler: Handler) -> Gate:
+        gate = self._gates.get(handler.name)
+        if gate is None:
+            assert handler.limits is not None, handler
+            gate = self._gates[handler.name] = Gate(
+                handler.limits,
+                begin=self._pool.put,
+                monotonic_s=self._parts.clock.monotonic_s,
+                call_later=self._call_later,
+            )
+        return gate
+
+    def _call_later(self, delay_s: float, call: Callable[[], None]) -> None:
+        async def wait() -> None:
+            await self._parts.clock.sleep(delay_s)
+            call()
+
+        self._spawn(wait())
 
     def _refuse(self, request: Request, row: InboxRow) -> None:
         """Answer a message that what is kept forbids to handle; a fact is a dead letter."""
@@ -183,6 +217,9 @@ class Handling:
         except BaseException:
             unit.drop()
             raise
+        finally:
+            if request.route.handler.limits is not None:
+                self._gate_of(request.route.handler).leave()
         if unit.is_broken:  # so that nothing is known
             unit.drop()
             self._repeat([request], StoreUnavailable("the store failed under a handler"))
@@ -208,13 +245,14 @@ class Handling:
                 attempt=request.attempt,
                 db=unit.db if handler.is_async else unit.thread_db,
             )
-            if not handler.is_async:
-                returned = _in_thread(self._threads, handler.function, request.model, context)
-                reply = _reply_in(await returned)
-            else:
-                if handler.uses_raw:
-                    await context.db.fetch(BEGINNING)  # only here can it wait for the connection
+            if handler.uses_raw and handler.is_async:
+                await context.db.fetch(BEGINNING)  # only here can it wait for the connection
+            if self._middleware:
+                reply = await self._call_within(request, context)
+            elif handler.is_async:
                 reply = await handler.function(request.model, context)
+            else:
+                reply = await self._call_in_thread(handler, request.model, context)
             row = _answered(request, reply, parts.clock.now())
         except BaseException as error:  # users' code: recorded and answered
             if _is_closed(task):
@@ -232,6 +270,19 @@ class Handling:
             return row
         why = None if unit.is_broken else await self._why_too_large(request, row)
         return row if why is None else self.reply_too_large(request, why)
+
+    async def _call_within(self, request: Request, context: EffectContext) -> object:
+        """Call the handler within the service's middleware, the first of which is the outermost."""
+        handler = request.route.handler
+        call: CallNext = handler.function
+        if not handler.is_async:
+            call = partial(self._call_in_thread, handler)
+        for middleware in reversed(self._middleware):
+            call = partial(_call_with, middleware, call)
+        return await call(request.model, context)
+
+    async def _call_in_thread(self, handler: Handler, *arguments: object) -> object:
+        return _reply_in(await _in_thread(self._threads, handler.function, *arguments))
 
     async def _why_too_large(self, request: Request, row: InboxRow) -> str | None:
         """Why the answer cannot be published, before anything is kept: its topic refuses it."""
@@ -468,6 +519,12 @@ class WorkerPool:
                 await self._work(run, worker)
         finally:
             in_work.pop(worker, None)
+
+
+def _call_with(
+    middleware: Middleware, call_next: CallNext, message: object, context: EffectContext
+) -> Awaitable[object]:
+    return middleware(message, context, call_next)
 
 
 def _is_closed(task: asyncio.Task[Any]) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import math
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from types import CodeType
 from typing import Any, Final, TypeVar, get_type_hints
@@ -18,6 +19,10 @@ from saga.errors import DefinitionError
 NAME_CHARS_MAX: Final = 100
 """It is part of a consumer group's name, and of each key of an inbox."""
 HandlerT = TypeVar("HandlerT", bound=Callable[..., object])
+Middleware = Callable[[Any, "EffectContext", "CallNext"], Awaitable[Any]]
+CallNext = Callable[[Any, "EffectContext"], Awaitable[Any]]
+MiddlewareT = TypeVar("MiddlewareT", bound=Middleware)
+MIDDLEWARE_ARGUMENTS: Final = 3
 
 _UNKNOWN: Final = object()
 
@@ -50,6 +55,14 @@ class EffectContext:
     db: Any
 
 
+@value(kw_only=True)
+class Limits:
+    """What one process keeps to for one intent; None is without limit."""
+
+    at_once: int | None = None
+    per_second: float | None = None
+
+
 @value
 class Handler:
     """A function and the contract that it handles; *uses_raw*: it asks for `ctx.db.raw`."""
@@ -59,6 +72,7 @@ class Handler:
     is_async: bool
     uses_raw: bool
     where: str
+    limits: Limits | None = None
 
     @property
     def name(self) -> str:
@@ -94,16 +108,29 @@ class Effects:
         self.intents: Final[dict[type[ContractModel], Handler]] = {}
         self.facts: Final[dict[type[ContractModel], Handler]] = {}
         self.starters: Final[list[Starter]] = []
+        self.middleware: Final[list[Middleware]] = []
 
-    def on(self, intent: type[Intent[Any]]) -> Callable[[HandlerT], HandlerT]:
+    def on(
+        self,
+        intent: type[Intent[Any]],
+        *,
+        at_once: int | None = None,
+        per_second: float | None = None,
+    ) -> Callable[[HandlerT], HandlerT]:
         """Handle an intent: `(intent, ctx) -> reply`, `async def` or `def` (then run in a thread).
+
+        Args:
+            at_once: so many calls run side by side in one process, at most.
+            per_second: so many calls a second begin in one process, at most.
 
         Raises:
             DefinitionError: it has no topic or has a handler already, or the function does not fit.
         """
-        contract = self._contract(intent, Intent, "on", _caller())
+        where = _caller()
+        contract = self._contract(intent, Intent, "on", where)
         reply = type(None) if contract.reply is None else contract.reply
-        return self._register(self.intents, contract, reply)
+        limits = _limits(f"{self.name}.on({intent.__qualname__})", at_once, per_second, where)
+        return self._register(self.intents, contract, reply, limits)
 
     def listens(self, event: type[Event]) -> Callable[[HandlerT], HandlerT]:
         """Listen to a fact: `(event, ctx) -> None`, called once for each id of a message.
@@ -113,6 +140,23 @@ class Effects:
         """
         contract = self._contract(event, Event, "listens", _caller())
         return self._register(self.facts, contract, type(None))
+
+    def around(self, function: MiddlewareT) -> MiddlewareT:
+        """Call *function* `async (message, ctx, call_next)` around every handler of this service.
+
+        `await call_next(message, ctx)` calls the next one, and at last the handler; it gives the
+        reply. What one raises fails the attempt, as what the handler raises does. The first that
+        was registered is the outermost.
+
+        Raises:
+            DefinitionError: it is not async, or does not take exactly these three arguments.
+        """
+        where = _place(function)
+        if not _is_async(function) or len(_positional(function, where)) != MIDDLEWARE_ARGUMENTS:
+            problem = f"{_name(function)} must be `async def (message, ctx, call_next)`"
+            raise DefinitionError(problem, where=where)
+        self.middleware.append(function)
+        return function
 
     def on_start(self, function: HandlerT) -> HandlerT:
         """Call *function* `(db)` whenever the service starts, to make its tables where they miss.
@@ -140,7 +184,11 @@ class Effects:
             raise DefinitionError(error.problem, where=where) from error
 
     def _register(
-        self, handlers: dict[type[ContractModel], Handler], contract: Contract, returns: type
+        self,
+        handlers: dict[type[ContractModel], Handler],
+        contract: Contract,
+        returns: type,
+        limits: Limits | None = None,
     ) -> Callable[[HandlerT], HandlerT]:
         names = sys._getframe(2).f_locals  # noqa: SLF001  # annotations may name local classes
 
@@ -152,11 +200,22 @@ class Effects:
                 raise DefinitionError(f"{known}: {other.name}", where=where)
             _check(function, contract, returns, names, where)
             uses_raw = _uses_raw(function)
-            handler = Handler(contract, function, _is_async(function), uses_raw, where)
+            handler = Handler(contract, function, _is_async(function), uses_raw, where, limits)
             handlers[contract.model] = handler
             return function
 
         return register
+
+
+def _limits(call: str, at_once: int | None, per_second: float | None, where: str) -> Limits | None:
+    if at_once is not None and at_once < 1:
+        raise DefinitionError(f"{call}: at_once={at_once}: at least one is needed", where=where)
+    if per_second is not None and not 0 < per_second < math.inf:
+        problem = f"{call}: per_second={per_second}: expected a number above 0"
+        raise DefinitionError(problem, where=where)
+    if at_once is None and per_second is None:
+        return None
+    return Limits(at_once=at_once, per_second=per_second)
 
 
 def _check(
