@@ -107,5 +107,9 @@ def order_saga(
 
 def as_saga(function: Callable[..., Any], **options: Any) -> SagaDefinition:
     """A saga of any function of context and trigger."""
-    defaults: dict[str, Any] = {"rolled_back": OrderRejected}
-    return saga("order", version=1, starts_on=OrderPlaced, **{**defaults, **options})(function)
+    defaults: dict[str, Any] = {
+        "version": 1,
+        "starts_on": OrderPlaced,
+        "rolled_back": OrderRejected,
+    }
+    return saga("order", **{**defaults, **options})(function)

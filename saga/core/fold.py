@@ -400,6 +400,7 @@ EFFECTS: Final[dict[type[intents.Intent], _Effect]] = {
     intents.TimerCancelled: _cancelled,
     intents.SignalAwaited: _awaited,
     intents.Noted: _without_effect,
+    intents.Patched: _without_effect,
     intents.RollbackPlanned: _planned,
     intents.UndoAppended: _appended,
     intents.SagaParked: _parked,

@@ -31,7 +31,7 @@ def start(turn: Turn, fact: events.SagaStarted) -> Disposition:
         return turn.note(Verdict.AFTER_END, "trigger", "abandoned before it had begun")
     turn.take_fact()
     assert state.program is None, state.saga_id
-    turn.program = state.program = turn.definition.program(state.saga_id, fact.key)
+    turn.begin(turn.definition.program(state.saga_id, fact.key))
     run(turn, turn.program.start(fact.trigger, turn.at))
     return RECORDED
 
@@ -221,6 +221,8 @@ def _take(
                 turn.record(
                     intents.EventPublished(publication=name, contract=contract, payload=payload)
                 )
+            case program.TakePatch(patch):
+                turn.record(intents.Patched(patch=patch))
             case program.DropBranch():
                 for wait in command.waits:
                     waiting.pop(wait, None)

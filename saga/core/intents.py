@@ -140,6 +140,13 @@ class PlannedUndo:
 
 
 @value(kw_only=True)
+class Patched:
+    """The code took the new path of this patch: it does so from here on, whenever it is asked."""
+
+    patch: str
+
+
+@value(kw_only=True)
 class RollbackPlanned:
     """The steps to undo, in order; made once, from recorded facts."""
 
@@ -221,6 +228,7 @@ Intent = (
     | TimerCancelled
     | SignalAwaited
     | Noted
+    | Patched
     | RollbackPlanned
     | UndoAppended
     | SagaParked

@@ -61,6 +61,13 @@ class Publish:
 
 
 @value
+class TakePatch:
+    """The program has taken the new path of a patch, for the first time."""
+
+    patch: str
+
+
+@value
 class DropBranch:
     """The program drops these: steps are undone before it completes, sleeps and waits end."""
 
@@ -83,7 +90,7 @@ class Fail:
     failed_step: StepId | None
 
 
-Command = DoStep | Sleep | AwaitSignal | Publish | DropBranch | Finish | Fail
+Command = DoStep | Sleep | AwaitSignal | Publish | TakePatch | DropBranch | Finish | Fail
 
 
 @value
@@ -101,6 +108,12 @@ class Program(Protocol):
 
     The first six say that something has come which it waits for; *at* is the time of the turn.
     """
+
+    patches: frozenset[str] | None
+    """What this turn may take: the patches that were recorded for it; None: any."""
+
+    def take_patches(self, patches: Iterable[str]) -> None:
+        """Know these as taken: the history says so, whether or not the code at hand asks."""
 
     def start(self, trigger: Message, at: Instant) -> Sequence[Command]:
         """Begin."""

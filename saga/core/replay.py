@@ -40,6 +40,8 @@ _STANDS: Final[dict[type, tuple[str, ...]]] = {
     **dict.fromkeys(_WITH_OUTCOME, ("outcome",)),
 }
 """What of a decision is not compared as it is: messages are read first."""
+_APART: Final = frozenset({TimerArmed, intents.TimerCancelled, intents.Patched})
+"""Not compared in their places: timers are by their ids; a patch is retired by asking no more."""
 
 
 def replay(decider: Decider, saga_id: SagaId, entries: Iterable[Entry]) -> SagaState:
@@ -60,6 +62,8 @@ def replaying(decider: Decider, saga_id: SagaId, entries: Iterable[Entry]) -> Pi
         if state.program is not None:
             state.program.close()
         raise
+    if state.program is not None:
+        state.program.patches = None  # from here on it takes what it asks for
     return state
 
 
@@ -124,7 +128,7 @@ def _as_format_1(
     decided: Sequence[Intent], state: SagaState, recorded: Sequence[Entry], reads_as: _ReadsAs
 ) -> list[Intent]:
     """*decided* in the words of format 1, notes last: without what it left unsaid."""
-    theirs = [entry.body for entry in recorded if not _is_timer(entry.body)]
+    theirs = [entry.body for entry in recorded if type(entry.body) not in _APART]
     ours: list[Intent] = []
     place = 0
     for intent in sorted(decided, key=lambda intent: isinstance(intent, intents.Noted)):
@@ -140,8 +144,8 @@ def _as_format_1(
 def _compare(
     fact: Entry, decided: Sequence[Intent], recorded: Sequence[Entry], reads_as: _ReadsAs
 ) -> None:
-    ours = [intent for intent in decided if not _is_timer(intent)]
-    theirs = [entry for entry in recorded if not _is_timer(entry.body)]
+    ours = [intent for intent in decided if type(intent) not in _APART]
+    theirs = [entry for entry in recorded if type(entry.body) not in _APART]
     armed, was_armed = _armed(decided), _armed(entry.body for entry in recorded)
     only_ours = [_detail(timer) for id_, timer in armed.items() if id_ not in was_armed]
     for intent, entry in zip(ours, theirs, strict=False):
@@ -160,6 +164,10 @@ def _compare(
 
 
 def _restate(decision: Decision, recorded: Sequence[Entry], *, is_format_1: bool) -> None:
+    program = decision.state.program
+    if program is not None:
+        bodies = (entry.body for entry in recorded)
+        program.take_patches(body.patch for body in bodies if type(body) is intents.Patched)
     for entry in recorded:
         fold.restate(decision.state, entry.body, says_order=not is_format_1)  # type: ignore[arg-type]  # behind a fact there are decisions
 
@@ -187,10 +195,6 @@ def _is_open(state: SagaState, timer: TimerArmed) -> bool:
 
 def _armed(bodies: Iterable[object]) -> dict[TimerId, TimerArmed]:
     return {body.timer_id: body for body in bodies if isinstance(body, TimerArmed)}
-
-
-def _is_timer(body: object) -> bool:
-    return isinstance(body, (TimerArmed, intents.TimerCancelled))
 
 
 def _same(decided: Intent, recorded: Fact | Intent, reads_as: _ReadsAs) -> bool:

@@ -65,6 +65,14 @@ class Turn:
         self.has_taken_fact = False
         # None until the saga has begun, and once it is abandoned; then nothing else asks for it.
         self.program: Program = state.program  # type: ignore[assignment]
+        if recorded is not None and state.program is not None:
+            self._tell(state.program, recorded)
+
+    def begin(self, program: Program) -> None:
+        """Have *program* decide for the saga from here on."""
+        self.program = self.state.program = program
+        if self.recorded is not None:
+            self._tell(program, self.recorded)
 
     def policy(self, step: Step) -> DoStep:
         return self.program.policy_of(step.id)
@@ -270,6 +278,12 @@ class Turn:
         for name, payloads in self.state.signals.items():
             detail = f"nobody had read it at the end ({len(payloads)} in all)"
             self.note(Verdict.UNREAD, f"signal {name}", detail)
+
+    def _tell(self, program: Program, recorded: Sequence[Intent]) -> None:
+        """Have a program take the path that was taken then."""
+        program.patches = frozenset(
+            [decided.patch for decided in recorded if type(decided) is intents.Patched]
+        )
 
     def _arm_as_recorded(self, timer: intents.TimerArmed, length_us: int) -> None:
         """Arm it as long as it was armed then; a timeout that was not is for a live turn to arm."""

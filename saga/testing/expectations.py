@@ -19,6 +19,7 @@ from saga.core.intents import (
     EventPublished,
     IntentIssued,
     Noted,
+    Patched,
     PlannedUndo,
     RollbackPlanned,
     SagaAbandoned,
@@ -172,6 +173,11 @@ def armed(purpose: TimerPurpose | str, target: str, length: Duration) -> Expecta
 def noted(verdict: Verdict | str, detail: str = "") -> Expectation:
     """Something arrived that changed nothing, or not what its sender meant."""
     return Expectation(Noted, {"verdict": Verdict(verdict), "detail": Containing(detail)})
+
+
+def patched(id: str) -> Expectation:
+    """The saga takes the new path of a patch, for the first time."""
+    return Expectation(Patched, {"patch": id})
 
 
 def told(entry: Entry) -> str:

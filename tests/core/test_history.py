@@ -113,6 +113,7 @@ BODIES = [
         failed_step=StepId("a"),
     ),
     intents.RollbackPlanned(goal=RollbackGoal.CLEANED_UP, steps=(), reason="r"),
+    intents.Patched(patch="p"),
     intents.UndoAppended(step=StepId("a")),
     intents.SagaParked(reason="r"),
     intents.SagaParked(reason="r", step=StepId("a")),

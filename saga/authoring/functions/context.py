@@ -62,25 +62,31 @@ class Context:
         "_is_over",
         "_made",
         "_numbers",
+        "_patched",
         "_publish",
         "_steps",
         "key",
         "saga_id",
+        "version",
     )
 
     def __init__(
         self,
         saga_id: SagaId,
         key: str,
+        version: int,
         *,
         made: Callable[[Call[Any], FrameType], Call[Any]],
         publish: Callable[[Publish], None],
+        patched: Callable[[str], bool],
         is_known: Callable[[str], bool],
     ) -> None:
         self.saga_id = saga_id
         self.key = key
+        self.version = version
         self._made = made
         self._publish = publish
+        self._patched = patched
         self._is_known = is_known
         self._at = Instant(0)
         self._counters: dict[str, int] = {}
@@ -195,6 +201,20 @@ class Context:
             number = self._next(f"publish {contract.contract_name}")
             self._publish(Publish(f"{contract.name}-{number}", message_of(event)))
         return DoneCall()
+
+    def patched(self, id: str) -> bool:
+        """Whether to take the new path of a change that running sagas may have passed already.
+
+        It is True where it is asked for the first time, which is recorded, and from there on. In a
+        replay of what happened before the change it is False. Where two places must take the same
+        path, ask once and keep the answer.
+        """
+        if not id or len(id) > STEP_ID_CHARS_MAX or not is_storable(id):
+            raise DefinitionError(
+                f"ctx.patched({_shown(id)}): a patch's id has 1 to {STEP_ID_CHARS_MAX} characters, "
+                f"without NUL or half a surrogate pair"
+            )
+        return self._patched(id)
 
     def now(self) -> datetime:
         """The time of the turn, in UTC: the same whenever the history is replayed."""

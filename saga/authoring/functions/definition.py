@@ -72,11 +72,16 @@ class SagaDefinition:
 
     def bind(self, registry: ContractRegistry) -> Definition:
         """The definition as the kernel knows it, reading its messages through *registry*."""
-        function, rolled_back = self.function, self.rolled_back
+        function, version, rolled_back = self.function, self.version, self.rolled_back
 
         def program(saga_id: SagaId, key: str) -> FunctionProgram:
             return FunctionProgram(
-                saga_id, key, function=function, rolled_back=rolled_back, registry=registry
+                saga_id,
+                key,
+                function=function,
+                version=version,
+                rolled_back=rolled_back,
+                registry=registry,
             )
 
         return Definition(

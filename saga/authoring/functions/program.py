@@ -33,6 +33,7 @@ from saga.core.program import (
     Fail,
     Finish,
     Report,
+    TakePatch,
 )
 from saga.core.texts import storable
 from saga.errors import DefinitionError, RollBack, StepFailed, TimedOut
@@ -45,7 +46,10 @@ RolledBack = type[Event] | Callable[[Any, Report], Event]
 
 
 class FunctionProgram:
-    __slots__ = ("_context", "_function", "_registry", "_rolled_back", "_scheduler", "_trigger")
+    __slots__ = (
+        *("_context", "_function", "_patches", "_registry", "_rolled_back", "_scheduler"),
+        *("_trigger", "patches"),
+    )
 
     def __init__(
         self,
@@ -53,6 +57,7 @@ class FunctionProgram:
         key: str,
         *,
         function: SagaFunction,
+        version: int,
         rolled_back: RolledBack | None,
         registry: ContractRegistry,
     ) -> None:
@@ -63,11 +68,16 @@ class FunctionProgram:
         self._context = Context(
             saga_id,
             key,
+            version,
             made=self._scheduler.made,
             publish=self._publish,
+            patched=self._patched,
             is_known=registry.paths.__contains__,
         )
         self._trigger: BaseModel | None = None
+        self.patches: frozenset[str] | None = None
+        self._patches: frozenset[str] = frozenset()
+        """Those that were taken."""
 
     def start(self, trigger: Message, at: Instant) -> Sequence[Command]:
         """Call the function and run it to its first await."""
@@ -159,12 +169,16 @@ class FunctionProgram:
             outcome = self._rolled_back(self._trigger, report)
         return self._message(outcome)
 
+    def take_patches(self, patches: Iterable[str]) -> None:
+        self._patches = self._patches.union(patches)
+
     def close(self) -> None:
         context = self._context
         context._is_over = True  # noqa: SLF001  # the context is ours; users see no setter
         self._scheduler.close()
         # Program and context know each other: without this every saga waits for the collector.
         context._publish = lambda _: None  # noqa: SLF001  # as above
+        context._patched = self._patches.__contains__  # noqa: SLF001  # as above
 
     def _run(
         self, waiter: Waiter, value: object, error: Exception | None, at: Instant
@@ -204,6 +218,19 @@ class FunctionProgram:
 
     def _publish(self, command: Command) -> None:
         self._scheduler.commands.append(command)
+
+    def _patched(self, patch: str) -> bool:
+        """Whether to take the new path of *patch*: the first time it is recorded."""
+        if patch in self._patches:
+            return True
+        running = self._scheduler.running
+        if running is None or running.is_dropped:
+            return False  # nobody hears what is asked while a branch is closed
+        if self.patches is not None and patch not in self.patches:
+            return False
+        self.take_patches([patch])
+        self._scheduler.commands.append(TakePatch(patch))
+        return True
 
     def _read(self, call: StepCall[Any], reply: Message) -> BaseModel:
         if call.replied is None or call.reply != reply:
