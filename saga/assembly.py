@@ -75,8 +75,12 @@ class Assembly:
 
     @cached_property
     def encoder(self) -> RecordEncoder:
-        limit, own_keys = self.settings.record_bytes, self.app.contracts.own_keys
-        return RecordEncoder(self.names, record_bytes_max=limit, own_keys=own_keys)
+        return RecordEncoder(
+            self.names,
+            record_bytes_max=self.settings.record_bytes,
+            own_keys=self.app.contracts.own_keys,
+            signing=self.settings.signing,
+        )
 
     @cached_property
     def relay(self) -> Relay:

@@ -396,6 +396,7 @@ EFFECTS: Final[dict[type[intents.Intent], _Effect]] = {
     intents.StepSettled: _settled,
     intents.BranchDropped: _dropped,
     intents.EventPublished: _without_effect,
+    intents.CommandSent: _without_effect,
     intents.TimerArmed: _armed,
     intents.TimerCancelled: _cancelled,
     intents.SignalAwaited: _awaited,

@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple, get_args, get_origin, get_type_hints,
 
 from saga.core.events import Event, Fact, Json, Message
 from saga.core.identity import Instant, MessageId, SagaId
-from saga.core.intents import Intent, PlannedUndo, RollbackPlanned
+from saga.core.intents import CommandSent, Intent, PlannedUndo, RollbackPlanned
 from saga.core.values import value
 from saga.errors import UnknownEntry
 
@@ -125,6 +125,7 @@ class _Shape(NamedTuple):
     message: str
     """The field that holds a message, if any."""
     has_payload: bool
+    may_lack_payload: bool
 
 
 class _Reading(NamedTuple):
@@ -167,6 +168,7 @@ def _shape(kind: type) -> _Shape:
         ),
         message=next((name for name, hint in types.items() if hint is Message), ""),
         has_payload="payload" in types,
+        may_lack_payload=NoneType in get_args(hints.get("payload")),
     )
 
 
@@ -297,7 +299,7 @@ def body_to_plain(body: Fact | Intent, embed: Callable[[Json], object]) -> dict[
     plain: dict[str, object] = dict(zip(always, get_always(body), strict=True))
     plain["type"] = name
     if "payload" in plain:
-        plain["payload"] = embed(body.payload)  # type: ignore[union-attr]  # it has one, as seen
+        plain["payload"] = embed(body.payload)  # type: ignore[union-attr,arg-type]  # it has one, as seen
     elif message_field:
         message = getattr(body, message_field)
         if message is not None:
@@ -314,6 +316,8 @@ def body_to_plain(body: Fact | Intent, embed: Callable[[Json], object]) -> dict[
     if values != usual:
         told = zip(sparse, values, usual, strict=True)
         plain |= {field: value for field, value, default in told if value != default}
+        if type(body) is CommandSent and body.payload is not None:
+            plain["payload"] = embed(body.payload)
     return plain
 
 
@@ -369,5 +373,5 @@ def _reading(saga_id: SagaId, version: int, name: str, plain: dict[str, Any]) ->
         shape.kind,
         tuple((field, read) for field, read in shape.readers if field in plain),
         shape.message if shape.message in plain else "",
-        shape.has_payload,
+        shape.has_payload and ("payload" in plain or not shape.may_lack_payload),
     )

@@ -2,15 +2,15 @@
 
 Intents are recorded in the past tense, because they are read as history: `IntentIssued` in an entry
 means that from this entry on the intent is due to be published. The relay publishes `IntentIssued`,
-`EventPublished` and the outcomes; everything else concerns only the saga itself.
+`EventPublished`, `CommandSent` and the outcomes; everything else concerns only the saga itself.
 """
 
 from __future__ import annotations
 
 from enum import StrEnum
 
-from saga.core.events import Json, Message
-from saga.core.identity import Direction, Instant, StepId, TimerId
+from saga.core.events import CancelMode, Json, Message
+from saga.core.identity import Direction, Instant, MessageId, SagaId, StepId, TimerId
 from saga.core.status import StepKind, StepStatus
 from saga.core.values import value
 
@@ -86,6 +86,31 @@ class EventPublished:
     publication: str
     contract: str
     payload: Json
+
+
+class SentAct(StrEnum):
+    """What one saga can ask of another; an undo is a parent's alone."""
+
+    SIGNAL = "signal"
+    CANCEL = "cancel"
+    UNDO = "undo"
+
+
+@value(kw_only=True)
+class CommandSent:
+    """Another saga is asked for something, under its *key*; *command* is the message's id."""
+
+    command: MessageId
+    act: SentAct
+    saga_id: SagaId
+    definition: str
+    key: str
+    name: str | None = None
+    """Of a signal, as is its *payload*."""
+    payload: Json | None = None
+    mode: CancelMode | None = None
+    """Of a cancel; None: graceful."""
+    reason: str | None = None
 
 
 @value
@@ -224,6 +249,7 @@ Intent = (
     | StepSettled
     | BranchDropped
     | EventPublished
+    | CommandSent
     | TimerArmed
     | TimerCancelled
     | SignalAwaited

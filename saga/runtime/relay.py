@@ -13,14 +13,17 @@ from itertools import groupby
 from sys import maxsize
 from types import MappingProxyType
 
-from saga.contracts import TopicNames
+from saga.contracts import COMMAND_CONTRACT, TopicNames
 from saga.contracts import cloudevents as ce
+from saga.contracts.between_sagas import command_text
 from saga.contracts.keys import key_in
+from saga.contracts.signatures import SigningKeys
 from saga.core.durations import SECOND_US
 from saga.core.events import Fact, Message, SagaStarted
 from saga.core.history import Entry
 from saga.core.identity import Instant, SagaId, idempotency_key
 from saga.core.intents import (
+    CommandSent,
     EventPublished,
     Intent,
     IntentIssued,
@@ -434,7 +437,8 @@ class RecordEncoder:
     """Makes the records of one environment and namespace.
 
     *own_keys*: of events that travel under a key of their own, the member of their JSON that it is.
-    All others travel under their saga's key.
+    All others travel under their saga's key, and commands under that of the saga they are for.
+    *signing* signs the commands.
     """
 
     def __init__(
@@ -443,11 +447,13 @@ class RecordEncoder:
         *,
         record_bytes_max: int,
         own_keys: Mapping[str, str] = MappingProxyType({}),
+        signing: SigningKeys | None = None,
     ) -> None:
         self.names = names
         self._record_bytes_max = record_bytes_max
         self.limits = RecordLimits(record_bytes_max + HEADERS_USUAL_BYTES)
         self._own_keys = own_keys
+        self._signing = signing
         self._topic = cache(names.topic)
         self._source = cache(partial(names.source, "sagas"))
 
@@ -506,6 +512,13 @@ class RecordEncoder:
             elif isinstance(body, _OUTCOMES) and body.outcome is not None:
                 message = body.outcome
                 id_ = same_for_retries = f"{saga}/outcome"
+            elif type(body) is CommandSent:
+                sender = f"{definition}/{key}"
+                command = self._command(saga, at, cause, body, source=source, sender=sender)
+                if not are_stored:
+                    self._check(command)
+                records.append(command)
+                continue
             else:
                 continue
             contract, text = message.contract, message.payload.encode()
@@ -520,6 +533,27 @@ class RecordEncoder:
                 self._check(record)
             records.append(record)
         return records
+
+    def _command(
+        self, saga: SagaId, at: Instant, cause: str, sent: CommandSent, *, source: str, sender: str
+    ) -> Record:
+        """A command names the saga it is for; whose it is, `ce_correlationid` says."""
+        headers = ce.Said(
+            sent.command, COMMAND_CONTRACT, source, at, causation_id=cause, correlation_id=saga
+        )
+        value = command_text(sent, actor=sender).encode()
+        return self._signed(
+            Record(self._topic(COMMAND_CONTRACT), sent.key.encode(), value, headers)
+        )
+
+    def _signed(self, record: Record) -> Record:
+        """*record* with a signature, where commands and replies are signed."""
+        headers = record.headers
+        if self._signing is None:
+            return record
+        assert isinstance(headers, ce.Said), headers
+        signed = self._signing.signed(record.topic, record.key, record.value, headers)
+        return Record(record.topic, record.key, record.value, signed)
 
     def _check(self, record: Record) -> None:
         """Raise MessageTooLarge for what the bus would refuse: before it is stored, never after."""
@@ -545,6 +579,7 @@ def _through_last_before(backlog: Sequence[Backlog], before: Instant) -> Sequenc
 
 
 def _saga_of(record: Record) -> SagaId:
-    saga_id = ce.read_headers(record.headers).saga_id
+    said = ce.read_headers(record.headers)
+    saga_id = said.saga_id or said.correlation_id
     assert saga_id is not None, f"a record on {record.topic} belongs to no saga"
     return SagaId(saga_id)

@@ -16,6 +16,7 @@ from saga.core.events import Message
 from saga.core.history import NAME_OF, Entry
 from saga.core.identity import Direction, StepId
 from saga.core.intents import (
+    CommandSent,
     EventPublished,
     IntentIssued,
     Noted,
@@ -39,6 +40,7 @@ from saga.core.status import StepStatus
 ACTS: Final = (
     IntentIssued,
     EventPublished,
+    CommandSent,
     SagaParked,
     SagaCompleted,
     SagaRolledBack,

@@ -94,6 +94,27 @@ BODIES = [
     intents.BranchDropped(steps=(StepId("a"),)),
     intents.BranchDropped(sleeps=("sleep-1",), waits=("wait-a-1", "wait-a-2")),
     intents.EventPublished(publication="p-1", contract="c", payload=Json('{"a":1}')),
+    intents.CommandSent(
+        command=MessageId("m"),
+        act=intents.SentAct.CANCEL,
+        saga_id=SAGA,
+        definition="order",
+        key="o-1",
+        mode=CancelMode.IMMEDIATE,
+        reason="r",
+    ),
+    *(
+        intents.CommandSent(
+            command=MessageId("m"),
+            act=intents.SentAct.SIGNAL,
+            saga_id=SAGA,
+            definition="order",
+            key="o-1",
+            name="s",
+            payload=payload,
+        )
+        for payload in (None, Json("null"), Json('{"a":[1,null]}'))
+    ),
     intents.TimerArmed(
         timer_id=TimerId("t"), due_at=Instant(5), purpose=TimerPurpose.SLEEP, target="sleep-1"
     ),
