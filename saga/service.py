@@ -30,6 +30,7 @@ from saga.publishing.writer import PublishOptions
 from saga.runtime.idle import Left, Waits
 from saga.runtime.outcomes import Outcome, OutcomePoller, OutcomeWaiters
 from saga.runtime.publisher import Commands
+from saga.runtime.receipts import WAIT_S, Receipt, wait_for_receipt
 from saga.tasks import why_ended
 
 if TYPE_CHECKING:
@@ -185,6 +186,7 @@ class Service:
         self._failure: Exception | None = None
         self._has_failed = asyncio.Event()
         roles.on_end = self._note_end
+        self._store = store
         self.catalogue = catalogue
         self.commands = commands
         self.publisher = commands.publisher
@@ -321,6 +323,20 @@ class Service:
             ValueError: it does not say enough, for example no reason for an abandon.
         """
         return await self.commands.send(_id_of(saga_id), act, command_id=command_id, **said)
+
+    async def receipt(
+        self, saga_id: SagaNamed, command_id: str, *, timeout: float = WAIT_S
+    ) -> Receipt:
+        """What came of a command: applied, refused, or `unknown` if not within *timeout* seconds.
+
+        Raises:
+            CorruptHistory: the saga's history cannot be read.
+            StoreUnavailable: the store cannot be asked.
+        """
+        self._raise_if_failed()
+        return await wait_for_receipt(
+            self._store, self.catalogue, _id_of(saga_id), command_id, timeout_s=timeout
+        )
 
     async def idle(
         self, *, within: Duration = IDLE_WITHIN, timeout: float | None = None

@@ -63,7 +63,7 @@ def poisoned(toys):
 def changed(waiting, tmp_path):
     """A saga that the code at hand decides otherwise."""
     (tmp_path / "toys.py").write_text(CHANGED)
-    call("signal", waiting, "approval", '{"by": "eve"}').fails(0)
+    call("signal", waiting, "approval", '{"by": "eve"}', "--no-wait").fails(0)
     call("run", "--until-idle").fails(0)
     return waiting
 
@@ -98,7 +98,7 @@ def test_what_is_advised_for_a_stuck_undo_is_taken(stuck, act):
     [command] = [each for each in advised(stuck) if each.split()[0] == act]
     assert "--reason" in command
 
-    call(*shlex.split(command)).fails(0)
+    call(*shlex.split(command), "--no-wait").fails(0)
     call("run", "--until-idle").fails(0)
 
     rows = call("history", call("ls", "--json").row["id"], "--json").rows
@@ -109,7 +109,7 @@ def test_what_is_advised_for_a_failed_turn_is_taken(poisoned, toys):
     (toys / "toys.py").write_text(TOYS)
     [release, _] = advised(poisoned)
 
-    call(*shlex.split(release)).fails(0)
+    call(*shlex.split(release), "--no-wait").fails(0)
     call("run", "--until-idle").fails(0)
 
     assert call("show", poisoned, "--json").row["status"] == "completed"
@@ -140,19 +140,19 @@ def test_what_a_saga_would_refuse_is_not_said_to_be_accepted(request, state, act
     call("run", "--until-idle").fails(0)
     assert call("history", saga_named, "--json").out == before
     for command in instead[:1]:
-        call(*shlex.split(command)).fails(0)
+        call(*shlex.split(command), "--no-wait").fails(0)
 
 
 def test_without_the_application_the_history_alone_says_what_is_refused(stuck, toys):
     (toys / "toys.py").unlink()
 
     call("release", stuck, *R).fails(1, "no failed turn")
-    call("retry", stuck, "pay", *R).fails(0)
+    call("retry", stuck, "pay", *R, "--no-wait").fails(0)
 
 
 def test_what_waits_for_other_code_is_sent_and_said(changed):
     """The code here may not be that of its worker."""
-    call("compensate", changed, *R).fails(0, "by the code here it waits")
+    call("compensate", changed, *R, "--no-wait").fails(0, "by the code here it waits")
 
 
 def test_a_command_repeats_the_settings_that_were_given_as_options(toys):

@@ -11,20 +11,35 @@ def status(saga):
     return call("show", saga, "--json").row["status"]
 
 
+def sent(command_id):
+    """The receipt of a command that nobody has waited for."""
+    detail = "sent; nobody has waited for what comes of it"
+    return {
+        "command_id": command_id,
+        "accepted": False,
+        "result": "unknown",
+        "detail": detail,
+        "answer": None,
+    }
+
+
 def test_a_signal_is_accepted_and_ends_the_wait(waiting):
     words = ("signal", waiting, "approval", '{"by": "eve"}', "--id", "c-1", "--json")
 
-    assert call(*words).row == {"command_id": "c-1", "accepted": True}
-    assert call(*words).row == {"command_id": "c-1", "accepted": True}
+    assert call(*words, "--no-wait").row == sent("c-1")
+    assert call(*words, "--no-wait").row == sent("c-1")
     assert status(waiting) == "completed"
+    repeated = call(*words)
+    assert (repeated.code, repeated.row["accepted"]) == (0, False)
+    assert repeated.row["result"] == "duplicate"
     types = [row["type"] for row in call("history", waiting, "--json").rows]
     assert types.count("signal-received") == 1
 
 
 def test_a_cancelled_saga_is_rolled_back_with_the_reason(waiting):
-    words = ("--reason", "changed my mind", "--actor", "ann", "--json")
+    words = ("--reason", "changed my mind", "--actor", "ann", "--no-wait", "--json")
 
-    assert call("cancel", waiting, *words).row["accepted"] is True
+    assert call("cancel", waiting, *words).row["result"] == "unknown"
     assert status(waiting) == "rolled_back"
     rows = call("history", waiting, "--json").rows
     [asked] = [row["data"] for row in rows if row["type"] == "cancel-requested"]
@@ -33,11 +48,12 @@ def test_a_cancelled_saga_is_rolled_back_with_the_reason(waiting):
 
 def test_a_cancel_under_the_id_of_a_signal_is_refused(waiting):
     """It was accepted, and nothing was cancelled."""
-    call("signal", waiting, "hint", "1", "--id", "c-1")
+    call("signal", waiting, "hint", "1", "--id", "c-1", "--no-wait")
     assert call("run", "--until-idle").code == 0
     refused = call("cancel", waiting, "--reason", "r", "--id", "c-1", "--json")
 
-    assert (refused.code, refused.row) == (1, {"command_id": "c-1", "accepted": False})
+    assert (refused.code, refused.row["result"]) == (1, "refused")
+    assert refused.row["accepted"] is False
     assert "id_conflict" in refused.err
     assert "signal-received" in refused.err
     assert call("signal", waiting, "hint", "1", "--id", "c-1", "--json").code == 0
@@ -59,7 +75,7 @@ def test_a_cancel_under_the_id_of_a_signal_is_refused(waiting):
 def test_operators_end_a_saga(waiting, words, ends):
     act, *options = words
 
-    assert call(act, waiting, *options, "--reason", "enough", "--json").row["accepted"] is True
+    assert call(act, waiting, *options, "--reason", "enough", "--no-wait").code == 0
     assert status(waiting) == ends
     if ends == "abandoned":
         assert call("show", waiting, "--json").row["residue"] == ["pay"]
@@ -99,5 +115,5 @@ def test_waiting_for_a_worker_that_is_not_there_ends_in_time(waiting):
     called = call("cancel", waiting, "--reason", "r", "--wait", 0.2, "--json")
 
     assert called.code == 1
-    assert called.row["accepted"] is True
+    assert (called.row["accepted"], called.row["result"]) == (False, "unknown")
     assert "no worker" in called.err

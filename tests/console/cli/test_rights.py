@@ -77,11 +77,11 @@ def test_commands_of_the_command_line_are_signed(waiting, monkeypatch, tmp_path)
     """A worker with keys believes those with the same ones only."""
     file = tmp_path / "keys"
     file.write_text(KEYS)
-    call("signal", waiting, "approval", '{"by": "mallory"}')
+    call("signal", waiting, "approval", '{"by": "mallory"}', "--no-wait")
     monkeypatch.setenv("SAGA_SIGNING_KEYS_FILE", str(file))
     assert call("run", "--until-idle").code == 0
     assert [row["reason"] for row in call("dlq", "ls", "--json").rows] == ["bad_signature"]
 
-    call("signal", waiting, "approval", '{"by": "eve"}')
+    call("signal", waiting, "approval", '{"by": "eve"}', "--no-wait")
     assert call("run", "--until-idle").code == 0
     assert call("show", waiting, "--json").row["status"] == "completed"

@@ -209,7 +209,7 @@ def test_no_text_breaks_out_of_a_line_of_output(toys):
     call("publish", LEAVE, json.dumps({"name": FORGED})).fails(0)
     call("run", "--until-idle")
     [row] = call("ls", "--json").rows
-    call("cancel", row["id"], "--reason", FORGED).fails(0)
+    call("cancel", row["id"], "--reason", FORGED, "--no-wait").fails(0)
     call("run", "--until-idle")
 
     assert row["key"] == FORGED
