@@ -87,12 +87,20 @@ Branch = Call[Any] | Coroutine[Any, Any, Any]
 
 @dataclass(slots=True, eq=False)
 class GroupCall(Call[Any]):
-    """Several branches side by side: all of them, or whichever succeeds first."""
+    """Several branches side by side, at most *at_once* of them at one time.
+
+    The first *needed* successes decide it, or that so many are out of reach; where it
+    *waits_for_all*, the end of all branches.
+    """
 
     group: str
     branches: tuple[Branch, ...]
-    takes_first: bool
+    needed: int
+    waits_for_all: bool = False
+    gives_one: bool = False
+    """Its result is that of its only success, and not those of several."""
+    at_once: int | None = None
     number: int = field(default=0, init=False)
 
     def __str__(self) -> str:
-        return f"ctx.{'any' if self.takes_first else 'all'}(…)"
+        return f"ctx.{self.group.partition('-')[0]}(…)"

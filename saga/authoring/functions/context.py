@@ -11,12 +11,13 @@ from collections.abc import Awaitable, Callable, Coroutine
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from types import FrameType
-from typing import Any, Final, Literal, TypeVar, get_args, overload
+from typing import Any, Final, Literal, TypeVar, cast, get_args, overload
 from uuid import UUID, uuid5
 
 from pydantic import TypeAdapter
 
 from saga.authoring.functions.calls import (
+    Branch,
     Call,
     DoneCall,
     GroupCall,
@@ -40,6 +41,8 @@ T = TypeVar("T")
 T1 = TypeVar("T1")
 T2 = TypeVar("T2")
 T3 = TypeVar("T3")
+T4 = TypeVar("T4")
+FailMode = Literal["wait", "fast"]
 StepKindName = Literal["compensatable", "pivot", "retriable", "read_only"]
 STEP_ID_CHARS_MAX = 200
 SIGNAL_NAME_CHARS_MAX = 200
@@ -140,25 +143,119 @@ class Context:
         return self._made(call, sys._getframe(1))  # noqa: SLF001  # the caller's place
 
     @overload
-    def all(self, first: Awaitable[T1], /) -> Awaitable[tuple[T1]]: ...
-    @overload
-    def all(self, first: Awaitable[T1], second: Awaitable[T2], /) -> Awaitable[tuple[T1, T2]]: ...
+    def all(
+        self, first: Awaitable[T1], /, *, fail: FailMode = "wait", at_once: int | None = None
+    ) -> Awaitable[tuple[T1]]: ...
     @overload
     def all(
-        self, first: Awaitable[T1], second: Awaitable[T2], third: Awaitable[T3], /
+        self,
+        first: Awaitable[T1],
+        second: Awaitable[T2],
+        /,
+        *,
+        fail: FailMode = "wait",
+        at_once: int | None = None,
+    ) -> Awaitable[tuple[T1, T2]]: ...
+    @overload
+    def all(
+        self,
+        first: Awaitable[T1],
+        second: Awaitable[T2],
+        third: Awaitable[T3],
+        /,
+        *,
+        fail: FailMode = "wait",
+        at_once: int | None = None,
     ) -> Awaitable[tuple[T1, T2, T3]]: ...
     @overload
-    def all(self, *branches: Awaitable[T]) -> Awaitable[tuple[T, ...]]: ...
-    def all(self, *branches: Awaitable[Any]) -> Awaitable[Any]:
-        """Side by side, results in the order given; once all ended, the first failure is raised."""
-        return self._made(self._group("all", branches), sys._getframe(1))  # noqa: SLF001  # as above
+    def all(
+        self,
+        first: Awaitable[T1],
+        second: Awaitable[T2],
+        third: Awaitable[T3],
+        fourth: Awaitable[T4],
+        /,
+        *,
+        fail: FailMode = "wait",
+        at_once: int | None = None,
+    ) -> Awaitable[tuple[T1, T2, T3, T4]]: ...
+    @overload
+    def all(
+        self, *branches: Awaitable[T], fail: FailMode = "wait", at_once: int | None = None
+    ) -> Awaitable[tuple[T, ...]]: ...
+    def all(
+        self, *branches: Awaitable[Any], fail: FailMode = "wait", at_once: int | None = None
+    ) -> Awaitable[Any]:
+        """Side by side; the results in the order given.
 
-    def any(self, *branches: Awaitable[T]) -> Awaitable[T]:
+        Args:
+            fail: `wait`: once all have ended, the first failure in the order given is raised;
+                `fast`: a failure is raised at once, and what the other branches may have done is
+                undone before the saga completes.
+            at_once: so many branches run at one time; the others begin in the order given as these
+                end, and never once the group has failed fast.
+        """
+        side_by_side = _branches(branches)
+        if fail not in ("wait", "fast"):
+            raise DefinitionError(f"ctx.all(…, fail={_shown(fail)}): expected 'wait' or 'fast'")
+        if at_once is not None and (type(at_once) is not int or at_once < 1):
+            raise DefinitionError(
+                f"ctx.all(…, at_once={_shown(at_once)}): expected a number from 1 on"
+            )
+        call = GroupCall(
+            f"all-{self._next('all')}",
+            side_by_side,
+            len(branches),
+            waits_for_all=fail == "wait",
+            at_once=at_once,
+        )
+        return self._made(call, sys._getframe(1))  # noqa: SLF001  # the caller's place
+
+    @overload
+    def any(self, first: Awaitable[T1], /) -> Awaitable[T1]: ...
+    @overload
+    def any(self, first: Awaitable[T1], second: Awaitable[T2], /) -> Awaitable[T1 | T2]: ...
+    @overload
+    def any(
+        self, first: Awaitable[T1], second: Awaitable[T2], third: Awaitable[T3], /
+    ) -> Awaitable[T1 | T2 | T3]: ...
+    @overload
+    def any(self, *branches: Awaitable[T]) -> Awaitable[T]: ...
+    def any(self, *branches: Awaitable[Any]) -> Awaitable[Any]:
         """Side by side, the first success; whatever the other branches may have done is undone.
 
         When all fail, the first failure in the order given is raised.
         """
-        return self._made(self._group("any", branches), sys._getframe(1))  # noqa: SLF001  # as above
+        side_by_side = _branches(branches)
+        if not branches:
+            raise DefinitionError("ctx.any() of nothing can never succeed")
+        call = GroupCall(f"any-{self._next('any')}", side_by_side, 1, gives_one=True)
+        return self._made(call, sys._getframe(1))  # noqa: SLF001  # as above
+
+    @overload
+    def some(
+        self, k: int, first: Awaitable[T1], second: Awaitable[T2], /
+    ) -> Awaitable[tuple[T1 | T2, ...]]: ...
+    @overload
+    def some(
+        self, k: int, first: Awaitable[T1], second: Awaitable[T2], third: Awaitable[T3], /
+    ) -> Awaitable[tuple[T1 | T2 | T3, ...]]: ...
+    @overload
+    def some(self, k: int, /, *branches: Awaitable[T]) -> Awaitable[tuple[T, ...]]: ...
+    def some(self, k: int, /, *branches: Awaitable[Any]) -> Awaitable[Any]:
+        """Side by side, the first *k* successes, in the order given.
+
+        What the other branches may have done is undone. As soon as fewer than *k* can succeed, the
+        first failure in the order given is raised; then it is all that did not fail themselves.
+        """
+        side_by_side = _branches(branches)
+        if type(k) is not int or not 0 <= k <= len(branches):
+            raise DefinitionError(
+                f"ctx.some({_shown(k)}, …): expected a number from 0 to that of the branches, "
+                f"{len(branches)}: more can never succeed"
+            )
+        call = GroupCall(f"some-{self._next('some')}", side_by_side, k)
+        return self._made(call, sys._getframe(1))  # noqa: SLF001  # as above
 
     def sleep(self, duration: Duration) -> Awaitable[None]:
         """Wait at least *duration*, through crashes and deploys."""
@@ -249,14 +346,16 @@ class Context:
         self._steps.add(id)
         return StepId(id)
 
-    def _group(self, name: Literal["all", "any"], branches: tuple[Any, ...]) -> GroupCall:
-        for branch in branches:
-            if not isinstance(branch, (Call, Coroutine)):
-                raise DefinitionError(
-                    f"{type(branch).__name__} cannot run side by side: pass calls of ctx, or "
-                    f"coroutines that make them"
-                )
-        return GroupCall(f"{name}-{self._next(name)}", branches, takes_first=name == "any")
+
+def _branches(branches: tuple[object, ...]) -> tuple[Branch, ...]:
+    """What a group is given, all of which can run side by side."""
+    for branch in branches:
+        if not isinstance(branch, (Call, Coroutine)):
+            raise DefinitionError(
+                f"{type(branch).__name__} cannot run side by side: pass calls of ctx, or "
+                f"coroutines that make them"
+            )
+    return cast("tuple[Branch, ...]", branches)
 
 
 @lru_cache(maxsize=4096)

@@ -109,16 +109,69 @@ class Task:
 class Group:
     """A group in progress: results in the order of definition, whatever the order of completion."""
 
-    __slots__ = ("errors", "is_over", "open", "parent", "results", "slots", "takes_first")
+    __slots__ = (
+        *("call", "errors", "failed", "is_beginning", "is_over", "parent", "results"),
+        *("settled_slots", "slots", "unbegun"),
+    )
 
     def __init__(self, call: GroupCall, parent: Waiter) -> None:
+        self.call = call
         self.parent = parent
-        self.takes_first = call.takes_first
-        self.open = len(call.branches)
-        self.results: list[object] = [None] * self.open
-        self.errors: list[Exception | None] = [None] * self.open
-        self.slots = [Slot(self, index) for index in range(self.open)]
+        size = len(call.branches)
+        self.results: list[object] = [None] * size
+        self.errors: list[Exception | None] = [None] * size
+        self.slots = [Slot(self, index) for index in range(size)]
+        self.settled_slots = self.failed = 0
+        self.unbegun = 0
+        """The place of the first branch that has not begun."""
+        self.is_beginning = False
         self.is_over = False
+
+    @property
+    def may_begin(self) -> bool:
+        """Whether the next branch begins now."""
+        if self.is_over or self.unbegun == len(self.slots):
+            return False
+        at_once = self.call.at_once
+        return at_once is None or self.unbegun - self.settled_slots < at_once
+
+    def settle(self, slot: Slot, value: object, error: Exception | None) -> bool:
+        """Note how a branch ended; whether that decides the group."""
+        self.results[slot.index], self.errors[slot.index] = value, error
+        slot.is_settled = True
+        self.settled_slots += 1
+        self.failed += error is not None
+        size, needed = len(self.slots), self.call.needed
+        if self.settled_slots == size:
+            self.is_over = True
+        elif not self.call.waits_for_all:
+            has_won = self.settled_slots - self.failed == needed
+            self.is_over = has_won or self.failed > size - needed
+        return self.is_over
+
+    @property
+    def failure(self) -> Exception | None:
+        """The first failure in order of definition, where there are too few successes."""
+        if self.settled_slots - self.failed >= self.call.needed:
+            return None
+        return next(error for error in self.errors if error is not None)
+
+    def result(self) -> object:
+        """What has succeeded, in the order of definition."""
+        done = [
+            result
+            for slot, result, error in zip(self.slots, self.results, self.errors, strict=True)
+            if slot.is_settled and error is None
+        ]
+        return done[0] if self.call.gives_one else tuple(done)
+
+    def losers(self, *, is_won: bool) -> list[Slot]:
+        """The branches that count for nothing: of a failed group all but those that failed."""
+        return [
+            slot
+            for slot, error in zip(self.slots, self.errors, strict=True)
+            if (not slot.is_settled or (error is not None) is is_won)
+        ]
 
     def settled(self) -> tuple[StepId, ...]:
         """The nearest steps behind what follows the group: those of each branch that made any."""
@@ -151,31 +204,22 @@ class Slot:
         return self
 
     def wake(self, scheduler: Scheduler, value: object, error: Exception | None) -> None:
-        """Settle this place; the group ends when all are settled, or with the first success."""
+        """Settle this place: the group ends, or another branch of it may begin."""
         group = self.group
         if group.is_over or self.is_settled:
             return
-        self.is_settled = True
-        group.results[self.index], group.errors[self.index] = value, error
-        group.open -= 1
-        is_won = group.takes_first and error is None
-        if not is_won and group.open > 0:
+        if not group.settle(self, value, error):
+            scheduler.begin_branches(group)
             return
-        group.is_over = True
         group.parent.settled = group.settled()
-        if is_won:
-            scheduler.drop_losers(group, winner=self.index)
+        failure = group.failure
+        if not group.call.waits_for_all:
+            scheduler.drop(group.losers(is_won=failure is None))
+        scheduler.forgo(group)
         outer = group.parent.place
         if outer is not None and not any(slot.begun for slot in group.slots):
             del outer.begun[group]
-        if is_won:
-            scheduler.ready(group.parent, value, None)
-            return
-        failures = [failure for failure in group.errors if failure is not None]
-        if failures:
-            scheduler.ready(group.parent, None, failures[0])
-        else:
-            scheduler.ready(group.parent, tuple(group.results), None)
+        scheduler.ready(group.parent, group.result() if failure is None else None, failure)
 
 
 class Generator:
@@ -223,8 +267,8 @@ class CleanUp:
 class Scheduler:
     __slots__ = (
         *("_failure", "_generators", "_generators_max", "_is_closed", "_live", "_number"),
-        *("_queue", "_result", "_unawaited", "commands", "main", "outcome", "running", "sleeps"),
-        *("steps", "waits"),
+        *("_queue", "_result", "_unawaited", "_waiting", "commands", "main", "outcome"),
+        *("running", "sleeps", "steps", "waits"),
     )
 
     def __init__(self) -> None:
@@ -241,6 +285,8 @@ class Scheduler:
         """Of the branch that began, or the call that was awaited last."""
         self._live: dict[Task, None] = {}
         """Branches that have not ended, in the order in which they began: the inner ones last."""
+        self._waiting: dict[Group, None] | None = None
+        """Groups with branches that have not begun, as others of them have to end before."""
         self._queue: deque[tuple[Task, object, Exception | None]] | None = None
         """Who goes on next; None between turns, as an empty one is a tenth of an open saga."""
         self._generators: dict[int, Generator] | None = None
@@ -352,11 +398,10 @@ class Scheduler:
             del waiter.place.begun[call]
         return waiter, call
 
-    def drop_losers(self, group: Group, *, winner: int) -> None:
-        """End the other branches of a group for good, with all that is nested in them."""
+    def drop(self, lost: list[Slot]) -> None:
+        """End branches for good, with all that is nested in them."""
         tasks: list[Task] = []
         calls: list[Call[Any]] = []
-        lost = [slot for slot in group.slots if slot.index != winner]
         while lost:
             slot = lost.pop()
             for begun in slot.begun:
@@ -365,6 +410,8 @@ class Scheduler:
                 elif isinstance(begun, Task):
                     tasks.append(begun)
                 else:
+                    begun.is_over = True
+                    self.forgo(begun)
                     lost += begun.slots
             slot.begun = {}
         calls.sort(key=_number_of)
@@ -385,6 +432,8 @@ class Scheduler:
         main = self.main
         if main is not None and (self._live or not main.is_over):
             with secluded():
+                for group in list(self._waiting or ()):
+                    self.forgo(group)
                 self._end(list(self._live))
                 main.is_over = main.is_dropped = True
                 close(main.coroutine)
@@ -466,31 +515,50 @@ class Scheduler:
         del self._generators[id(generator)]
         self._begin(generator.aclose(), CleanUp(known.owner))
 
-    def _forgo(self, branch: Branch) -> None:
-        """Close what never began, so that nobody is warned of a coroutine that was forgotten."""
+    def begin_branches(self, group: Group) -> None:
+        """Begin the branches whose turn it is, in the order of definition."""
+        if group.is_beginning:
+            return  # one that is done at once: who begins it goes on
+        group.is_beginning = True
+        branches = group.call.branches
+        while group.may_begin:
+            slot, branch = group.slots[group.unbegun], branches[group.unbegun]
+            group.unbegun += 1
+            if isinstance(branch, Coroutine):
+                slot.task = self._begin(branch, slot)
+            else:
+                self.want(slot, branch, group.call.group)
+        group.is_beginning = False
+        if group.unbegun < len(branches):
+            self._waiting = self._waiting or {}
+            self._waiting[group] = None
+
+    def forgo(self, group: Group) -> None:
+        """Close the branches that never began: nobody is to be warned that they were forgotten."""
+        for branch in group.call.branches[group.unbegun :]:
+            self._forgo_branch(branch)
+        group.unbegun = len(group.slots)
+        if self._waiting is not None:
+            self._waiting.pop(group, None)
+
+    def _forgo_branch(self, branch: Branch) -> None:
         if isinstance(branch, Coroutine):
             self.excuse(_frames_of(branch))
             branch.close()
         elif isinstance(branch, GroupCall):
             for inner in branch.branches:
-                self._forgo(inner)
+                self._forgo_branch(inner)
 
     def _want_group(self, waiter: Waiter, call: GroupCall) -> None:
-        if not call.branches:
-            if call.takes_first:
-                raise DefinitionError("ctx.any() of nothing can never succeed")
+        if not call.needed:
+            for branch in call.branches:
+                self._forgo_branch(branch)
             self.ready(waiter, (), None)
             return
         group = Group(call, waiter)
         if waiter.place is not None:
             waiter.place.begun[group] = None
-        for slot, branch in zip(group.slots, call.branches, strict=True):
-            if group.is_over:
-                self._forgo(branch)  # an earlier one has won at once: this one never begins
-            elif isinstance(branch, Coroutine):
-                slot.task = self._begin(branch, slot)
-            else:
-                self.want(slot, branch, call.group)
+        self.begin_branches(group)
 
     def _begin(self, coroutine: Coroutine[Any, Any, Any], parent: Waiter) -> Task:
         """Let a coroutine run after those that are ready already."""
