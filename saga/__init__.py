@@ -4,7 +4,7 @@ Authors of sagas and effect services need nothing but this, and `saga.testing` f
 """
 
 from saga.app import SagaApp
-from saga.authoring import Context, saga
+from saga.authoring import Context, on, saga
 from saga.contracts import Event, Intent, upcast
 from saga.core.events import CancelMode
 from saga.core.program import Report
@@ -36,6 +36,7 @@ __all__ = [
     "StepFailed",
     "SyncPublisher",
     "TimedOut",
+    "on",
     "saga",
     "upcast",
 ]

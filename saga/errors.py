@@ -41,7 +41,7 @@ A durable function suspends by yielding, so no error of the engine passes throug
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 
 class SagaError(Exception):
@@ -252,13 +252,14 @@ class StepFailed(Exception):
 
 @dataclass(eq=False)
 class TimedOut(Exception):
-    """Raised into a saga's function when no signal came in time."""
+    """Raised into a saga's function when no signal or event, which says *kind*, came in time."""
 
     code: ClassVar[str] = "timed_out"
     name: str
+    kind: Literal["signal", "event"] = "signal"
 
     def __str__(self) -> str:
-        return f"no signal {self.name!r} came in time"
+        return f"no {self.kind} {self.name!r} came in time"
 
 
 class RollBack(Exception):

@@ -113,3 +113,15 @@ def as_saga(function: Callable[..., Any], **options: Any) -> SagaDefinition:
         "rolled_back": OrderRejected,
     }
     return saga("order", **{**defaults, **options})(function)
+
+
+class Shipped(Event, topic="carrier.shipped", version=1, key="order_id"):
+    """What a service says that this order's saga has asked for nothing."""
+
+    order_id: str = "o-1"
+    parcel: int = 1
+
+
+class Settled(Event, topic="bank.settled", version=1):
+    order_ref: str | None = "o-1"
+    amount: int = 3

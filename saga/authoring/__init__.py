@@ -1,15 +1,18 @@
 """Ways to write a saga. Each makes a definition that the kernel turns into the same decider."""
 
 from saga.authoring.functions import Context, SagaDefinition, saga
+from saga.authoring.listening import Listening, on
 from saga.authoring.registry import SagaRegistry
 from saga.errors import RollBack, StepFailed, TimedOut
 
 __all__ = [
     "Context",
+    "Listening",
     "RollBack",
     "SagaDefinition",
     "SagaRegistry",
     "StepFailed",
     "TimedOut",
+    "on",
     "saga",
 ]

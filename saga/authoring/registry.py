@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from saga.authoring.functions.definition import SagaDefinition, check_key_field
+from saga.authoring.listening import Listening
+from saga.authoring.listening import check_key_field as check_listened_key
 from saga.contracts import ContractRegistry, contract_of
 from saga.core.decider import Decider
 from saga.core.identity import SagaId, saga_id
@@ -39,6 +41,11 @@ class SagaRegistry:
                 starters = by_trigger.setdefault(contract_of(trigger).contract_name, {})
                 starters[each.saga.name] = each
         self._by_trigger = {name: list(sagas.values()) for name, sagas in by_trigger.items()}
+        self._listening: dict[str, list[tuple[Registered, Listening]]] = {}
+        for each in self._by_name.values():
+            for listening in each.saga.listens:
+                name = listening.contract.contract_name
+                self._listening.setdefault(name, []).append((each, listening))
 
     def find(self, name: str, version: int) -> Registered | None:
         return self._by_name.get((name, version))
@@ -59,11 +66,19 @@ class SagaRegistry:
         """The newest version of every saga that a message of *contract* starts."""
         return self._by_trigger.get(contract, [])
 
+    def listening_to(self, contract: str) -> list[tuple[Registered, Listening]]:
+        """Every version of every saga that a message of *contract* may reach, and how."""
+        return self._listening.get(contract, [])
+
     def all(self) -> Mapping[tuple[str, int], Registered]:
         return self._by_name
 
     def triggers(self) -> frozenset[str]:
         return frozenset(self._by_trigger)
+
+    def listened(self) -> frozenset[str]:
+        """The events that may reach running sagas."""
+        return frozenset(self._listening)
 
     def _add(self, definition: SagaDefinition, contracts: ContractRegistry) -> None:
         name = (definition.name, definition.version)
@@ -84,4 +99,25 @@ class SagaRegistry:
                     where=definition.where,
                 )
             check_key_field(definition.name, trigger, definition.key)  # its types are known by now
+        for listening in definition.listens:
+            _check_listening(definition, listening, contracts)
         self._by_name[name] = Registered(definition, decider_for(definition.bind(contracts)))
+
+
+def _check_listening(
+    definition: SagaDefinition, listening: Listening, contracts: ContractRegistry
+) -> None:
+    contract = listening.contract.contract_name
+    current = contracts.current(contract).contract_name
+    if current != contract:
+        raise DefinitionError(
+            f"saga {definition.name!r} listens to {contract}, which is upcast to {current}: "
+            f"let it listen to that",
+            where=definition.where,
+        )
+    try:
+        check_listened_key(listening.event, listening.key)  # its types are known by now
+    except DefinitionError as error:
+        raise DefinitionError(
+            f"saga {definition.name!r} listens to it: {error.problem}", where=definition.where
+        ) from None

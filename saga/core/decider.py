@@ -28,6 +28,8 @@ class Disposition(StrEnum):
     """The saga has another content under the same id: the record is a dead letter."""
     KEY_TAKEN = "key_taken"
     """Another trigger, of another content, has begun the saga of this key: a dead letter."""
+    AFTER_END = "after_end"
+    """An event of others, for a saga that has ended: counted, no entry."""
     UNKNOWN = "unknown_intent"
     """It answers an intent that was never issued: the record is a dead letter."""
 

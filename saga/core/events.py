@@ -7,7 +7,7 @@ entry of the turn it leads to. Payloads are opaque here: canonical JSON text of 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Final, NewType
+from typing import Final, NamedTuple, NewType
 
 from saga.core.identity import Instant, IntentId, MessageId, TimerId
 from saga.core.values import value
@@ -92,6 +92,45 @@ class SignalReceived:
 
 
 @value(kw_only=True)
+class EventReceived:
+    """An event of another service, to which the saga's definition listens."""
+
+    contract: str
+    payload: Json
+
+
+Arrival = SignalReceived | EventReceived
+"""What is kept in order of arrival until the saga takes it."""
+
+
+class ArrivalKind(StrEnum):
+    SIGNAL = "signal"
+    EVENT = "event"
+
+
+class Channel(NamedTuple):
+    """What can be waited for. All versions of one event are one channel."""
+
+    kind: ArrivalKind
+    name: str
+
+
+def signal_channel(name: str) -> Channel:
+    return Channel(ArrivalKind.SIGNAL, name)
+
+
+def event_channel(contract: str) -> Channel:
+    """That of `shipping.evt.delivered.v2` is `shipping.evt.delivered`."""
+    return Channel(ArrivalKind.EVENT, contract.rpartition(".v")[0] or contract)
+
+
+def channel_of(arrival: Arrival) -> Channel:
+    if isinstance(arrival, SignalReceived):
+        return signal_channel(arrival.name)
+    return event_channel(arrival.contract)
+
+
+@value(kw_only=True)
 class CancelRequested:
     mode: CancelMode
     reason: str
@@ -130,6 +169,7 @@ Fact = (
     | ReplyReceived
     | TimerFired
     | SignalReceived
+    | EventReceived
     | CancelRequested
     | OperatorActed
     | TurnFailed

@@ -8,11 +8,11 @@ functions, so what it knows is what the history says (`docs/reference/history.md
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, TypeAlias
 
 from saga.core import events, intents
+from saga.core.arrivals import arrive, begin_wait, end_by_choice, end_wait, end_waits
 from saga.core.events import REPLY_DONE, Event
 from saga.core.format_1 import FORMAT_1, take_unsaid
 from saga.core.history import Entry, RecordedTurn, turns
@@ -21,8 +21,8 @@ from saga.core.state import Plan, SagaState, Step, identity_of
 from saga.core.status import DONE, ISSUED, TRANSITIONS, UNDOING, SagaStatus, StepKind, StepStatus
 from saga.errors import CorruptHistory
 
-_SAID_BY_PEOPLE: Final = frozenset(
-    {events.SignalReceived, events.CancelRequested, events.OperatorActed}
+_SAID_BY_OTHERS: Final = frozenset(
+    {events.SignalReceived, events.EventReceived, events.CancelRequested, events.OperatorActed}
 )
 _PIVOT: Final = StepKind.PIVOT
 _RETRY: Final = intents.TimerPurpose.RETRY
@@ -50,6 +50,12 @@ def fold_turn(state: SagaState, turn: RecordedTurn) -> None:
         apply(state, intent, event.at)
     if state.format == FORMAT_1:
         take_unsaid(state, event, decided)
+    pass_turn(state, decided)
+
+
+def pass_turn(state: SagaState, decided: Sequence[intents.Intent]) -> None:
+    """A turn is over: the next one's entries come behind its own."""
+    state.version += 1 + len(decided)
 
 
 def take_fact(state: SagaState, event: Event) -> None:
@@ -62,8 +68,8 @@ def know(state: SagaState, event: Event) -> None:
 
 
 def said(fact: events.Fact) -> int | None:
-    """What people said, as a number; None of what the trigger, steps and timers keep themselves."""
-    return hash(fact) if type(fact) in _SAID_BY_PEOPLE else None
+    """What others said, as a number; None of what the trigger, steps and timers keep themselves."""
+    return hash(fact) if type(fact) in _SAID_BY_OTHERS else None
 
 
 def take_noted(state: SagaState, event: Event, verdict: intents.Verdict) -> None:
@@ -93,6 +99,8 @@ def restate(state: SagaState, recorded: intents.Intent, *, says_order: bool) -> 
             state.outcome = recorded.outcome
         case intents.TimerCancelled():
             _cancelled(state, recorded, Instant(0))
+        case intents.EventAwaited() if recorded.wait in state.waited:
+            state.waited[recorded.wait] = recorded
         case _:
             pass
 
@@ -160,21 +168,13 @@ def take_reply(
 def _timer_fired(state: SagaState, fact: events.TimerFired, _: Instant) -> None:
     timer = state.timers.pop(fact.timer_id, None)
     if timer is not None and timer.purpose is intents.TimerPurpose.WAIT:
-        _end_wait(state, timer.target)
-
-
-def _signalled(state: SagaState, fact: events.SignalReceived, _: Instant) -> None:
-    waits = state.waits.get(fact.name)
-    if waits:
-        _end_wait(state, next(iter(waits)))
-    else:
-        state.signals.setdefault(fact.name, deque()).append(fact.payload)
+        end_wait(state, timer.target)
 
 
 def _cancel_requested(state: SagaState, fact: events.CancelRequested, _: Instant) -> None:
     if fact.mode is not events.CancelMode.ABANDON:
         state.cancel_reason = fact.reason
-        _end_waits(state)
+        end_waits(state)
 
 
 def _operator_acted(state: SagaState, fact: events.OperatorActed, _: Instant) -> None:
@@ -244,7 +244,7 @@ def _dropped(state: SagaState, intent: intents.BranchDropped, _: Instant) -> Non
         step = state.steps[step_id]
         step.is_dropped = step.has_lost = True
     for wait in intent.waits:
-        _end_wait(state, wait)
+        end_wait(state, wait)
 
 
 def _armed(state: SagaState, intent: intents.TimerArmed, _: Instant) -> None:
@@ -263,34 +263,6 @@ def _step_of(state: SagaState, timer: intents.TimerArmed) -> Step:
     return state.steps[StepId(timer.target.rpartition("/")[0])]
 
 
-def _awaited(state: SagaState, intent: intents.SignalAwaited, _: Instant) -> None:
-    name = intent.name
-    unread = state.signals.get(name) or deque()
-    for _refused in range(min(intent.refused or 0, len(unread))):
-        unread.popleft()
-    if unread:
-        unread.popleft()
-    else:
-        state.waits.setdefault(name, {})[intent.wait] = None
-        state.waited[intent.wait] = name
-    if not unread:
-        state.signals.pop(name, None)
-
-
-def _end_wait(state: SagaState, wait: str) -> None:
-    name = state.waited.pop(wait, None)
-    if name is not None:
-        waits = state.waits[name]
-        del waits[wait]
-        if not waits:
-            del state.waits[name]
-
-
-def _end_waits(state: SagaState) -> None:
-    state.waits.clear()
-    state.waited.clear()
-
-
 def _planned(state: SagaState, intent: intents.RollbackPlanned, _: Instant) -> None:
     after: dict[StepId, tuple[StepId, ...]] = {}
     before: tuple[StepId, ...] = ()
@@ -304,7 +276,7 @@ def _planned(state: SagaState, intent: intents.RollbackPlanned, _: Instant) -> N
         state.reason, state.code = intent.reason, intent.code
         state.is_finishing = state.is_poisoned = False
         state.pending_outcome = None
-        _end_waits(state)
+        end_waits(state)
 
 
 def _appended(state: SagaState, intent: intents.UndoAppended, _: Instant) -> None:
@@ -367,7 +339,7 @@ def _end(state: SagaState, status: SagaStatus, residue: tuple[StepId, ...]) -> N
     _become(state, status)
     state.residue = residue
     state.timers.clear()
-    _end_waits(state)
+    end_waits(state)
 
 
 def _rolled_back_status(residue: tuple[StepId, ...]) -> SagaStatus:
@@ -384,7 +356,8 @@ FACT_EFFECTS: Final[dict[type[events.Fact], _Effect]] = {
     events.SagaStarted: _started,
     events.ReplyReceived: _replied,
     events.TimerFired: _timer_fired,
-    events.SignalReceived: _signalled,
+    events.SignalReceived: arrive,
+    events.EventReceived: arrive,
     events.CancelRequested: _cancel_requested,
     events.OperatorActed: _operator_acted,
     events.TurnFailed: _turn_failed,
@@ -399,7 +372,9 @@ EFFECTS: Final[dict[type[intents.Intent], _Effect]] = {
     intents.CommandSent: _without_effect,
     intents.TimerArmed: _armed,
     intents.TimerCancelled: _cancelled,
-    intents.SignalAwaited: _awaited,
+    intents.SignalAwaited: begin_wait,
+    intents.EventAwaited: begin_wait,
+    intents.WaitEnded: end_by_choice,
     intents.Noted: _without_effect,
     intents.Patched: _without_effect,
     intents.RollbackPlanned: _planned,

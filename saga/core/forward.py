@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from itertools import islice
 from typing import assert_never
 
-from saga.core import events, intents, program, rollback
+from saga.core import events, intents, program, rollback, waiting
 from saga.core.decider import RECORDED, Disposition
-from saga.core.events import REPLY_DONE, REPLY_FAILED, Json, ReplyReceived
+from saga.core.events import REPLY_DONE, REPLY_FAILED, Arrival, ReplyReceived
 from saga.core.identity import DO, IntentName
 from saga.core.intents import TimerPurpose, Verdict
 from saga.core.state import SagaState, Step, identity_of
@@ -73,24 +72,12 @@ def step_due(turn: Turn, step: Step, purpose: TimerPurpose) -> None:
         _fail_attempt(turn, step, StepStatus.IN_DOUBT, "timeout", rollback.MISSED_DEADLINE)
 
 
-def signalled(turn: Turn, fact: events.SignalReceived) -> Disposition:
-    """Give a signal to the oldest wait for its name, or keep it until there is one."""
-    state = turn.state
-    if state.has_ended:
-        return turn.note(Verdict.AFTER_END, fact.name, f"the saga is {state.status.value}")
-    waits = state.waits.get(fact.name)
-    if not waits:
-        turn.take_fact()
-        return RECORDED
-    wait = next(iter(waits))
-    refusal = turn.refusal(turn.program.refusal_of, wait, fact.payload)
-    if refusal is not None:
-        return turn.note(Verdict.REFUSED, f"signal {fact.name}", refusal)
-    turn.take_fact()
-    turn.disarm(turn.timer_id(TimerPurpose.WAIT, wait))
-    if is_asked(turn):
-        run(turn, turn.program.signalled(wait, fact.payload, turn.at))
-    return RECORDED
+def arrived(turn: Turn, arrival: Arrival) -> Disposition:
+    """A signal or event came: the wait that takes it ends."""
+    disposition, wait = waiting.receive(turn, arrival)
+    if wait is not None and is_asked(turn):
+        run(turn, turn.program.arrived(wait, arrival, turn.at))
+    return disposition
 
 
 def settle(turn: Turn) -> None:
@@ -146,11 +133,11 @@ def is_asked(turn: Turn) -> bool:
 
 
 def run(turn: Turn, commands: Sequence[program.Command]) -> None:
-    """Turn commands into intents, waits last: what a kept signal leads to may drop others."""
-    waiting: OrderedDict[str, program.AwaitSignal] = OrderedDict()
-    _take(turn, commands, waiting)
-    while waiting:
-        _take(turn, _await_signal(turn, waiting.popitem(last=False)[1]), waiting)
+    """Turn commands into intents, waits last: what was kept leads on, and may drop others."""
+    waits: OrderedDict[str, program.Await] = OrderedDict()
+    _take(turn, commands, waits)
+    while waits:
+        _take(turn, _await(turn, waits.popitem(last=False)[1]), waits)
 
 
 def _succeed_at_last(turn: Turn, step: Step, fact: ReplyReceived) -> Disposition:
@@ -199,7 +186,7 @@ def _resume_if_free(turn: Turn, released: Step | None = None) -> None:
 def _take(
     turn: Turn,
     commands: Sequence[program.Command],
-    waiting: OrderedDict[str, program.AwaitSignal],
+    waits: OrderedDict[str, program.Await],
 ) -> None:
     for command in commands:
         match command:
@@ -214,8 +201,8 @@ def _take(
                 rollback.begin(turn, reason, code=code, failed_step=failed_step)
             case program.Sleep(name, length_us):
                 turn.arm(TimerPurpose.SLEEP, name, length_us)
-            case program.AwaitSignal():
-                waiting[command.wait] = command
+            case program.Await():
+                waits[command.wait] = command
             case program.Publish(name, message):
                 contract, payload = message.contract, message.payload
                 turn.record(
@@ -225,42 +212,19 @@ def _take(
                 turn.record(intents.Patched(patch=patch))
             case program.DropBranch():
                 for wait in command.waits:
-                    waiting.pop(wait, None)
+                    waits.pop(wait, None)
                 _drop_branch(turn, command)
             case _:
                 assert_never(command)
 
 
-def _await_signal(turn: Turn, command: program.AwaitSignal) -> Sequence[program.Command]:
+def _await(turn: Turn, command: program.Await) -> Sequence[program.Command]:
     state = turn.state
     is_through = turn.finish is not None or state.is_finishing
     if is_through or state.plan is not None or state.cancel_reason is not None:
         return ()
-    kept, refusals = _choose(turn, command)
-    refused = len(refusals) or None
-    turn.record(intents.SignalAwaited(wait=command.wait, name=command.name, refused=refused))
-    for refusal in refusals:
-        turn.note(Verdict.REFUSED, f"signal {command.name}", refusal)
-    if kept is not None:
-        return turn.program.signalled(command.wait, kept, turn.at)
-    if command.timeout_us is not None:
-        turn.arm(TimerPurpose.WAIT, command.wait, command.timeout_us)
-    return ()
-
-
-def _choose(turn: Turn, command: program.AwaitSignal) -> tuple[Json | None, list[str]]:
-    """The oldest kept signal that a wait takes, and why it does not take those before it."""
-    refusals = turn.recorded_refusals(command.wait)
-    kept = turn.state.signals.get(command.name, ())
-    if refusals is not None:
-        return next(islice(kept, len(refusals), None), None), refusals
-    refusals = []
-    for payload in kept:
-        refusal = turn.program.refusal_of(command.wait, payload)
-        if refusal is None:
-            return payload, refusals
-        refusals.append(refusal)
-    return None, refusals
+    taken = waiting.begin(turn, command)
+    return () if taken is None else turn.program.arrived(command.wait, taken, turn.at)
 
 
 def _drop_branch(turn: Turn, command: program.DropBranch) -> None:

@@ -139,6 +139,30 @@ class SignalAwaited:
 
 
 @value(kw_only=True)
+class EventAwaited:
+    """The program waits for the first of several; the oldest one that was kept ends the wait.
+
+    A wait that *selects* takes only what the program accepts: `WaitEnded` says what that was.
+    """
+
+    wait: str
+    contracts: tuple[str, ...] = ()
+    signals: tuple[str, ...] = ()
+    selects: bool = False
+
+
+Awaited = SignalAwaited | EventAwaited
+
+
+@value(kw_only=True)
+class WaitEnded:
+    """A wait that selects took what arrived with the entry of version *took*."""
+
+    wait: str
+    took: int
+
+
+@value(kw_only=True)
 class Noted:
     """Something did not simply match; right behind a fact, the fact has no plain effect."""
 
@@ -253,6 +277,8 @@ Intent = (
     | TimerArmed
     | TimerCancelled
     | SignalAwaited
+    | EventAwaited
+    | WaitEnded
     | Noted
     | Patched
     | RollbackPlanned

@@ -1,9 +1,9 @@
 """The kernel: turns a definition into a decider. Every fact that reaches a saga comes to `handle`.
 
 Theory of operation: a turn takes one event, lets the program go on where that resolves something it
-waits for, and records what the program wants as intents. Forward work lives in `forward`, the
-undoing in `rollback`, what people ask for in `requests`; they decide, and `fold` alone changes the
-state. This module only opens the door to each.
+waits for, and records what the program wants as intents. Forward work lives in `forward`, its waits
+in `waiting`, the undoing in `rollback`, what people ask for in `requests`; they decide, and `fold`
+alone changes the state. This module only opens the door to each.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import assert_never
 from saga.core import events, forward, requests, rollback
 from saga.core.decider import RECORDED, Decider, Decision, Disposition
 from saga.core.events import REPLY_DONE, Event, ReplyReceived
-from saga.core.fold import said
+from saga.core.fold import pass_turn, said
 from saga.core.identity import DO, UNDO, SagaId, StepId, parse_intent_id
 from saga.core.intents import Intent, TimerPurpose, Verdict
 from saga.core.program import Definition, Program
@@ -34,6 +34,7 @@ def decider_for(definition: Definition) -> Decider:
             assert turn.has_taken_fact, (state.saga_id, event)
             if turn.finish is not None or state.is_finishing or state.cancel_reason is not None:
                 forward.settle(turn)
+            pass_turn(state, turn.intents if recorded is None else recorded)
         return turn
 
     return Decider(
@@ -70,8 +71,8 @@ def _take(turn: Turn, event: Event) -> Disposition:
         case _ if (identity := identity_of(event)) in turn.state.causes:
             is_same = turn.state.causes[identity] == said(fact)
             return Disposition.DUPLICATE if is_same else Disposition.CONFLICT
-        case events.SignalReceived():
-            return forward.signalled(turn, fact)
+        case events.SignalReceived() | events.EventReceived():
+            return forward.arrived(turn, fact)
         case events.CancelRequested():
             return requests.cancel(turn, fact)
         case events.OperatorActed():

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from saga.core.events import Json, Message
+from saga.core.events import Arrival, Json, Message
 from saga.core.identity import Instant, SagaId, StepId
 from saga.core.retry import Retry
 from saga.core.status import StepKind
@@ -46,12 +46,17 @@ class Sleep:
 
 
 @value
-class AwaitSignal:
-    """Wake the program with the next unread signal of *name*, or after *timeout_us*."""
+class Await:
+    """Wake the program with the oldest of these that it has not had, or after *timeout_us*.
+
+    *contracts* are events of other services. Where it *selects*, it is asked what it accepts.
+    """
 
     wait: str
-    name: str
     timeout_us: int | None
+    signals: tuple[str, ...] = ()
+    contracts: tuple[str, ...] = ()
+    selects: bool = False
 
 
 @value
@@ -90,7 +95,7 @@ class Fail:
     failed_step: StepId | None
 
 
-Command = DoStep | Sleep | AwaitSignal | Publish | TakePatch | DropBranch | Finish | Fail
+Command = DoStep | Sleep | Await | Publish | TakePatch | DropBranch | Finish | Fail
 
 
 @value
@@ -128,12 +133,16 @@ class Program(Protocol):
 
     def slept(self, name: str, at: Instant) -> Sequence[Command]: ...
 
-    def signalled(self, wait: str, payload: Json, at: Instant) -> Sequence[Command]: ...
+    def arrived(self, wait: str, arrival: Arrival, at: Instant) -> Sequence[Command]:
+        """What a wait has taken."""
 
     def timed_out(self, wait: str, at: Instant) -> Sequence[Command]: ...
 
     def policy_of(self, step: StepId) -> DoStep:
         """How often *step* is tried, how long, and whether it has an undo."""
+
+    def accepts(self, wait: str, arrival: Arrival) -> bool:
+        """Whether a wait that selects takes this; asked in the live turn only."""
 
     def refusal_of(self, wait: str, payload: Json) -> str | None:
         """Why a signal's payload is not what *wait* takes; None when it is."""

@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
 from saga.core import fold, format_1, intents
+from saga.core.arrivals import channels_of
 from saga.core.decider import RECORDED, Decider, Decision
 from saga.core.events import CancelRequested, Fact, Message
 from saga.core.history import NAME_OF, Entry, RecordedTurn, turns
@@ -199,6 +200,9 @@ def _armed(bodies: Iterable[object]) -> dict[TimerId, TimerArmed]:
 
 def _same(decided: Intent, recorded: Fact | Intent, reads_as: _ReadsAs) -> bool:
     """Whether it is the same decision, once the recorded one is read as today's contracts do."""
+    if isinstance(decided, intents.EventAwaited) and isinstance(recorded, intents.EventAwaited):
+        is_for_the_same = set(channels_of(decided)) == set(channels_of(recorded))
+        return decided.wait == recorded.wait and is_for_the_same
     stands = _STANDS.get(type(recorded))
     if stands is None or type(decided) is not type(recorded):
         return decided == recorded

@@ -8,13 +8,13 @@ it in between. That is what lets a live coroutine be part of it.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import islice
 from typing import Final
 
-from saga.core.events import Event, Json, Message, ReplyReceived
+from saga.core.events import Arrival, ArrivalKind, Channel, Event, Json, Message, ReplyReceived
 from saga.core.identity import (
     DO,
     UNDO,
@@ -28,7 +28,7 @@ from saga.core.identity import (
     intent_id,
     parse_intent_id,
 )
-from saga.core.intents import RollbackPlanned, TimerArmed, TimerPurpose
+from saga.core.intents import Awaited, RollbackPlanned, SignalAwaited, TimerArmed, TimerPurpose
 from saga.core.program import Program
 from saga.core.status import ISSUED, UNDOING, SagaStatus, StepKind, StepStatus
 from saga.core.values import value
@@ -114,6 +114,8 @@ class SagaState:
 
     saga_id: SagaId
     status: SagaStatus = SagaStatus.RUNNING
+    version: int = 0
+    """That of the last entry of the turn before."""
     key: str = ""
     traceparent: str | None = None
     trigger: Message | None = None
@@ -130,11 +132,12 @@ class SagaState:
     undo_contracts: dict[StepId, str] = field(init=False, default_factory=dict)
     """The contract of each step's latest undo, in the order in which the first ones were issued."""
     timers: dict[TimerId, TimerArmed] = field(init=False, default_factory=dict)
-    waits: dict[str, dict[str, None]] = field(init=False, default_factory=dict)
-    """By the name of a signal the waits for it, the oldest first."""
-    waited: dict[str, str] = field(init=False, default_factory=dict)
-    """By wait the name of its signal."""
-    signals: dict[str, deque[Json]] = field(init=False, default_factory=dict)
+    waits: dict[Channel, dict[str, None]] = field(init=False, default_factory=dict)
+    """By what is waited for the waits for it, the oldest first."""
+    waited: dict[str, Awaited] = field(init=False, default_factory=dict)
+    """The waits, by name."""
+    kept: dict[Channel, OrderedDict[int, Arrival]] = field(init=False, default_factory=dict)
+    """What nobody has taken yet, by the version of its entry: in order of arrival."""
     causes: dict[Identity, int | None] = field(init=False, default_factory=dict)
     """Of each cause what it said, as a number, where nothing else keeps that."""
     plan: Plan | None = None
@@ -231,12 +234,25 @@ def waiting_for(state: SagaState) -> str | None:
         return "undo of " + _some(state.undoing)
     if state.in_flight:
         return "reply to " + _some(state.in_flight)
-    if state.waits:
-        return "signal " + _some(state.waits)
+    if state.waited:
+        return _awaited(state)
     for timer in state.timers.values():
         if timer.purpose is TimerPurpose.SLEEP:
             return f"timer {timer.target}"
     return None
+
+
+def _awaited(state: SagaState) -> str:
+    signals: dict[str, None] = {}
+    contracts: dict[str, None] = {}
+    for awaited in state.waited.values():
+        if isinstance(awaited, SignalAwaited):
+            signals[awaited.name] = None
+        else:
+            signals |= dict.fromkeys(awaited.signals)
+            contracts |= dict.fromkeys(awaited.contracts)
+    parts = ((ArrivalKind.SIGNAL, signals), (ArrivalKind.EVENT, contracts))
+    return " or ".join(f"{kind.value} {_some(names)}" for kind, names in parts if names)
 
 
 def _some(names: Collection[str]) -> str:

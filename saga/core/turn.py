@@ -108,6 +108,29 @@ class Turn:
             return first.detail
         return None
 
+    @property
+    def version(self) -> int:
+        """That of the entry of its fact."""
+        return self.state.version + 1
+
+    def recorded_wait(self, wait: str) -> intents.EventAwaited | None:
+        """How *wait* began in this turn; None where that is not recorded."""
+        number = self._places().get(wait)
+        if number is None or self.recorded is None:
+            return None
+        awaited = self.recorded[number]
+        return awaited if isinstance(awaited, intents.EventAwaited) else None
+
+    def recorded_choice(self, wait: str) -> int | None:
+        """What *wait*, which began in this turn, took at once; None where it took nothing."""
+        behind = self._places()[wait] + 1
+        if self.recorded is None or behind >= len(self.recorded):
+            return None
+        ended = self.recorded[behind]
+        if isinstance(ended, intents.WaitEnded) and ended.wait == wait:
+            return ended.took
+        return None
+
     def recorded_refusals(self, wait: str) -> list[str] | None:
         """Why kept signals were refused when *wait* began; None where that is not recorded."""
         number = self._places().get(wait)
@@ -115,7 +138,8 @@ class Turn:
             return None
         assert self.recorded is not None, wait
         awaited = self.recorded[number]
-        assert isinstance(awaited, intents.SignalAwaited), awaited
+        if not isinstance(awaited, intents.SignalAwaited):
+            return None  # the code at hand waits for something else
         noted = self.recorded[number + 1 : number + 1 + (awaited.refused or 0)]
         return [note.detail for note in noted if isinstance(note, intents.Noted)]
 
@@ -272,12 +296,12 @@ class Turn:
         self.note_unread()
 
     def note_unread(self) -> None:
-        """Right behind the saga's end: say which signals nobody had read by then."""
+        """Right behind the saga's end: say which signals and events nobody had read by then."""
         if self.recorded is not None and not any(map(_is_unread, self.recorded)):
             return  # in releases before this one an end said nothing of them
-        for name, payloads in self.state.signals.items():
-            detail = f"nobody had read it at the end ({len(payloads)} in all)"
-            self.note(Verdict.UNREAD, f"signal {name}", detail)
+        for channel, kept in self.state.kept.items():
+            detail = f"nobody had read it at the end ({len(kept)} in all)"
+            self.note(Verdict.UNREAD, f"{channel.kind.value} {channel.name}", detail)
 
     def _tell(self, program: Program, recorded: Sequence[Intent]) -> None:
         """Have a program take the path that was taken then."""
@@ -303,7 +327,7 @@ class Turn:
             for number, entry in enumerate(self.recorded or ()):
                 if isinstance(entry, intents.TimerArmed):
                     places.setdefault(entry.timer_id, number)
-                elif isinstance(entry, intents.SignalAwaited):
+                elif isinstance(entry, intents.SignalAwaited | intents.EventAwaited):
                     places.setdefault(entry.wait, number)
             self.places = places
         return self.places

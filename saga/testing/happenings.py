@@ -15,6 +15,7 @@ from saga.core.events import (
     Act,
     CancelMode,
     CancelRequested,
+    Channel,
     Fact,
     OperatorActed,
     ReplyOutcome,
@@ -22,6 +23,8 @@ from saga.core.events import (
     SignalReceived,
     TimerFired,
     TurnFailed,
+    event_channel,
+    signal_channel,
 )
 from saga.core.history import Entry
 from saga.core.identity import Direction, Instant, intent_id
@@ -30,6 +33,8 @@ from saga.core.state import SagaState
 
 Subject = type[Intent[Any]] | str
 """An intent class, or the id of a step that is done (not undone)."""
+Awaited = Subject | type[Event]
+"""Or what a saga waits for: the name of a signal, or the class of an event."""
 
 
 class Happening(Protocol):
@@ -69,18 +74,21 @@ class Reply:
 class Deadline:
     """The time for a step, or for a wait, runs out."""
 
-    subject: Subject
+    subject: Awaited
 
     def fact(self, state: SagaState, history: Sequence[Entry]) -> tuple[Fact, Instant | None]:
         timer = self._timer(state, history)
         return TimerFired(timer_id=timer.timer_id), timer.due_at
 
     def _timer(self, state: SagaState, history: Sequence[Entry]) -> TimerArmed:
-        if isinstance(self.subject, str) and self.subject not in state.steps:
-            oldest = next(iter(state.waits.get(self.subject, ())), "")
-            wanted = (TimerPurpose.WAIT, oldest)
+        subject = self.subject
+        if isinstance(subject, str) and subject not in state.steps:
+            wanted = (TimerPurpose.WAIT, _oldest_wait(state, signal_channel(subject)))
+        elif isinstance(subject, type) and issubclass(subject, Event):
+            channel = event_channel(contract_of(subject).contract_name)
+            wanted = (TimerPurpose.WAIT, _oldest_wait(state, channel))
         else:
-            issued = _issued(self.subject, None, state, history)
+            issued = _issued(subject, None, state, history)
             wanted = (TimerPurpose.DEADLINE, f"{issued.step}/{issued.direction.value}")
         for timer in state.timers.values():
             if (timer.purpose, timer.target) == wanted:
@@ -149,8 +157,8 @@ def failed(
     return Reply(what, ReplyOutcome.FAILED, code=code, message=message, step=step, attempt=attempt)
 
 
-def timed_out(what: Subject) -> Deadline:
-    """The deadline passes of an intent, a step, or a wait for the signal of this name."""
+def timed_out(what: Awaited) -> Deadline:
+    """The deadline passes of an intent, a step, or a wait for a signal or an event."""
     return Deadline(what)
 
 
@@ -195,6 +203,10 @@ def redelivered() -> Redelivered:
     return Redelivered()
 
 
+def _oldest_wait(state: SagaState, channel: Channel) -> str:
+    return next(iter(state.waits.get(channel, ())), "")
+
+
 def _issued(
     subject: Subject, step: str | None, state: SagaState, history: Sequence[Entry]
 ) -> IntentIssued:
@@ -220,5 +232,5 @@ def _fits(issued: IntentIssued, subject: Subject, step: str | None) -> bool:
     return issued.contract == contract_of(subject).contract_name
 
 
-def _named(subject: Subject) -> str:
+def _named(subject: Awaited) -> str:
     return subject if isinstance(subject, str) else subject.__name__

@@ -22,7 +22,7 @@ from pydantic import BaseModel
 from saga.adapters.mapper import TURN, to_entries, to_state
 from saga.audit.replaying import replayed
 from saga.authoring import SagaDefinition, SagaRegistry
-from saga.contracts import ContractRegistry, message_of
+from saga.contracts import ContractRegistry, business_key, message_of
 from saga.contracts import Event as EventModel
 from saga.core.decider import Decider, Decision, Disposition
 from saga.core.events import (
@@ -30,6 +30,7 @@ from saga.core.events import (
     CancelMode,
     CancelRequested,
     Event,
+    EventReceived,
     Fact,
     OperatorActed,
     SagaStarted,
@@ -205,11 +206,25 @@ class Scenario:
             assert self._last is not None, "nothing has happened yet"
             self._take(self._last)
         elif isinstance(happens, EventModel):
-            self._take(self._event(self._started(happens)))
+            self._take(self._event(self._told(happens)))
         else:
             fact, due_at = happens.fact(self.state, self._history)
             self.now = max(self.now, due_at or self.now)
             self._take(self._event(fact))
+
+    def _told(self, event: EventModel) -> Fact:
+        """What an event is to this saga: one that runs and listens to it hears it."""
+        heard = [each for each in self._saga.listens if isinstance(event, each.event)]
+        if not heard or (self._state is None and isinstance(event, self._saga.starts_on)):
+            return self._started(event)
+        name = type(event).__name__
+        assert self._state is not None, f"{self._name()} has not begun, and {name} begins none"
+        keys = [each.key_of(event, business_key(event)) for each in heard]
+        assert self.state.key in keys, (
+            f"{name} reaches the saga of key {keys[0]!r}; this one has {self.state.key!r}"
+        )
+        message = message_of(event)
+        return EventReceived(contract=message.contract, payload=message.payload)
 
     def _started(self, trigger: EventModel) -> SagaStarted:
         decider, key = self._decider, self._saga.key_of(trigger)

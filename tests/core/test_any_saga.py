@@ -217,7 +217,7 @@ def next_in_a_kind_world(scenario):
     if state.timers:
         return due(scenario, 0)
     assert state.waits, f"{state.status} waits for nothing that could happen: {waiting_for(state)}"
-    return signalled(next(iter(state.waits)), 1)
+    return signalled(next(iter(state.waits)).name, 1)
 
 
 def check(scenario):

@@ -4,8 +4,6 @@
 elsewhere. These tests name the entries that make that so.
 """
 
-from collections import deque
-
 import pytest
 from hypothesis import given as hypothesis_given
 from hypothesis import settings
@@ -13,6 +11,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from saga.authoring import StepFailed
+from saga.core.events import signal_channel
 from saga.core.fold import fold
 from saga.core.history import turns
 from saga.core.identity import Direction
@@ -343,7 +342,8 @@ def test_a_kept_signal_is_taken_as_soon_as_it_is_awaited():
     ]
     state = fold("x", scenario.history)
     assert state.waited == {}
-    assert state.signals == {"approval": deque(["7"])}
+    kept = state.kept[signal_channel("approval")]
+    assert [each.payload for each in kept.values()] == ["7"]
     assert list(state.steps) == ["reserve", "ship"]
 
 
@@ -363,8 +363,8 @@ def test_kept_signals_that_a_wait_cannot_take_are_counted_and_gone():
     assert awaited == SignalAwaited(wait="wait-approval-1", name="approval", refused=2)
     assert [type(note) for note in notes] == [Noted, Noted]
     state = fold("x", scenario.history)
-    assert state.waited == {"wait-approval-1": "approval"}
-    assert state.signals == {}
+    assert state.waited == {"wait-approval-1": awaited}
+    assert state.kept == {}
 
 
 def test_an_operators_retry_of_an_undo_has_a_fresh_budget():

@@ -59,6 +59,7 @@ BODIES = [
         for text in ("null", "0", '""', "[]", "{}", "false", '{"x":{"y":null}}')
     ),
     events.SignalReceived(name="s", payload=Json("1"), actor="ann"),
+    events.EventReceived(contract="d.evt.e.v1", payload=Json("1")),
     events.CancelRequested(mode=CancelMode.ABANDON, reason="r", actor="a"),
     events.OperatorActed(act=Act.RETRY, reason="r", step="pay"),
     events.TimersAdded(),
@@ -121,6 +122,9 @@ BODIES = [
     intents.TimerCancelled(timer_id=TimerId("t")),
     intents.SignalAwaited(wait="wait-a-1", name="a"),
     intents.SignalAwaited(wait="wait-a-1", name="a", refused=2),
+    intents.EventAwaited(wait="next-e-1", contracts=("d.evt.e.v1",)),
+    intents.EventAwaited(wait="next-e-1", contracts=("d.evt.e.v1",), signals=("a",), selects=True),
+    intents.WaitEnded(wait="next-e-1", took=7),
     intents.Noted(verdict=Verdict.CONFLICTING, subject="s", detail="d"),
     intents.RollbackPlanned(
         goal=RollbackGoal.ROLLED_BACK,

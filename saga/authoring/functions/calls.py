@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pydantic import BaseModel, TypeAdapter
 
-from saga.contracts import Intent
-from saga.core.events import Message
+from saga.contracts import Event, Intent
+from saga.core.events import Arrival, Message
 from saga.core.program import DoStep
 from saga.errors import DefinitionError
 
@@ -70,6 +70,24 @@ class WaitCall(Call[T]):
 
     def __str__(self) -> str:
         return f"ctx.wait({self.name!r})"
+
+
+@dataclass(slots=True, eq=False)
+class NextCall(Call[T]):
+    """The next event of some classes; *read* is the one that was looked at last."""
+
+    wait: str
+    name: str
+    classes: tuple[type[Event], ...]
+    contracts: tuple[str, ...]
+    where: Callable[[Any], object] | None
+    selects: bool
+    timeout_us: int | None
+    number: int = field(default=0, init=False)
+    read: tuple[Arrival, BaseModel] | None = field(default=None, init=False)
+
+    def __str__(self) -> str:
+        return f"ctx.next({', '.join(each.__name__ for each in self.classes)})"
 
 
 @dataclass(slots=True, eq=False)

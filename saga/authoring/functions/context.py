@@ -7,9 +7,11 @@ ids and chance come from the history, so that running the function again gives t
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from inspect import iscoroutinefunction
+from operator import attrgetter
 from types import FrameType
 from typing import Any, Final, Literal, TypeVar, cast, get_args, overload
 from uuid import UUID, uuid5
@@ -21,11 +23,13 @@ from saga.authoring.functions.calls import (
     Call,
     DoneCall,
     GroupCall,
+    NextCall,
     SleepCall,
     StepCall,
     UndoSpec,
     WaitCall,
 )
+from saga.authoring.functions.inspection import not_heard
 from saga.authoring.mapping import check_undo
 from saga.contracts import Contract, Event, Intent, Kind, contract_of, encode, message_of
 from saga.core.durations import Duration, duration_us
@@ -37,6 +41,10 @@ from saga.core.texts import is_storable, storable
 from saga.errors import DefinitionError
 
 R = TypeVar("R", bound=Event | None)
+E = TypeVar("E", bound=Event)
+E1 = TypeVar("E1", bound=Event)
+E2 = TypeVar("E2", bound=Event)
+E3 = TypeVar("E3", bound=Event)
 T = TypeVar("T")
 T1 = TypeVar("T1")
 T2 = TypeVar("T2")
@@ -61,6 +69,7 @@ class Context:
     __slots__ = (
         "_at",
         "_counters",
+        "_heard",
         "_is_known",
         "_is_over",
         "_made",
@@ -83,6 +92,7 @@ class Context:
         publish: Callable[[Publish], None],
         patched: Callable[[str], bool],
         is_known: Callable[[str], bool],
+        heard: Mapping[str, bool],
     ) -> None:
         self.saga_id = saga_id
         self.key = key
@@ -91,6 +101,8 @@ class Context:
         self._publish = publish
         self._patched = patched
         self._is_known = is_known
+        self._heard = heard
+        """The events that may reach the saga: whether other versions of one may, too."""
         self._at = Instant(0)
         self._counters: dict[str, int] = {}
         self._numbers: dict[str, int] = {}
@@ -287,6 +299,76 @@ class Context:
         call: WaitCall[Any] = WaitCall(wait, name, adapter, timeout_us)
         return self._made(call, sys._getframe(1))  # noqa: SLF001  # as above
 
+    @overload
+    def next(
+        self,
+        event: type[E1],
+        /,
+        *,
+        where: Callable[[E1], bool] | None = None,
+        timeout: Duration | None = None,
+    ) -> Awaitable[E1]: ...
+    @overload
+    def next(
+        self,
+        first: type[E1],
+        second: type[E2],
+        /,
+        *,
+        where: Callable[[E1 | E2], bool] | None = None,
+        timeout: Duration | None = None,
+    ) -> Awaitable[E1 | E2]: ...
+    @overload
+    def next(
+        self,
+        first: type[E1],
+        second: type[E2],
+        third: type[E3],
+        /,
+        *,
+        where: Callable[[E1 | E2 | E3], bool] | None = None,
+        timeout: Duration | None = None,
+    ) -> Awaitable[E1 | E2 | E3]: ...
+    @overload
+    def next(
+        self,
+        *events: type[E],
+        where: Callable[[E], bool] | None = None,
+        timeout: Duration | None = None,
+    ) -> Awaitable[E]: ...
+    def next(
+        self,
+        *events: type[Any],
+        where: Callable[[Any], bool] | None = None,
+        timeout: Duration | None = None,
+    ) -> Awaitable[Any]:
+        """The next event of these classes that this saga has not had, in order of arrival.
+
+        Args:
+            events: classes to which the saga listens.
+            where: a pure predicate: the oldest event that it accepts is taken, others are left.
+            timeout: how long to wait; without one, for ever.
+
+        Raises:
+            TimedOut: when awaited: none came within *timeout*.
+        """
+        contracts = self._heard_contracts(events)
+        if where is not None and iscoroutinefunction(where):
+            raise DefinitionError("ctx.next(where=…) takes a plain function, not an async one")
+        by_name = sorted(contracts, key=attrgetter("contract_name"))
+        names = [contract.contract_name for contract in by_name]
+        name = "+".join(dict.fromkeys(contract.name for contract in by_name))
+        call: NextCall[Any] = NextCall(
+            f"next-{name}-{self._next(f'next {name}')}",
+            " or ".join(dict.fromkeys(contract.name for contract in by_name)),
+            events,
+            tuple(names),
+            where,
+            where is not None or any(self._heard[each] for each in names),
+            None if timeout is None else duration_us(timeout),
+        )
+        return self._made(call, sys._getframe(1))  # noqa: SLF001  # as above
+
     def publish(self, event: Event) -> Awaitable[None]:
         """Tell everybody a fact now, before the saga ends; awaiting it changes nothing."""
         contract = contract_of(event)
@@ -324,6 +406,19 @@ class Context:
     def random(self) -> float:
         """A number from 0 up to 1, by chance but the same in every replay."""
         return fraction(f"{self.saga_id}/random/{self._next('random')}")
+
+    def _heard_contracts(self, events: tuple[Any, ...]) -> list[Contract]:
+        if not events:
+            raise DefinitionError("ctx.next() needs the event class to wait for")
+        contracts = []
+        for event in dict.fromkeys(events):
+            if not (isinstance(event, type) and issubclass(event, Event)):
+                raise DefinitionError(f"ctx.next takes event classes, not {_shown(event)}")
+            contract = contract_of(event)
+            if contract.contract_name not in self._heard:
+                raise DefinitionError(not_heard(event))
+            contracts.append(contract)
+        return contracts
 
     def _next(self, counter: str) -> int:
         number = self._counters.get(counter, 0) + 1

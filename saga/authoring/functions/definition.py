@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import field
-from typing import Any, Literal
+from typing import Literal
 
 from saga.authoring.functions.inspection import (
     check_awaited,
+    check_next,
     check_steps,
     fingerprint,
     place_of,
@@ -20,16 +22,19 @@ from saga.authoring.functions.program import (
     RolledBack,
     SagaFunction,
 )
+from saga.authoring.listening import KeySpec, Listening, listenings
+from saga.authoring.listening import check_key_field as check_field
 from saga.authoring.mapping import check_rolled_back
 from saga.contracts import ContractRegistry, Event, Kind, contract_of
-from saga.contracts.keys import check_key_type, key_text
+from saga.contracts.keys import key_text
+from saga.core.events import event_channel
 from saga.core.identity import SagaId
 from saga.core.program import Definition
 from saga.core.values import value
 from saga.errors import DefinitionError
 
 NAME_CHARS_MAX = 100
-KeySpec = str | Callable[[Any], str]
+Listens = type[Event] | Listening | Iterable[type[Event] | Listening]
 
 
 @value
@@ -46,6 +51,7 @@ class SagaDefinition:
     where: str
     fingerprint: str
     key: KeySpec | None = field(default=None, repr=False)
+    listens: tuple[Listening, ...] = ()
 
     def key_of(self, trigger: Event, own_key: str | None = None) -> str:
         """The business key of the saga that *trigger* starts; ValueError if it gives none.
@@ -63,6 +69,7 @@ class SagaDefinition:
     def contracts(self) -> frozenset[type]:
         """The events and intents that the function's source names."""
         named = set(referenced_contracts(self.function)) | set(self.starts_on)
+        named |= {listening.event for listening in self.listens}
         if self.rolled_back is not None:
             if isinstance(self.rolled_back, type):
                 named.add(self.rolled_back)
@@ -73,6 +80,7 @@ class SagaDefinition:
     def bind(self, registry: ContractRegistry) -> Definition:
         """The definition as the kernel knows it, reading its messages through *registry*."""
         function, version, rolled_back = self.function, self.version, self.rolled_back
+        heard = _heard(self.listens)
 
         def program(saga_id: SagaId, key: str) -> FunctionProgram:
             return FunctionProgram(
@@ -82,6 +90,7 @@ class SagaDefinition:
                 version=version,
                 rolled_back=rolled_back,
                 registry=registry,
+                heard=heard,
             )
 
         return Definition(
@@ -101,6 +110,7 @@ def saga(
     version: int,
     starts_on: type[Event] | tuple[type[Event], ...],
     key: KeySpec | None = None,
+    listens: Listens = (),
     rolled_back: RolledBack | None = None,
     parallel_undo: bool = False,
     when_stuck: Literal["halt", "continue"] = "halt",
@@ -112,6 +122,7 @@ def saga(
         version: running sagas keep the one they began with.
         starts_on: the event, or events, that start one.
         key: a field name or a function of the trigger; by default the event's own key.
+        listens: the events of other services that reach a running saga: classes, or `on(…)`.
         rolled_back: the outcome then: an event class, filled by field name from trigger and report
             (`reason`, `code`, `failed_step`, `residue`), or a function `(trigger, report)`.
         parallel_undo: undo side by side what was done side by side.
@@ -125,12 +136,17 @@ def saga(
     def decorate(function: SagaFunction) -> SagaDefinition:
         where = place_of(function)
         try:
+            heard = listenings(listens)
             _check_names(name, version, when_stuck)
             _check_function(name, function)
             _check_triggers(name, triggers, key, rolled_back)
         except DefinitionError as error:
-            raise DefinitionError(error.problem, where=error.where or where) from None
+            problem = error.problem
+            if problem.startswith("listens to"):
+                problem = f"saga {name!r} {problem}"
+            raise DefinitionError(problem, where=error.where or where) from None
         check_steps(function)
+        check_next(function, [listening.event for listening in heard])
         check_awaited(function)
         return SagaDefinition(
             name=name,
@@ -143,9 +159,17 @@ def saga(
             where=where,
             fingerprint=fingerprint(function),
             key=key,
+            listens=heard,
         )
 
     return decorate
+
+
+def _heard(listens: tuple[Listening, ...]) -> dict[str, bool]:
+    """The events that may reach a saga: whether other versions of one may, too."""
+    names = {each.contract.contract_name for each in listens}
+    versions = Counter(map(event_channel, names))
+    return {name: versions[event_channel(name)] > 1 for name in names}
 
 
 def _check_names(name: str, version: int, when_stuck: str) -> None:
@@ -201,9 +225,7 @@ def _check_trigger(name: str, trigger: object, key: KeySpec | None) -> None:
 
 def check_key_field(name: str, trigger: type[Event], key: KeySpec | None) -> None:
     """Refuse a field as the key of a saga whose values have no text, or several."""
-    if not isinstance(key, str):
-        return
     try:
-        check_key_type(trigger.model_fields[key].annotation, key)
+        check_field(trigger, key)
     except DefinitionError as error:
-        raise DefinitionError(f"saga {name!r}: {trigger.__name__} {error.problem}") from None
+        raise DefinitionError(f"saga {name!r}: {error.problem}") from None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from hashlib import sha256
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
@@ -22,7 +22,7 @@ REFERENCE_DEPTH_MAX = 3
 """How far helper functions are followed when contracts and mistakes are looked for."""
 SOURCE_CHARS_MAX = 100
 """Of a call that an error repeats."""
-AWAITED = frozenset({"do", "sleep", "wait", "all", "any", "some"})
+AWAITED = frozenset({"do", "sleep", "wait", "next", "all", "any", "some"})
 """The calls of the context that have their effect when they are awaited."""
 
 
@@ -106,6 +106,33 @@ def check_steps(function: Callable[..., Any]) -> None:
                 check_undo(intent, undo_class)
             except DefinitionError as error:
                 raise DefinitionError(error.problem, where=where) from None
+
+
+def check_next(function: Callable[..., Any], heard: Collection[type]) -> None:
+    """Refuse a `ctx.next(Class)` of an event to which the saga does not listen."""
+    tree, code = _tree(function), _code(function)
+    if tree is None or code is None:
+        return
+    contexts, names = _contexts(code, tree, is_saga=True), _names(function)
+    for call in ast.walk(tree):
+        match call:
+            case ast.Call(func=ast.Attribute(value=ast.Name(id=owner), attr="next")) if (
+                owner in contexts
+            ):
+                for event in (_resolve(argument, names) for argument in call.args):
+                    if not (isinstance(event, type) and issubclass(event, Event)):
+                        continue
+                    if event not in heard:
+                        where = f"{code.co_filename}:{code.co_firstlineno + call.lineno - 1}"
+                        raise DefinitionError(not_heard(event), where=where)
+            case _:
+                pass
+
+
+def not_heard(event: type) -> str:
+    """What a definition does not listen to never reaches its sagas."""
+    name = event.__name__
+    return f"ctx.next({name}): the saga does not listen to it: add it to @saga(listens=(…))"
 
 
 def _contexts(code: CodeType, tree: ast.Module, *, is_saga: bool) -> frozenset[str]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
 
-from saga.authoring.functions.calls import StepCall, WaitCall
+from saga.authoring.functions.calls import NextCall, StepCall, WaitCall
 from saga.authoring.functions.context import Context, not_known
 from saga.authoring.functions.scheduler import Scheduler, Task, Waiter
 from saga.authoring.functions.seclusion import secluded
@@ -25,7 +25,7 @@ from saga.contracts import (
     read_accepted_as,
     reads_as,
 )
-from saga.core.events import Json, Message
+from saga.core.events import Arrival, EventReceived, Json, Message
 from saga.core.identity import Instant, SagaId, StepId
 from saga.core.program import (
     Command,
@@ -60,6 +60,7 @@ class FunctionProgram:
         version: int,
         rolled_back: RolledBack | None,
         registry: ContractRegistry,
+        heard: Mapping[str, bool],
     ) -> None:
         self._function = function
         self._rolled_back = rolled_back
@@ -73,6 +74,7 @@ class FunctionProgram:
             publish=self._publish,
             patched=self._patched,
             is_known=registry.paths.__contains__,
+            heard=heard,
         )
         self._trigger: BaseModel | None = None
         self.patches: frozenset[str] | None = None
@@ -104,24 +106,46 @@ class FunctionProgram:
         waiter = self._scheduler.slept(name)
         return () if waiter is None else self._run(waiter, None, None, at)
 
-    def signalled(self, wait: str, payload: Json, at: Instant) -> Sequence[Command]:
+    def arrived(self, wait: str, arrival: Arrival, at: Instant) -> Sequence[Command]:
         waiter, call = self._scheduler.waited(wait)
-        return self._run(waiter, _read_signal(call, payload), None, at)
+        value: object
+        if isinstance(call, NextCall):
+            value = self._read_event(call, arrival)
+        else:
+            value = _read_signal(call, arrival.payload)
+        return self._run(waiter, value, None, at)
 
     def timed_out(self, wait: str, at: Instant) -> Sequence[Command]:
         waiter, call = self._scheduler.waited(wait)
-        return self._run(waiter, None, TimedOut(call.name), at)
+        kind: Literal["signal", "event"] = "event" if isinstance(call, NextCall) else "signal"
+        return self._run(waiter, None, TimedOut(call.name, kind), at)
+
+    def accepts(self, wait: str, arrival: Arrival) -> bool:
+        call = self._scheduler.waits[wait][1]
+        assert isinstance(call, NextCall), call
+        event = self._read_event(call, arrival)
+        if not isinstance(event, call.classes):
+            return False  # another version, which nobody reads as this one
+        if call.where is None:
+            return True
+        with secluded():
+            accepted = call.where(event)
+        if not isinstance(accepted, bool):
+            raise DefinitionError(
+                f"the where of {call} gave {type(accepted).__name__}: expected True or False"
+            )
+        return accepted
 
     def policy_of(self, step: StepId) -> DoStep:
         return self._scheduler.steps[step][1]
 
     def refusal_of(self, wait: str, payload: Json) -> str | None:
-        waiting = self._scheduler.waits.get(wait)
-        if waiting is None:
+        _, call = self._scheduler.waits.get(wait, (None, None))
+        if not isinstance(call, WaitCall):
             return None
         try:
             with secluded():
-                waiting[1].adapter.validate_json(payload)
+                call.adapter.validate_json(payload)
         except ValidationError as invalid:
             problem = invalid.errors(include_url=False, include_input=False)[0]
             place = ".".join(str(part) for part in problem["loc"]) or "payload"
@@ -231,6 +255,14 @@ class FunctionProgram:
         self.take_patches([patch])
         self._scheduler.commands.append(TakePatch(patch))
         return True
+
+    def _read_event(self, call: NextCall[Any], arrival: Arrival) -> BaseModel:
+        """The event in its current version; it was accepted, if not by today's contract."""
+        assert isinstance(arrival, EventReceived), arrival
+        if call.read is None or call.read[0] is not arrival:
+            message = Message(arrival.contract, arrival.payload)
+            call.read = (arrival, read(self._registry, message))
+        return call.read[1]
 
     def _read(self, call: StepCall[Any], reply: Message) -> BaseModel:
         if call.replied is None or call.reply != reply:

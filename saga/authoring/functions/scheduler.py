@@ -17,7 +17,15 @@ from types import AsyncGeneratorType, CodeType, CoroutineType, FrameType
 from typing import Any, Protocol
 from weakref import ref
 
-from saga.authoring.functions.calls import Branch, Call, GroupCall, SleepCall, StepCall, WaitCall
+from saga.authoring.functions.calls import (
+    Branch,
+    Call,
+    GroupCall,
+    NextCall,
+    SleepCall,
+    StepCall,
+    WaitCall,
+)
 from saga.authoring.functions.seclusion import (
     INSTEAD,
     NO_LOOP,
@@ -27,7 +35,7 @@ from saga.authoring.functions.seclusion import (
     watch_collector,
 )
 from saga.core.identity import StepId
-from saga.core.program import AwaitSignal, Command, DropBranch, Sleep
+from saga.core.program import Await, Command, DropBranch, Sleep
 from saga.core.texts import described
 from saga.errors import DefinitionError, RollBack, StepFailed, TimedOut
 from saga.users_code import is_ours
@@ -276,7 +284,7 @@ class Scheduler:
         self.commands: list[Command] = []
         self.steps: dict[StepId, tuple[Waiter, StepCall[Any]]] = {}
         self.sleeps: dict[str, tuple[Waiter, SleepCall]] = {}
-        self.waits: dict[str, tuple[Waiter, WaitCall[Any]]] = {}
+        self.waits: dict[str, tuple[Waiter, WaitCall[Any] | NextCall[Any]]] = {}
         self.outcome: tuple[object, Exception | None] | None = None
         self.running: Task | None = None
         self._unawaited: dict[Call[Any], tuple[Task | None, CodeType, int]] = {}
@@ -374,7 +382,13 @@ class Scheduler:
                 self.commands.append(Sleep(wanted.name, wanted.length_us))
             case WaitCall():
                 self.waits[wanted.wait] = (waiter, wanted)
-                self.commands.append(AwaitSignal(wanted.wait, wanted.name, wanted.timeout_us))
+                self.commands.append(Await(wanted.wait, wanted.timeout_us, (wanted.name,)))
+            case NextCall():
+                self.waits[wanted.wait] = (waiter, wanted)
+                contracts, selects = wanted.contracts, wanted.selects
+                self.commands.append(
+                    Await(wanted.wait, wanted.timeout_us, contracts=contracts, selects=selects)
+                )
             case GroupCall():
                 self._want_group(waiter, wanted)
                 return
@@ -391,8 +405,8 @@ class Scheduler:
             del waiter.place.begun[call]
         return waiter
 
-    def waited(self, wait: str) -> tuple[Waiter, WaitCall[Any]]:
-        """Who waited for a signal, which has come, or comes too late."""
+    def waited(self, wait: str) -> tuple[Waiter, WaitCall[Any] | NextCall[Any]]:
+        """Who waited for a signal or event, which has come, or comes too late."""
         waiter, call = self.waits.pop(wait)
         if waiter.place is not None:
             del waiter.place.begun[call]
@@ -417,7 +431,7 @@ class Scheduler:
         calls.sort(key=_number_of)
         steps = tuple(call.step for call in calls if isinstance(call, StepCall))
         sleeps = tuple(call.name for call in calls if isinstance(call, SleepCall))
-        waits = tuple(call.wait for call in calls if isinstance(call, WaitCall))
+        waits = tuple(call.wait for call in calls if isinstance(call, (WaitCall, NextCall)))
         for name in sleeps:
             del self.sleeps[name]
         for name in waits:

@@ -1,0 +1,117 @@
+"""Waits and what ends them: a turn gives an arrival to a wait, or a wait what was kept for it.
+
+Which one a wait that selects takes is asked of the program in the live turn, and recorded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import islice
+
+from saga.core import program
+from saga.core.arrivals import kept_as, kept_for, selects
+from saga.core.decider import RECORDED, Disposition
+from saga.core.events import Arrival, EventReceived, SignalReceived, channel_of
+from saga.core.intents import EventAwaited, SignalAwaited, TimerPurpose, Verdict, WaitEnded
+from saga.core.turn import Turn
+
+
+def receive(turn: Turn, arrival: Arrival) -> tuple[Disposition, str | None]:
+    """Give an arrival to the oldest wait that takes it, which is named, or keep it."""
+    state = turn.state
+    if state.has_ended:
+        if isinstance(arrival, EventReceived):
+            return Disposition.AFTER_END, None
+        detail = f"the saga is {state.status.value}"
+        return turn.note(Verdict.AFTER_END, arrival.name, detail), None
+    waits = state.waits.get(channel_of(arrival))
+    if not waits:
+        turn.take_fact()
+        return RECORDED, None
+    wait: str | None = next(iter(waits))
+    is_chosen = selects(state.waited[next(iter(waits))])
+    if is_chosen:
+        wait = _choose_wait(turn, arrival, waits)
+    if isinstance(arrival, SignalReceived):
+        refusal = turn.refusal(_refusal, turn, wait, arrival)
+        if refusal is not None:
+            return turn.note(Verdict.REFUSED, f"signal {arrival.name}", refusal), None
+    turn.take_fact()
+    if wait is None:
+        return RECORDED, None
+    if is_chosen:
+        turn.record(WaitEnded(wait=wait, took=turn.version))
+    turn.disarm(turn.timer_id(TimerPurpose.WAIT, wait))
+    return RECORDED, wait
+
+
+def begin(turn: Turn, command: program.Await) -> Arrival | None:
+    """Record that a wait begins; what it takes at once, if anything, else its timer is armed."""
+    taken = _begin(turn, command)
+    if taken is None and command.timeout_us is not None:
+        turn.arm(TimerPurpose.WAIT, command.wait, command.timeout_us)
+    return taken
+
+
+def _begin(turn: Turn, command: program.Await) -> Arrival | None:
+    wait, signals, contracts = command.wait, command.signals, command.contracts
+    if len(signals) == 1 and not contracts:
+        return _begin_for_signal(turn, SignalAwaited(wait=wait, name=signals[0]))
+    recorded = turn.recorded_wait(wait)
+    does_select = command.selects if recorded is None else recorded.selects
+    awaited = EventAwaited(wait=wait, contracts=contracts, signals=signals, selects=does_select)
+    kept = kept_for(turn.state, awaited)
+    if not does_select:
+        _, taken = next(kept, (0, None))
+        turn.record(awaited)
+        return taken
+    turn.record(awaited)
+    if recorded is None:
+        took = next((version for version, each in kept if turn.program.accepts(wait, each)), None)
+    else:
+        took = turn.recorded_choice(wait)
+    if took is None:
+        return None
+    taken = kept_as(turn.state, awaited, took)
+    turn.record(WaitEnded(wait=wait, took=took))
+    return taken
+
+
+def _begin_for_signal(turn: Turn, awaited: SignalAwaited) -> Arrival | None:
+    """Signals that a wait for one name cannot take are refused, and gone."""
+    kept = (each for _, each in kept_for(turn.state, awaited))
+    taken: Arrival | None = None
+    refusals = turn.recorded_refusals(awaited.wait)
+    if refusals is not None:
+        taken = next(islice(kept, len(refusals), None), None)
+    else:
+        refusals = []
+        for arrival in kept:
+            refusal = _refusal(turn, awaited.wait, arrival)
+            if refusal is None:
+                taken = arrival
+                break
+            refusals.append(refusal)
+    refused = len(refusals) or None
+    turn.record(SignalAwaited(wait=awaited.wait, name=awaited.name, refused=refused))
+    for refusal in refusals:
+        turn.note(Verdict.REFUSED, f"signal {awaited.name}", refusal)
+    return taken
+
+
+def _refusal(turn: Turn, wait: str | None, arrival: Arrival) -> str | None:
+    return None if wait is None else turn.program.refusal_of(wait, arrival.payload)
+
+
+def _choose_wait(turn: Turn, arrival: Arrival, waits: Iterable[str]) -> str | None:
+    """The oldest wait that takes an arrival, as it was recorded; else as the program says."""
+    if turn.recorded is not None:
+        first = turn.recorded[0] if turn.recorded else None
+        if isinstance(first, WaitEnded) and first.took == turn.version:
+            return first.wait
+        return None
+    waited = turn.state.waited
+    for wait in waits:
+        if not selects(waited[wait]) or turn.program.accepts(wait, arrival):
+            return wait
+    return None
