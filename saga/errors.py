@@ -13,6 +13,7 @@
     * UnknownSaga: the caller names another saga
     * StoreError
         * HistoryConflict: retriable, reload and decide again
+            * PausesChanged: what is paused has changed
         * RecordsRetracted: retriable, read them again
         * StoreUnavailable: retriable, wait
         * AlreadyRecorded: skip, the positions are covered
@@ -135,6 +136,13 @@ class HistoryConflict(StoreError, code="history_conflict", retriable=True):
 
     def __str__(self) -> str:
         return f"{len(self.saga_ids)} histories have moved on: {', '.join(self.saga_ids[:5])}"
+
+
+class PausesChanged(HistoryConflict, code="pauses_changed"):
+    """Raised when which definitions are paused has changed since a batch was decided."""
+
+    def __str__(self) -> str:
+        return "which definitions are paused has changed meanwhile"
 
 
 class RecordsRetracted(StoreError, code="records_retracted", retriable=True):

@@ -23,7 +23,9 @@ from saga.ports.store import (
     KEY_BYTES_LISTED,
     Awaited,
     Batch,
+    DefinitionPause,
     DueTimer,
+    PausedBy,
     Place,
     Rebase,
     Rows,
@@ -41,8 +43,11 @@ TURNS_READ_AT_ONCE: Final = 500
 """So many turns are decoded before others run: some milliseconds."""
 SUMMARY_COLUMNS: Final = (
     "saga_id, definition, definition_version, key, status, started_at, updated_at, waiting_for, "
-    "reason, version"
+    "reason, version, paused"
 )
+BY_DEFINITION: Final = frozenset({PausedBy.DEFINITION.value, PausedBy.BOTH.value})
+PAUSED_BY_DEFINITION: Final = "paused IN ('both', 'definition')"
+PAUSE_COLUMNS: Final = "definition, changes, told"
 UNHANDLED_COLUMNS: Final = (
     'kind, reason, message, topic, partition, "offset", key, value, headers, timestamp, kept_at, '
     "saga_id"
@@ -153,7 +158,8 @@ def _or_null(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
 
 SUMMARY: Final = columns(
     "saga_id:saga_id, definition:text, definition_version:number, key:text, status:status, "
-    "started_at:time, updated_at:time, waiting_for:text?, reason:text?, version:number"
+    "started_at:time, updated_at:time, waiting_for:text?, reason:text?, version:number, "
+    "paused:text?"
 )
 UNHANDLED: Final = columns(
     "kind:kind, reason:text, message:text, topic:text, partition:number, offset:number, "
@@ -161,6 +167,7 @@ UNHANDLED: Final = columns(
     "saga_id:saga_id?, record_id:number"
 )
 AWAITED: Final = columns("saga_id:saga_id")
+PAUSE: Final = columns("definition:text, changes:number, told:text")
 TIMER: Final = columns("saga_id:saga_id, name:text, due_at:time")
 POSITION: Final = columns("application_name:text, notification_id:position")
 INBOX: Final = columns(
@@ -229,6 +236,18 @@ def to_timer(row: Sequence[Any], *, text: Text = as_it_is) -> DueTimer:
     check_row("timers", row[1], TIMER, row)
     saga_id, name, due_at = row
     return DueTimer(TimerId(f"{saga_id}/{text(name)}"), SagaId(saga_id), Instant(due_at))
+
+
+def to_pause(row: Sequence[Any], *, text: Text = as_it_is) -> DefinitionPause:
+    """*row* has the `PAUSE_COLUMNS`; raises DamagedRow."""
+    check_row("paused_definitions", row[0], PAUSE, row)
+    definition, changes, told = row
+    return DefinitionPause(text(definition), changes, text(told))
+
+
+def from_pause(pause: DefinitionPause) -> tuple[str, int, str]:
+    """In the order of `PAUSE_COLUMNS`."""
+    return pause.definition, pause.changes, pause.told
 
 
 def to_awaited(row: Sequence[Any], *, text: Text = as_it_is) -> Awaited:
@@ -332,7 +351,7 @@ def to_summary(row: Sequence[Any], *, text: Text = as_it_is) -> SagaSummary:
     """*text* gives back what the database was given, here and below; raises DamagedRow."""
     check_row("saga_index", row[0] if len(row) == len(SUMMARY.names) else row[-1], SUMMARY, row)
     saga_id, definition, definition_version, key, status, started_at, updated_at, *rest = row
-    waiting_for, reason, version = rest[:3]
+    waiting_for, reason, version, paused = rest[:4]
     return SagaSummary(
         saga_id=SagaId(saga_id),
         definition=text(definition),
@@ -344,6 +363,7 @@ def to_summary(row: Sequence[Any], *, text: Text = as_it_is) -> SagaSummary:
         waiting_for=None if waiting_for is None else text(waiting_for),
         reason=None if reason is None else text(reason),
         version=version,
+        paused=paused,
     )
 
 
@@ -360,6 +380,7 @@ def from_summary(summary: SagaSummary) -> tuple[Any, ...]:
         summary.waiting_for,
         summary.reason,
         summary.version,
+        summary.paused,
     )
 
 

@@ -79,6 +79,28 @@ class SagaSummary:
     waiting_for: str | None
     reason: str | None
     version: int
+    paused: str | None = None
+    """What it is paused by, as `PausedBy` says; None: it is not paused."""
+
+
+class PausedBy(StrEnum):
+    """What pauses a saga."""
+
+    SAGA = "saga"
+    DEFINITION = "definition"
+    BOTH = "both"
+
+
+@value
+class DefinitionPause:
+    """What was done to pause a definition, as JSON; *changes* counts how often it changed.
+
+    A row is never removed, so that the sum of all changes says whether any has changed.
+    """
+
+    definition: str
+    changes: int
+    told: str
 
 
 class UnhandledKind(StrEnum):
@@ -202,6 +224,9 @@ class Batch:
         outgoing: what the entries say is to be published, in log order.
         relayed: backlog ids that are published by now.
         skipped: how many records more were skipped.
+        pauses: rows of definitions that are paused, or go on.
+        pauses_seen: the sum of changes of all such rows that the batch was decided with; None: it
+            was decided without them.
     """
 
     histories: list[HistoryAppend] = field(default_factory=list)
@@ -214,6 +239,8 @@ class Batch:
     outgoing: list[Record] = field(default_factory=list)
     relayed: list[int] = field(default_factory=list)
     skipped: Mapping[Skip, int] = field(default_factory=dict)
+    pauses: Sequence[DefinitionPause] = ()
+    pauses_seen: int | None = None
 
 
 @value
@@ -264,6 +291,7 @@ class EventStore(Protocol):
 
         Raises:
             HistoryConflict: another writer was first on some history.
+            PausesChanged: which definitions are paused has changed since.
             AlreadyRecorded: a position is not beyond the stored one of its source.
             RecordsRetracted: a record that was shown is not durable; only if store and bus are one.
             TopicMissing: a topic of *outgoing* is not there; only of a store that publishes itself.
@@ -309,6 +337,13 @@ class EventStore(Protocol):
     async def due_timers(self, *, until: Instant, limit: int) -> Sequence[DueTimer]:
         """Timers due at or before *until*, the earliest first."""
 
+    async def pauses(self) -> Sequence[DefinitionPause]:
+        """All rows of definitions that were ever paused.
+
+        Raises:
+            StoreUnavailable: try again later.
+        """
+
     async def backlog(self, *, limit: int, after: int = 0) -> Sequence[Backlog]:
         """Batches not recorded as published, by id, beyond *after*; a smaller one may yet come."""
 
@@ -336,6 +371,11 @@ class Catalogue(Protocol):
 
     async def summaries(self, saga_ids: Sequence[SagaId]) -> Rows[SagaSummary]:
         """The summaries of these sagas; one that does not exist is left out."""
+
+    async def paused(
+        self, definition: str, *, after: SagaId | None = None, limit: int = 100
+    ) -> Rows[SagaSummary]:
+        """Sagas that a pause of their definition holds, in order of start, beyond *after*."""
 
     async def unhandled(
         self,

@@ -73,6 +73,25 @@ class CatalogueSuite:
             found = await catalogue.sagas(**query)
             assert [each.saga_id for each in found] == [saga(n) for n in expected], query
 
+    async def test_sagas_that_their_definition_pauses_are_found(
+        self, store: EventStore, catalogue: Catalogue
+    ) -> None:
+        """In order of start, page by page, as long as the row says so."""
+        await _start(store, 9)
+        paused = {1: "definition", 2: "definition", 3: "both", 5: "saga", 7: "definition"}
+        for number, by in paused.items():
+            row = replace(_summary(number), paused=by)
+            await append(store, history(saga(number), 1), summaries=[row])
+
+        first = await catalogue.paused("return", limit=2)
+        rest = await catalogue.paused("return", after=first[-1].saga_id, limit=2)
+
+        assert [each.saga_id for each in (*first, *rest)] == [saga(1), saga(3), saga(7)]
+        assert first[-1].paused == "both"
+        assert await catalogue.paused("none") == []
+        await append(store, history(saga(1), 2), summaries=[_summary(1)])
+        assert [each.saga_id for each in await catalogue.paused("return")] == [saga(3), saga(7)]
+
     async def test_summaries_are_found_by_id(self, store: EventStore, catalogue: Catalogue) -> None:
         """Rows are whole, and a saga that does not exist is left out."""
         await _start(store, 3)

@@ -17,9 +17,9 @@ import pytest
 from saga.core.history import History
 from saga.core.identity import Instant, TimerId
 from saga.core.status import SagaStatus
-from saga.errors import AlreadyRecorded, HistoryConflict
+from saga.errors import AlreadyRecorded, HistoryConflict, PausesChanged
 from saga.ports.bus import Origin, Source
-from saga.ports.store import Batch, Catalogue, EventStore, Place, Rebase
+from saga.ports.store import Batch, Catalogue, DefinitionPause, EventStore, Place, Rebase
 from saga.testing.samples import (
     MOMENT,
     append,
@@ -91,6 +91,33 @@ class EventStoreSuite:
             saga(number): entries(saga(number), 0) for number in (1, 2)
         }
         assert await store.beginnings([]) == {}
+
+    async def test_definitions_that_are_paused_are_kept(self, store: EventStore) -> None:
+        """A row of a definition takes the place of the one before it."""
+        assert await store.pauses() == []
+        first = DefinitionPause("order", 1, '{"said": "é \\u0000"}')
+        other, second = DefinitionPause("leave", 1, "{}"), DefinitionPause("order", 2, "{}")
+        await append(store, history(saga(1)), pauses=[first, other])
+        assert sorted(await store.pauses(), key=lambda row: row.definition) == [other, first]
+
+        await append(store, history(saga(1), 1), pauses=[second], pauses_seen=2)
+
+        assert sorted(await store.pauses(), key=lambda row: row.definition) == [other, second]
+
+    async def test_a_batch_that_was_decided_under_other_pauses_is_refused(
+        self, store: EventStore, catalogue: Catalogue
+    ) -> None:
+        """Nothing of it is recorded; one that says of none is not asked."""
+        await append(store, history(saga(1)), pauses_seen=0)
+        await append(store, pauses=[DefinitionPause("order", 1, "{}")])
+        before = await recorded(store, catalogue)
+
+        with pytest.raises(PausesChanged):
+            await store.append(replace(whole_batch(2, 7), pauses_seen=0), at=MOMENT)
+
+        assert await recorded(store, catalogue) == before
+        await append(store, history(saga(2)), pauses_seen=1)
+        await append(store, history(saga(3)))
 
     async def test_many_histories_load_at_once(self, store: EventStore) -> None:
         """One call reads any number of sagas; one without a history is left out."""

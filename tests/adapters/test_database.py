@@ -295,7 +295,7 @@ async def test_a_store_of_a_newer_version_is_refused(database: SqliteDatabase) -
     SqliteEventStore(database)
     await database.write(lambda c: c.execute("UPDATE saga_schema SET version = 7"))
 
-    with pytest.raises(StoreTooNew, match="have version 7, this saga knows up to 2"):
+    with pytest.raises(StoreTooNew, match="have version 7, this saga knows up to 3"):
         SqliteEventStore(database)
 
 

@@ -68,7 +68,7 @@ def test_an_old_store_is_refused_with_what_to_do(old: Path) -> None:
         before = [*file.iterdump()]
     database = SqliteDatabase(old)
 
-    with pytest.raises(StoreUnavailable, match="have version 1, this saga needs 2: stop all"):
+    with pytest.raises(StoreUnavailable, match="have version 1, this saga needs 3: stop all"):
         SqliteEventStore(database)
 
     database.abandon()
@@ -186,7 +186,7 @@ def test_a_newer_store_is_refused(old: Path) -> None:
     with closing(sqlite3.connect(old)) as file, file:
         file.execute("UPDATE saga_schema SET version = 9 WHERE component = 'event store'")
 
-    with pytest.raises(StoreTooNew, match="have version 9, this saga knows up to 2"):
+    with pytest.raises(StoreTooNew, match="have version 9, this saga knows up to 3"):
         migrate_store(str(old))
 
 

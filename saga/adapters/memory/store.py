@@ -17,11 +17,11 @@ from operator import itemgetter
 from typing_extensions import override
 
 from saga.adapters.memory.bus import MemoryBus
-from saga.adapters.rows import check_new_sagas, covered
+from saga.adapters.rows import BY_DEFINITION, check_new_sagas, covered
 from saga.core.history import Entry, History
 from saga.core.identity import Instant, SagaId, TimerId
 from saga.core.status import SagaStatus
-from saga.errors import AlreadyRecorded, CorruptHistory, HistoryConflict
+from saga.errors import AlreadyRecorded, CorruptHistory, HistoryConflict, PausesChanged
 from saga.ports.bus import UNKNOWN_ORIGIN, Origin, Source
 from saga.ports.store import (
     KEY_BYTES_LISTED,
@@ -32,6 +32,7 @@ from saga.ports.store import (
     Backlog,
     Batch,
     Catalogue,
+    DefinitionPause,
     DueTimer,
     EventStore,
     Place,
@@ -57,6 +58,7 @@ class MemoryEventStore(EventStore):
         self._timers: dict[TimerId, DueTimer] = {}
         self._due: list[tuple[Instant, TimerId]] = []
         self._backlog: dict[int, Backlog] = {}
+        self._pauses: dict[str, DefinitionPause] = {}
         self._unhandled_given = 0
         self._backlog_given = 0
         self._last_place = 0
@@ -123,6 +125,11 @@ class MemoryEventStore(EventStore):
         return [timer for timer in self.timers(limit) if timer.due_at <= until]
 
     @override
+    async def pauses(self) -> Sequence[DefinitionPause]:
+        await asyncio.sleep(0)
+        return list(self._pauses.values())
+
+    @override
     async def backlog(self, *, limit: int, after: int = 0) -> Sequence[Backlog]:
         later = (batch for batch in self._backlog.values() if batch.backlog_id > after)
         return list(islice(later, limit))
@@ -141,6 +148,9 @@ class MemoryEventStore(EventStore):
 
     def _check(self, batch: Batch) -> None:
         check_new_sagas(batch)
+        changes = sum(row.changes for row in self._pauses.values())
+        if batch.pauses_seen not in {None, changes}:
+            raise PausesChanged
         reached = covered(batch.positions, self._positions)
         if reached:
             raise AlreadyRecorded(reached)
@@ -176,6 +186,7 @@ class MemoryEventStore(EventStore):
         for backlog_id in batch.relayed:
             self._backlog.pop(backlog_id, None)
         self.skipped.update(batch.skipped)
+        self._pauses |= {row.definition: row for row in batch.pauses}
 
     def _turns(self, saga_id: SagaId) -> int:
         history = self._histories.get(saga_id)
@@ -214,6 +225,14 @@ class MemoryCatalogue(Catalogue):
     async def summaries(self, saga_ids: Sequence[SagaId]) -> Rows[SagaSummary]:
         known = self._store.summaries
         return Rows(known[each] for each in dict.fromkeys(saga_ids) if each in known)
+
+    @override
+    async def paused(
+        self, definition: str, *, after: SagaId | None = None, limit: int = 100
+    ) -> Rows[SagaSummary]:
+        found = await self.sagas(definition=definition, after=after, limit=sys.maxsize)
+        held = (each for each in found if each.paused in BY_DEFINITION)
+        return Rows(islice(held, limit))
 
     @override
     async def unhandled(

@@ -16,7 +16,6 @@ from psycopg.sql import SQL, Identifier
 
 from saga.adapters.first_layout import OldRow, turns_of
 from saga.adapters.postgres.statements import OriginatorIds
-from saga.adapters.rows import SUMMARY_COLUMNS
 from saga.core.identity import Instant, SagaId
 from saga.ports.store import UnhandledKind
 
@@ -35,9 +34,13 @@ _ENTRIES: Final = (
     "FROM stored_events_1 WHERE originator_id = ANY(%s::uuid[]) "
     "ORDER BY originator_id, originator_version"
 )
+_SAGA_COLUMNS: Final = (
+    "saga_id, definition, definition_version, key, status, started_at, updated_at, waiting_for, "
+    "reason, version"
+)
 _SAGA_INDEX: Final = (
-    f"INSERT INTO saga_index (originator_id, {SUMMARY_COLUMNS}) SELECT originator_id, "
-    f"{SUMMARY_COLUMNS} FROM saga_index_1 JOIN saga_ids USING (saga_id) ORDER BY originator_id"
+    f"INSERT INTO saga_index (originator_id, {_SAGA_COLUMNS}) SELECT originator_id, "
+    f"{_SAGA_COLUMNS} FROM saga_index_1 JOIN saga_ids USING (saga_id) ORDER BY originator_id"
 )
 # A timer's id is its saga's, a slash and its name.
 _TIMERS: Final = (
@@ -81,6 +84,17 @@ _SEQUENCES: Final = {
     "unhandled_record_id_seq": "parked_parked_id_seq_1",
     "backlog_backlog_id_seq": "backlog_backlog_id_seq_1",
 }
+KNOW_OF_PAUSES: Final = (
+    (
+        "CREATE INDEX IF NOT EXISTS saga_index_paused ON saga_index (definition, originator_id) "
+        "WHERE paused IS NOT NULL"
+    ),
+    (
+        "CREATE TABLE IF NOT EXISTS paused_definitions (definition text PRIMARY KEY, "
+        "changes bigint NOT NULL, told text NOT NULL)"
+    ),
+)
+"""Which sagas and definitions are paused."""
 _OLD_TABLES: Final = (
     "stored_events",
     "notification_tracking",
@@ -115,6 +129,13 @@ def keep_turns(rows: Cursor[Any], make: Callable[[Cursor[Any]], None]) -> None:
     for table in _OLD_TABLES:
         rows.execute(SQL("DROP TABLE {}").format(Identifier(f"{table}_1")))
     rows.execute("ANALYZE saga_ids, saga_index, stored_events")
+
+
+def know_of_pauses(rows: Cursor[Any], _: Callable[[Cursor[Any]], None]) -> None:
+    """Add which sagas and definitions are paused, where the step before has not made it."""
+    rows.execute("ALTER TABLE saga_index ADD COLUMN IF NOT EXISTS paused text")
+    for statement in KNOW_OF_PAUSES:
+        rows.execute(statement)
 
 
 def number_sagas(rows: Cursor[Any], make: Callable[[Cursor[Any]], None]) -> None:

@@ -21,9 +21,11 @@ from typing import Final
 from saga.adapters.mapper import TURN
 from saga.adapters.postgres.pipeline import Call, ManyRows, call_of, ints
 from saga.adapters.rows import (
+    PAUSE_COLUMNS,
     SUMMARY_COLUMNS,
     UNHANDLED_COLUMNS,
     KnownSagas,
+    from_pause,
     from_summary,
     from_unhandled,
     skipped_name,
@@ -39,6 +41,7 @@ Originators = Mapping[SagaId, str]
 
 ALREADY_RECORDED: Final = "SG001"
 HISTORY_CONFLICT: Final = "SG002"
+PAUSES_CHANGED: Final = "SG003"
 
 ADVANCE: Final = ManyRows(
     "WITH r (name, id) AS (SELECT * FROM {rows}), moved AS (INSERT INTO notification_tracking "
@@ -96,8 +99,8 @@ INDEX: Final = ManyRows(
     "definition = excluded.definition, definition_version = excluded.definition_version, "
     "key = excluded.key, status = excluded.status, started_at = excluded.started_at, "
     "updated_at = excluded.updated_at, waiting_for = excluded.waiting_for, "
-    "reason = excluded.reason, version = excluded.version",
-    "uuid uuid text bigint text text bigint bigint text text bigint",
+    "reason = excluded.reason, version = excluded.version, paused = excluded.paused",
+    "uuid uuid text bigint text text bigint bigint text text bigint text",
 )
 ARM: Final = ManyRows(
     "INSERT INTO timers SELECT * FROM {rows} "
@@ -118,6 +121,16 @@ SKIPPED: Final = ManyRows(
     "(CASE WHEN store_facts.value ~ '^[0-9]+$' THEN store_facts.value::bigint ELSE 0 END "
     "+ excluded.value::bigint)::text",
     "text text",
+)
+PAUSES: Final = f"SELECT {PAUSE_COLUMNS} FROM paused_definitions"
+EXPECT_PAUSES: Final = (
+    "SELECT saga_expect((SELECT coalesce(sum(changes), 0)::bigint FROM paused_definitions), "
+    f"%s::bigint, '{PAUSES_CHANGED}')"
+)
+PAUSE: Final = ManyRows(
+    "INSERT INTO paused_definitions SELECT * FROM {rows} ON CONFLICT (definition) DO UPDATE SET "
+    "changes = excluded.changes, told = excluded.told",
+    "text bigint text",
 )
 REMOVE_HANDLED: Final = "DELETE FROM unhandled WHERE record_id = ANY(%s::bigint[])"
 RELAYED: Final = "DELETE FROM backlog WHERE backlog_id = ANY(%s::bigint[])"
@@ -209,7 +222,9 @@ def calls_of(
     timers = {each.timer_id: each for each in batch.timers_armed}.values()
     armed = [(originators[t.saga_id], timer_name(t.timer_id)[1], t.due_at) for t in timers]
     cleared = map(timer_name, batch.timers_cleared)
+    seen = batch.pauses_seen
     return [
+        *([] if seen is None else [call_of(EXPECT_PAUSES, seen)]),
         *ADVANCE.calls(_trackings(batch)),
         *PREDECESSORS.calls(_unsure(batch, originators, known)),
         *([call_of(lock)] if turns else []),
@@ -222,6 +237,7 @@ def calls_of(
         *([call_of(REMOVE_HANDLED, ints(sorted(batch.handled)))] if batch.handled else []),
         *([call_of(RELAYED, ints(sorted(batch.relayed)))] if batch.relayed else []),
         *SKIPPED.calls(sorted((skipped_name(skip), str(n)) for skip, n in batch.skipped.items())),
+        *PAUSE.calls([from_pause(pause) for pause in batch.pauses]),
     ]
 
 

@@ -28,6 +28,7 @@ from saga.adapters.postgres.schema import EVENT_STORE, prepare
 from saga.adapters.postgres.whose import STORE_FACTS, settle_whose
 from saga.adapters.rows import (
     COUNT_BACKLOG,
+    PAUSED_BY_DEFINITION,
     REBASES,
     SKIPPED,
     SUMMARY_COLUMNS,
@@ -47,6 +48,7 @@ from saga.adapters.rows import (
     rows_read,
     timer_name,
     to_awaited,
+    to_pause,
     to_rebase,
     to_skipped,
     to_statistics,
@@ -60,7 +62,7 @@ from saga.adapters.whose import Serves
 from saga.core.history import TIME_END, Entry, History
 from saga.core.identity import Instant, SagaId, TimerId, is_saga_id
 from saga.core.status import SagaStatus
-from saga.errors import AlreadyRecorded, CorruptHistory, HistoryConflict
+from saga.errors import AlreadyRecorded, CorruptHistory, HistoryConflict, PausesChanged
 from saga.ports.bus import UNKNOWN_ORIGIN, Origin, Source
 from saga.ports.store import (
     UNFINISHED,
@@ -70,6 +72,7 @@ from saga.ports.store import (
     Backlog,
     Batch,
     Catalogue,
+    DefinitionPause,
     DueTimer,
     EventStore,
     Place,
@@ -248,6 +251,11 @@ class PostgresEventStore(EventStore, TellsOfAppends):
         return _timers(await self.database.fetch(_DUE, until, limit))
 
     @override
+    async def pauses(self) -> Sequence[DefinitionPause]:
+        rows = await self.database.fetch(sql.PAUSES)
+        return rows_read(partial(to_pause, text=unescaped), rows)
+
+    @override
     async def backlog(self, *, limit: int, after: int = 0) -> Sequence[Backlog]:
         rows = await self.database.fetch(_BACKLOG, after, limit)
         return [
@@ -308,6 +316,8 @@ class PostgresEventStore(EventStore, TellsOfAppends):
         if error.sqlstate == sql.ALREADY_RECORDED:
             stored = await self.positions(list(batch.positions))
             return AlreadyRecorded(covered(batch.positions, stored))
+        if error.sqlstate == sql.PAUSES_CHANGED:
+            return PausesChanged()
         if error.sqlstate == sql.HISTORY_CONFLICT or is_second:
             # All of them, where it is not clear which it was.
             sagas = tuple(each.saga_id for each in batch.histories)
@@ -427,6 +437,21 @@ class PostgresCatalogue(Catalogue):
     async def summaries(self, saga_ids: Sequence[SagaId]) -> Rows[SagaSummary]:
         rows = await self._database.fetch(_SUMMARIES, uuids(dict.fromkeys(saga_ids)))
         return in_order(saga_ids, rows_read(_summary, rows))
+
+    @override
+    async def paused(
+        self, definition: str, *, after: SagaId | None = None, limit: int = 100
+    ) -> Rows[SagaSummary]:
+        query = (
+            f"{_SUMMARY} WHERE paused IS NOT NULL AND {PAUSED_BY_DEFINITION} AND definition = %s "
+            f"AND originator_id > {_PLACE} ORDER BY {_IN_ORDER} LIMIT %s"
+        )
+
+        async def fetch(place: str | None, left: int) -> Sequence[Any]:
+            begin = uuid(place or _NIL), uuid(after or _NIL)
+            return await self._database.fetch(query, text(definition), *begin, left)
+
+        return await page_read(_summary, fetch, limit)
 
     @override
     async def unhandled(

@@ -1,7 +1,8 @@
 """How the event store's tables come to be, and how those of earlier versions are brought over.
 
 Version 1 had one event an entry, under the saga's own id; version 2 has one a turn, under ids by
-number. The order of the log is kept. An entry that cannot be read stays as it is.
+number; version 3 knows of pauses. The order of the log is kept. An entry that cannot be read
+stays as it is.
 """
 
 from __future__ import annotations
@@ -62,6 +63,15 @@ _TABLES: Final = (
     "CREATE TABLE sources (name TEXT PRIMARY KEY, topic_id TEXT, cluster_id TEXT) WITHOUT ROWID",
     # Of the store: what it serves, and what operators have accepted.
     "CREATE TABLE store_facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
+)
+
+_PAUSES: Final = (
+    "ALTER TABLE saga_index ADD COLUMN paused TEXT",
+    "CREATE INDEX saga_index_paused ON saga_index (definition) WHERE paused IS NOT NULL",
+    (
+        "CREATE TABLE paused_definitions (definition TEXT PRIMARY KEY, changes INTEGER NOT NULL, "
+        "told TEXT NOT NULL) WITHOUT ROWID"
+    ),
 )
 
 _OLD: Final = ("stored_events", "saga_index", "timers", "backlog")
@@ -165,6 +175,12 @@ def from_entries_to_turns(cursor: sqlite3.Cursor) -> None:
         cursor.execute(f"DROP TABLE {table}")
 
 
+def know_of_pauses(cursor: sqlite3.Cursor) -> None:
+    """Add which sagas and definitions are paused."""
+    for statement in _PAUSES:
+        cursor.execute(statement)
+
+
 def _write_turns(cursor: sqlite3.Cursor, numbers: Mapping[str, int]) -> None:
     """Write in order of the log; each turn takes the place of its first entry."""
     reader = cursor.connection.cursor()
@@ -195,5 +211,9 @@ def _keep_sequence(cursor: sqlite3.Cursor, table: str, old_table: str) -> None:
         cursor.execute("INSERT INTO sqlite_sequence VALUES (?, ?)", (table, row[0]))
 
 
-MIGRATIONS: Final[tuple[Migration, ...]] = (create_tables, from_entries_to_turns)
+MIGRATIONS: Final[tuple[Migration, ...]] = (
+    create_tables,
+    from_entries_to_turns,
+    know_of_pauses,
+)
 STORE_VERSION: Final = len(MIGRATIONS)

@@ -19,6 +19,8 @@ from saga.adapters.mapper import TURN, reading_history, to_entries
 from saga.adapters.rows import (
     BACKLOG_FILE,
     COUNT_BACKLOG,
+    PAUSE_COLUMNS,
+    PAUSED_BY_DEFINITION,
     POSITION,
     REBASES,
     SKIPPED,
@@ -31,6 +33,7 @@ from saga.adapters.rows import (
     check_new_sagas,
     check_row,
     covered,
+    from_pause,
     from_place,
     from_rebase,
     from_summary,
@@ -46,6 +49,7 @@ from saga.adapters.rows import (
     skipped_name,
     timer_name,
     to_awaited,
+    to_pause,
     to_rebase,
     to_skipped,
     to_statistics,
@@ -72,6 +76,7 @@ from saga.errors import (
     BusUnavailable,
     CorruptHistory,
     HistoryConflict,
+    PausesChanged,
     StoreUnavailable,
 )
 from saga.ports.bus import Origin, Source
@@ -84,6 +89,7 @@ from saga.ports.store import (
     Backlog,
     Batch,
     Catalogue,
+    DefinitionPause,
     DueTimer,
     EventStore,
     Place,
@@ -117,7 +123,7 @@ _SAGAS: Final = ManyRows(
     f"INSERT OR FAIL INTO saga_index (number, {SUMMARY_COLUMNS}) VALUES {{values}} "
     f"ON CONFLICT (number) DO UPDATE SET ({_CHANGED}) = "
     f"({', '.join(f'excluded.{column}' for column in _CHANGED.split(', '))})",
-    11,
+    12,
 )
 _NUMBERS: Final = ManyRows(
     "SELECT i.saga_id, i.number, (SELECT max(originator_version) FROM stored_events "
@@ -137,6 +143,9 @@ _SKIPPED: Final = ManyRows(
     "ON CONFLICT (name) DO UPDATE SET value = CAST(value AS INTEGER) + excluded.value",
     2,
 )
+_PAUSES: Final = f"SELECT {PAUSE_COLUMNS} FROM paused_definitions"
+_PAUSE_CHANGES: Final = "SELECT coalesce(sum(changes), 0) FROM paused_definitions"
+_PAUSE: Final = ManyRows("INSERT OR REPLACE INTO paused_definitions VALUES {values}", 3)
 _RELAYED: Final = ManyRows("DELETE FROM backlog WHERE backlog_id IN {rows}", 1)
 _HISTORIES: Final = ManyRows(
     "SELECT i.saga_id, e.originator_version, e.topic, e.state, i.version "
@@ -296,6 +305,8 @@ class SqliteEventStore(EventStore):
             # The attempt is rolled back, so the stored positions tell which of them it was.
             stored = await self.positions(list(batch.positions))
             raise AlreadyRecorded(covered(batch.positions, stored)) from None
+        except PausesChanged:
+            raise
         except HistoryConflict as conflict:
             moved = self._database.read_now(partial(_moved, batch))
             raise HistoryConflict(moved or conflict.saga_ids) from conflict.__cause__
@@ -383,6 +394,11 @@ class SqliteEventStore(EventStore):
         return self._database.read_now(lambda cursor: _timers(cursor, until, limit))
 
     @override
+    async def pauses(self) -> Sequence[DefinitionPause]:
+        rows = self._database.read_now(lambda cursor: cursor.execute(_PAUSES).fetchall())
+        return rows_read(to_pause, rows)
+
+    @override
     async def backlog(self, *, limit: int, after: int = 0) -> Sequence[Backlog]:
         # A turn that cannot be read cannot be published either and is left out; `load` names it.
         def query(cursor: sqlite3.Cursor) -> list[Backlog]:
@@ -405,6 +421,10 @@ class SqliteEventStore(EventStore):
 
         AlreadyRecorded and HistoryConflict name all of the batch, and not what caused them.
         """
+        if batch.pauses_seen is not None:
+            [changes] = cursor.execute(_PAUSE_CHANGES).fetchone()
+            if changes != batch.pauses_seen:
+                raise PausesChanged
         _advance(cursor, batch.positions)
         numbers = self._find_numbers(cursor, batch)
         last = 0
@@ -432,6 +452,8 @@ class SqliteEventStore(EventStore):
         if batch.skipped:
             skips = batch.skipped.items()
             _SKIPPED.execute(cursor, [(skipped_name(skip), str(more)) for skip, more in skips])
+        if batch.pauses:
+            _PAUSE.execute(cursor, [from_pause(pause) for pause in batch.pauses])
         return numbers, last
 
     def _find_numbers(self, cursor: sqlite3.Cursor, batch: Batch) -> dict[SagaId, int]:
@@ -497,6 +519,22 @@ class SqliteCatalogue(Catalogue):
         wanted = [(saga_id,) for saga_id in saga_ids]
         rows = await self._database.read(lambda cursor: _SUMMARIES.fetch(cursor, wanted))
         return in_order(saga_ids, rows_read(to_summary, rows))
+
+    @override
+    async def paused(
+        self, definition: str, *, after: SagaId | None = None, limit: int = 100
+    ) -> Rows[SagaSummary]:
+        sql = (
+            f"SELECT {SUMMARY_COLUMNS}, number FROM saga_index WHERE paused IS NOT NULL "
+            f"AND {PAUSED_BY_DEFINITION} AND definition = ? AND number > coalesce(("
+            "SELECT number FROM saga_index WHERE saga_id = ?), 0) AND number > ? "
+            "ORDER BY number LIMIT ?"
+        )
+
+        async def fetch(place: int | None, left: int) -> Sequence[Any]:
+            return await self._fetch(sql, definition, after, place or 0, left)
+
+        return await page_read(to_summary, fetch, limit)
 
     @override
     async def unhandled(
