@@ -11,13 +11,14 @@ from saga.core.program import Report
 from saga.core.retry import Retry
 from saga.core.status import SagaStatus
 from saga.effects import EffectContext, Effects
-from saga.errors import Refused, RollBack, StepFailed, TimedOut
+from saga.errors import ChildRolledBack, Refused, RollBack, StepFailed, TimedOut
 from saga.publishing import Outbox, Publisher, SyncPublisher
 from saga.runtime.outcomes import Outcome
 from saga.service import Service
 
 __all__ = [
     "CancelMode",
+    "ChildRolledBack",
     "Context",
     "EffectContext",
     "Effects",

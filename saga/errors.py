@@ -30,7 +30,7 @@
     * ReplayMismatch: the author keeps the old code beside the new, or accepts the difference
     * TaskEnded: whoever runs the process starts it again
 * What authors raise and catch in the course of business; it is no fault of anybody
-    * StepFailed, TimedOut: raised into a saga's function
+    * StepFailed, TimedOut, ChildRolledBack: raised into a saga's function
     * RollBack: raised by a saga's function
     * Refused: raised by a handler
 
@@ -260,14 +260,44 @@ class StepFailed(Exception):
 
 @dataclass(eq=False)
 class TimedOut(Exception):
-    """Raised into a saga's function when no signal or event, which says *kind*, came in time."""
+    """Raised into a saga's function when what says *kind* did not come in time."""
 
     code: ClassVar[str] = "timed_out"
     name: str
-    kind: Literal["signal", "event"] = "signal"
+    kind: Literal["signal", "event", "child"] = "signal"
 
     def __str__(self) -> str:
+        if self.kind == "child":
+            return f"the child {self.name!r} did not end in time"
         return f"no {self.kind} {self.name!r} came in time"
+
+
+class ChildRolledBack(Exception):
+    """Raised into a saga's function when a child ended other than completed; has its report.
+
+    *reason*, *code*, *failed_step* and *residue* are the child's own; *step* started it. *status*
+    is `rolled_back`, `rolled_back_with_residue` or `abandoned`.
+    """
+
+    code: str = "rolled_back"
+
+    def __init__(
+        self,
+        step: str,
+        *,
+        status: str,
+        reason: str,
+        code: str | None = None,
+        failed_step: str | None = None,
+        residue: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__(reason)
+        self.step = step
+        self.status = status
+        self.reason = reason
+        self.code = code or status
+        self.failed_step = failed_step
+        self.residue = residue
 
 
 class RollBack(Exception):

@@ -3,9 +3,10 @@
 from saga.authoring.functions import Context, SagaDefinition, saga
 from saga.authoring.listening import Listening, on
 from saga.authoring.registry import SagaRegistry
-from saga.errors import RollBack, StepFailed, TimedOut
+from saga.errors import ChildRolledBack, RollBack, StepFailed, TimedOut
 
 __all__ = [
+    "ChildRolledBack",
     "Context",
     "Listening",
     "RollBack",

@@ -37,6 +37,7 @@ CORRELATION_ID = "ce_correlationid"
 CAUSATION_ID = "ce_causationid"
 IDEMPOTENCY_KEY = "ce_idempotencykey"
 UNDOES = "ce_sagaundoes"
+PARENT_KEY = "ce_parentkey"
 CONTENT_TYPE = "content-type"
 TRACEPARENT = "traceparent"
 SIGNATURE = "x-saga-signature"
@@ -59,6 +60,7 @@ _KNOWN = frozenset(
         CAUSATION_ID,
         IDEMPOTENCY_KEY,
         UNDOES,
+        PARENT_KEY,
         CONTENT_TYPE,
         TRACEPARENT,
         SIGNATURE,
@@ -96,6 +98,7 @@ class Attributes:
     correlation_id = _Named(CORRELATION_ID)
     causation_id = _Named(CAUSATION_ID)
     undoes = _Named(UNDOES)
+    parent_key = _Named(PARENT_KEY)
     traceparent = _Named(TRACEPARENT)
     signature = _Named(SIGNATURE)
 
@@ -111,6 +114,7 @@ class Said(Sequence[Header]):
     Attributes:
         correlation_id: only where no saga is known; the messages of a saga share its id.
         undoes: the contract of the step that an intent undoes.
+        parent_key: of a trigger the business key of the saga that starts a child with it.
     """
 
     id: str
@@ -124,6 +128,7 @@ class Said(Sequence[Header]):
     traceparent: str | None = None
     correlation_id: str | None = None
     signature: str | None = None
+    parent_key: str | None = None
     _pairs: tuple[Header, ...] = field(init=False, repr=False)  # once somebody wants them
 
     damaged: ClassVar[tuple[str, ...]] = ()
@@ -155,6 +160,8 @@ class Said(Sequence[Header]):
             yield IDEMPOTENCY_KEY, self.idempotency_key.encode()
         if self.undoes is not None:
             yield _name(UNDOES, self.undoes)
+        if self.parent_key is not None:
+            yield PARENT_KEY, self.parent_key.encode()
         if self.traceparent is not None:
             yield TRACEPARENT, self.traceparent.encode()
         if self.signature is not None:

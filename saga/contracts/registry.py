@@ -149,7 +149,8 @@ class ContractRegistry:
         return f"unknown contract {shown}{hint}"
 
 
-def _findable(name: str) -> str:
+def findable(name: str) -> str:
+    """*name*; ValueError where it cannot be stored."""
     if not is_storable(name):
         raise ValueError("holds a NUL, or half of a surrogate pair")
     return name
@@ -159,7 +160,7 @@ def _told(text: str) -> str:
     return storable(text, TEXT_CHARS_MAX)
 
 
-Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_findable)]
+Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(findable)]
 """What something is found by: refused where it cannot be stored."""
 Told = Annotated[str, Field(max_length=TEXT_CHARS_MAX), AfterValidator(_told)]
 """What is only told: mended where it cannot be stored."""
@@ -188,6 +189,8 @@ class CommandAct(StrEnum):
     COMPENSATE = "compensate"
     RELEASE = "release"
     ABANDON = "abandon"
+    UNDO = "undo"
+    """Of a child: only its parent may ask, in the name of the intent that undoes its step."""
 
 
 class Command(ContractModel):

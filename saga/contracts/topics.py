@@ -42,6 +42,7 @@ _HEADERS: Final[Mapping[str, JsonSchema]] = {
     "ce_correlationid": {"type": "string", "description": "the saga's id"},
     "ce_causationid": {"type": "string", "description": "the id of what led to this message"},
     "ce_idempotencykey": {"type": "string", "description": "stays when an attempt is repeated"},
+    "ce_parentkey": {"type": "string", "description": "of a child's trigger: its parent's key"},
     "content-type": {"type": "string", "const": "application/json"},
     "traceparent": {"type": "string", "description": "W3C trace context"},
 }
@@ -51,7 +52,8 @@ _DESCRIPTION: Final = (
     " key, UTF-8. A reply needs the same key and the header `ce_causationid` with the intent's"
     " `ce_id`; a trigger needs key and value only."
 )
-_ALWAYS_ON_INTENTS: Final = tuple(name for name in _HEADERS if name != "traceparent")
+_SELDOM: Final = frozenset({"ce_parentkey", "traceparent"})
+_ALWAYS_ON_INTENTS: Final = tuple(name for name in _HEADERS if name not in _SELDOM)
 
 
 @value

@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Final, NamedTuple, NewType
 
-from saga.core.identity import Instant, IntentId, MessageId, TimerId
+from saga.core.identity import UNDO, Instant, IntentId, MessageId, SagaId, TimerId, parse_intent_id
 from saga.core.values import value
 
 Json = NewType("Json", str)
@@ -55,6 +55,14 @@ class Act(StrEnum):
 
 
 @value
+class Parent:
+    """The step of another saga that has started this one, and the business key of that saga."""
+
+    intent_id: IntentId
+    key: str
+
+
+@value
 class SagaStarted:
     """A trigger arrived; says which definition is to decide the saga."""
 
@@ -66,6 +74,7 @@ class SagaStarted:
     traceparent: str | None = None
     format: int | None = None
     """1 in a history that was begun before 0.1.0, and None in others."""
+    parent: Parent | None = None
 
 
 @value
@@ -135,6 +144,8 @@ class CancelRequested:
     mode: CancelMode
     reason: str
     actor: str | None = None
+    undo: IntentId | None = None
+    """The intent of the parent that has this child undone, which one that completed takes too."""
 
 
 @value(kw_only=True)
@@ -145,6 +156,64 @@ class OperatorActed:
     reason: str
     step: str | None = None
     actor: str | None = None
+
+
+class ChildStatus(StrEnum):
+    """How a child ended, in the words of its saga; `refused`: there is no child, or no undo."""
+
+    COMPLETED = "completed"
+    ROLLED_BACK = "rolled_back"
+    ROLLED_BACK_WITH_RESIDUE = "rolled_back_with_residue"
+    ABANDONED = "abandoned"
+    REFUSED = "refused"
+
+
+@value(kw_only=True)
+class ChildStarted:
+    """A saga has begun as the child of the step that *intent_id* does."""
+
+    intent_id: IntentId
+    saga_id: SagaId
+    definition: str
+    key: str
+
+
+@value(kw_only=True)
+class ChildEnded:
+    """What became of the child, or of the intent to undo it; which saga it is, where there is one.
+
+    *reason*, *code*, *failed_step* and *residue* are the report of a child that was rolled back.
+    """
+
+    intent_id: IntentId
+    status: ChildStatus
+    saga_id: SagaId | None = None
+    definition: str | None = None
+    key: str | None = None
+    outcome: Message | None = None
+    reason: str | None = None
+    code: str | None = None
+    failed_step: str | None = None
+    residue: tuple[str, ...] = ()
+
+    def as_reply(self) -> ReplyReceived:
+        """What it says of the intent, as a service would have answered."""
+        name = parse_intent_id(self.intent_id)
+        is_undo = name is not None and name.direction is UNDO
+        outcome = (_UNDO_ANSWERS if is_undo else _ANSWERS)[self.status]
+        return ReplyReceived(self.intent_id, outcome, self.outcome, self.code, self.reason)
+
+
+_ANSWERS: Final = {
+    ChildStatus.COMPLETED: ReplyOutcome.DONE,
+    ChildStatus.ROLLED_BACK: ReplyOutcome.REFUSED,
+    ChildStatus.ROLLED_BACK_WITH_RESIDUE: ReplyOutcome.FAILED,
+    ChildStatus.ABANDONED: ReplyOutcome.FAILED,
+    ChildStatus.REFUSED: ReplyOutcome.REFUSED,
+}
+_UNDO_ANSWERS: Final = dict.fromkeys(ChildStatus, ReplyOutcome.REFUSED) | {
+    ChildStatus.ROLLED_BACK: ReplyOutcome.DONE
+}
 
 
 @value(kw_only=True)
@@ -172,6 +241,8 @@ Fact = (
     | EventReceived
     | CancelRequested
     | OperatorActed
+    | ChildStarted
+    | ChildEnded
     | TurnFailed
     | TimersAdded
 )

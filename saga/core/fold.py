@@ -17,13 +17,25 @@ from saga.core.events import REPLY_DONE, Event
 from saga.core.format_1 import FORMAT_1, take_unsaid
 from saga.core.history import Entry, RecordedTurn, turns
 from saga.core.identity import DO, UNDO, Instant, IntentName, SagaId, StepId, parse_intent_id
-from saga.core.state import Plan, SagaState, Step, identity_of
+from saga.core.state import Child, Plan, SagaState, Step, identity_of
 from saga.core.status import DONE, ISSUED, TRANSITIONS, UNDOING, SagaStatus, StepKind, StepStatus
 from saga.errors import CorruptHistory
 
 _SAID_BY_OTHERS: Final = frozenset(
-    {events.SignalReceived, events.EventReceived, events.CancelRequested, events.OperatorActed}
+    {
+        events.SignalReceived,
+        events.EventReceived,
+        events.CancelRequested,
+        events.OperatorActed,
+        events.ChildStarted,
+        events.ChildEnded,
+    }
 )
+_LATE: Final = frozenset(
+    {intents.Verdict.LATE_SUCCESS, intents.Verdict.LATE_FAILURE, intents.Verdict.SUPERSEDED}
+)
+"""What a child says counts as its answer then, and is no answer of another saga's."""
+_DEADLINE: Final = intents.TimerPurpose.DEADLINE
 _PIVOT: Final = StepKind.PIVOT
 _RETRY: Final = intents.TimerPurpose.RETRY
 
@@ -80,6 +92,8 @@ def take_noted(state: SagaState, event: Event, verdict: intents.Verdict) -> None
         name = parse_intent_id(fact.intent_id)
         if name is not None and name.step in state.steps:
             take_reply(state, state.steps[name.step], name, fact, is_noted=True)
+    elif type(fact) is events.ChildEnded and verdict in _LATE:
+        _child_ended(state, fact, event.at, is_noted=True)
 
 
 def apply(state: SagaState, intent: intents.Intent, at: Instant) -> None:
@@ -127,6 +141,7 @@ def _started(state: SagaState, fact: events.SagaStarted, at: Instant) -> None:
     state.trigger = fact.trigger
     state.traceparent = fact.traceparent
     state.format = fact.format
+    state.parent = fact.parent
     state.started_at = at
 
 
@@ -167,14 +182,52 @@ def take_reply(
 
 def _timer_fired(state: SagaState, fact: events.TimerFired, _: Instant) -> None:
     timer = state.timers.pop(fact.timer_id, None)
-    if timer is not None and timer.purpose is intents.TimerPurpose.WAIT:
+    if timer is None:
+        return
+    if timer.purpose is intents.TimerPurpose.WAIT:
         end_wait(state, timer.target)
+    elif timer.purpose is _DEADLINE and state.children is not None:
+        child = state.children.get(_step_of(state, timer).id)
+        if child is not None:
+            child.is_overdue = True
 
 
 def _cancel_requested(state: SagaState, fact: events.CancelRequested, _: Instant) -> None:
     if fact.mode is not events.CancelMode.ABANDON:
         state.cancel_reason = fact.reason
         end_waits(state)
+        if fact.undo is not None and has_had_its_end(state):
+            state.undo = fact.undo
+        if fact.mode is events.CancelMode.IMMEDIATE and state.children is not None:
+            for child in state.children.values():
+                child.ends_at_once = True
+
+
+def has_had_its_end(state: SagaState) -> bool:
+    """Whether its end was told, though it may be cleaning up behind that."""
+    if state.plan is None:
+        return state.status.is_ended
+    return state.status.is_ended or (state.plan.recorded.goal is intents.RollbackGoal.CLEANED_UP)
+
+
+def _child_started(state: SagaState, fact: events.ChildStarted, _: Instant) -> None:
+    name = parse_intent_id(fact.intent_id)
+    child = None if name is None or state.children is None else state.children.get(name.step)
+    if child is not None and child.saga_id is None:
+        child.saga_id, child.definition, child.key = fact.saga_id, fact.definition, fact.key
+
+
+def _child_ended(
+    state: SagaState, fact: events.ChildEnded, _: Instant, *, is_noted: bool = False
+) -> None:
+    name = parse_intent_id(fact.intent_id)
+    child = None if name is None or state.children is None else state.children.get(name.step)
+    if name is None or child is None:
+        return
+    if child.saga_id is None and fact.saga_id is not None:
+        child.saga_id, child.definition = fact.saga_id, fact.definition or ""
+        child.key = fact.key or ""
+    take_reply(state, state.steps[name.step], name, fact.as_reply(), is_noted=is_noted)
 
 
 def _operator_acted(state: SagaState, fact: events.OperatorActed, _: Instant) -> None:
@@ -205,6 +258,9 @@ def _issued(state: SagaState, intent: intents.IntentIssued, at: Instant) -> None
         state.steps[intent.step] = state.in_flight[intent.step] = Step(
             intent.step, intent.contract, intent.payload, intent.kind, after, before, at
         )
+        if intent.child:
+            state.children = {} if state.children is None else state.children
+            state.children[intent.step] = Child()
     else:
         assert intent.attempt == step.attempts + 1, (state.saga_id, step.id, intent.attempt)
         step.attempts = intent.attempt
@@ -245,6 +301,15 @@ def _dropped(state: SagaState, intent: intents.BranchDropped, _: Instant) -> Non
         step.is_dropped = step.has_lost = True
     for wait in intent.waits:
         end_wait(state, wait)
+
+
+def _command_sent(state: SagaState, intent: intents.CommandSent, _: Instant) -> None:
+    if intent.act is not intents.SentAct.CANCEL or state.children is None:
+        return
+    name = parse_intent_id(intent.command.rpartition("/")[0])
+    child = None if name is None else state.children.get(name.step)
+    if child is not None:
+        child.cancelled = intent.mode or events.CancelMode.GRACEFUL
 
 
 def _armed(state: SagaState, intent: intents.TimerArmed, _: Instant) -> None:
@@ -338,6 +403,7 @@ def _abandoned(state: SagaState, intent: intents.SagaAbandoned, _: Instant) -> N
 def _end(state: SagaState, status: SagaStatus, residue: tuple[StepId, ...]) -> None:
     _become(state, status)
     state.residue = residue
+    state.undo = None
     state.timers.clear()
     end_waits(state)
 
@@ -360,6 +426,8 @@ FACT_EFFECTS: Final[dict[type[events.Fact], _Effect]] = {
     events.EventReceived: arrive,
     events.CancelRequested: _cancel_requested,
     events.OperatorActed: _operator_acted,
+    events.ChildStarted: _child_started,
+    events.ChildEnded: _child_ended,
     events.TurnFailed: _turn_failed,
     events.TimersAdded: _without_effect,
 }
@@ -369,7 +437,7 @@ EFFECTS: Final[dict[type[intents.Intent], _Effect]] = {
     intents.StepSettled: _settled,
     intents.BranchDropped: _dropped,
     intents.EventPublished: _without_effect,
-    intents.CommandSent: _without_effect,
+    intents.CommandSent: _command_sent,
     intents.TimerArmed: _armed,
     intents.TimerCancelled: _cancelled,
     intents.SignalAwaited: begin_wait,

@@ -6,9 +6,9 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import assert_never
 
-from saga.core import events, intents, program, rollback, waiting
+from saga.core import children, events, intents, program, rollback, waiting
 from saga.core.decider import RECORDED, Disposition
-from saga.core.events import REPLY_DONE, REPLY_FAILED, Arrival, ReplyReceived
+from saga.core.events import REPLY_DONE, REPLY_FAILED, Arrival, CancelMode, ReplyReceived
 from saga.core.identity import DO, IntentName
 from saga.core.intents import TimerPurpose, Verdict
 from saga.core.state import SagaState, Step, identity_of
@@ -22,6 +22,11 @@ def start(turn: Turn, fact: events.SagaStarted) -> Disposition:
     """The trigger: begin the program, or recognise a repeat of it."""
     state = turn.state
     if state.is_started:
+        if fact.parent is not None and fact.parent != state.parent:
+            if identity_of(turn.event) in state.causes:
+                return Disposition.DUPLICATE
+            # Its parent is answered, whatever the trigger says.
+            return turn.note(Verdict.REFUSED, "trigger", "the saga of this key is no child of it")
         if turn.is_same(state.trigger, fact.trigger):
             return Disposition.DUPLICATE
         is_known = identity_of(turn.event) in state.causes
@@ -68,6 +73,8 @@ def step_due(turn: Turn, step: Step, purpose: TimerPurpose) -> None:
         return
     if purpose is TimerPurpose.RETRY:
         turn.issue_again(step)
+    elif (child := children.child_of(turn.state, step)) is not None:
+        children.overdue(turn, step, child)
     else:
         _fail_attempt(turn, step, StepStatus.IN_DOUBT, "timeout", rollback.MISSED_DEADLINE)
 
@@ -242,6 +249,8 @@ def _drop_branch(turn: Turn, command: program.DropBranch) -> None:
         if step.is_backing_off:
             turn.disarm_for(step, DO)
             turn.settle(step, StepStatus.FAILED)
+        elif (child := children.child_of(state, step)) is not None and step.status is ISSUED:
+            children.cancel(turn, step, child, CancelMode.GRACEFUL, "its parent does not need it")
     if were_holding:
         _resume_if_free(turn)
     for sleep in sleeps:

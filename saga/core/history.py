@@ -16,8 +16,8 @@ from operator import attrgetter
 from types import NoneType
 from typing import Any, Final, NamedTuple, get_args, get_origin, get_type_hints, overload
 
-from saga.core.events import Event, Fact, Json, Message
-from saga.core.identity import Instant, MessageId, SagaId
+from saga.core.events import Event, Fact, Json, Message, Parent, SagaStarted
+from saga.core.identity import Instant, IntentId, MessageId, SagaId
 from saga.core.intents import CommandSent, Intent, PlannedUndo, RollbackPlanned
 from saga.core.values import value
 from saga.errors import UnknownEntry
@@ -203,6 +203,8 @@ def _reader(hint: object) -> _Reader | None:
     if get_origin(hint) is tuple:
         is_plan = get_args(hint)[0] is PlannedUndo
         return (lambda steps: tuple(map(_planned, steps))) if is_plan else tuple
+    if hint is Parent:
+        return _parent
     if isinstance(hint, type) and issubclass(hint, Enum):
         # A look-up of members by value; calling the class costs three times as much.
         return {member.value: member for member in hint}.__getitem__
@@ -238,6 +240,15 @@ def _planned(plain: dict[str, Any]) -> PlannedUndo:
     if "after" in plain:
         plain["after"] = tuple(plain["after"])
     return PlannedUndo(**plain)
+
+
+def _parent(plain: dict[str, Any]) -> Parent:
+    if unknown := plain.keys() - {"intent_id", "key"}:
+        raise KeyError(*unknown)
+    intent, key = plain["intent_id"], plain["key"]
+    if type(intent) is not str or type(key) is not str:
+        raise ValueError(f"parent is {plain!r:.60}, no intent id and key")
+    return Parent(IntentId(intent), key)
 
 
 _SHAPES: Final = {name: _shape(kind) for name, kind in NAMES.items()}
@@ -318,6 +329,8 @@ def body_to_plain(body: Fact | Intent, embed: Callable[[Json], object]) -> dict[
         plain |= {field: value for field, value, default in told if value != default}
         if type(body) is CommandSent and body.payload is not None:
             plain["payload"] = embed(body.payload)
+        elif type(body) is SagaStarted and body.parent is not None:
+            plain["parent"] = {"intent_id": body.parent.intent_id, "key": body.parent.key}
     return plain
 
 

@@ -10,7 +10,15 @@ from __future__ import annotations
 from enum import StrEnum
 
 from saga.core.events import CancelMode, Json, Message
-from saga.core.identity import Direction, Instant, MessageId, SagaId, StepId, TimerId
+from saga.core.identity import (
+    Direction,
+    Instant,
+    IntentId,
+    MessageId,
+    SagaId,
+    StepId,
+    TimerId,
+)
 from saga.core.status import StepKind, StepStatus
 from saga.core.values import value
 
@@ -57,6 +65,8 @@ class IntentIssued:
     """The nearest steps it depends on, at its first issue; None: the one issued before, if any."""
     undoes: str | None = None
     """The contract of the step that is undone."""
+    child: bool = False
+    """The payload starts a child; to undo it, a command is sent in this intent's name."""
 
 
 @value(kw_only=True)
@@ -250,6 +260,8 @@ class SagaRolledBack:
     failed_step: StepId | None = None
     residue: tuple[StepId, ...]
     outcome: Message | None = None
+    undo: IntentId | None = None
+    """Of a child that had completed: the intent of its parent that had it undone."""
 
 
 @value(kw_only=True)
@@ -266,6 +278,8 @@ class SagaAbandoned:
     reason: str
     residue: tuple[StepId, ...]
     outcome: Message | None = None
+    undo: IntentId | None = None
+    """As `SagaRolledBack` has it."""
 
 
 Intent = (

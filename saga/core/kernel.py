@@ -2,8 +2,9 @@
 
 Theory of operation: a turn takes one event, lets the program go on where that resolves something it
 waits for, and records what the program wants as intents. Forward work lives in `forward`, its waits
-in `waiting`, the undoing in `rollback`, what people ask for in `requests`; they decide, and `fold`
-alone changes the state. This module only opens the door to each.
+in `waiting`, the undoing in `rollback`, what people ask for in `requests`, what children say in
+`child_answers`, and what a parent alone may ask in `parents`; they decide, and `fold` alone changes
+the state. This module only opens the door to each.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import assert_never
 
-from saga.core import events, forward, requests, rollback
+from saga.core import child_answers, events, forward, parents, requests, rollback
 from saga.core.decider import RECORDED, Decider, Decision, Disposition
 from saga.core.events import REPLY_DONE, Event, ReplyReceived
 from saga.core.fold import pass_turn, said
@@ -74,9 +75,11 @@ def _take(turn: Turn, event: Event) -> Disposition:
         case events.SignalReceived() | events.EventReceived():
             return forward.arrived(turn, fact)
         case events.CancelRequested():
-            return requests.cancel(turn, fact)
+            return (requests.cancel if fact.undo is None else parents.undo)(turn, fact)
         case events.OperatorActed():
             return requests.act(turn, fact)
+        case events.ChildStarted() | events.ChildEnded():
+            return child_answers.take(turn, fact)
         case events.TimersAdded():
             turn.take_fact()
             turn.arm_unarmed()
@@ -95,6 +98,8 @@ def _reply(turn: Turn, fact: ReplyReceived) -> Disposition:
         return Disposition.UNKNOWN
     if not 1 <= attempt <= (step.attempts if direction is DO else step.undo_attempts):
         return Disposition.UNKNOWN
+    if state.children is not None and step_id in state.children:
+        return Disposition.UNKNOWN  # a child answers otherwise, and only it
     known = state.replies.get(name)
     if known is not None:
         if turn.is_same_answer(known, fact):

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ClassVar, Protocol
 
-from saga.core.events import Arrival, Json, Message
+from saga.core.events import Arrival, ChildEnded, Json, Message
 from saga.core.identity import Instant, SagaId, StepId
 from saga.core.retry import Retry
 from saga.core.status import StepKind
@@ -31,6 +31,8 @@ class DoStep:
     timeout_us: int | None
     undo_retry: Retry | None
     """None: the step has no undo."""
+    is_child: ClassVar[bool] = False
+    """Whether the payload is the trigger of another saga, and no intent."""
     group: str | None = field(default=None, init=False)
     """Joins steps that were issued side by side."""
     after: tuple[StepId, ...] = field(default=(), init=False)
@@ -111,7 +113,7 @@ class Report:
 class Program(Protocol):
     """One running saga as its front-end sees it. An exception from a method is a bug in it.
 
-    The first six say that something has come which it waits for; *at* is the time of the turn.
+    The first seven say that something has come which it waits for; *at* is the time of the turn.
     """
 
     patches: frozenset[str] | None
@@ -130,6 +132,9 @@ class Program(Protocol):
         self, step: StepId, code: str | None, message: str, at: Instant, *, is_refused: bool
     ) -> Sequence[Command]:
         """A step failed for good; *is_refused* means that nothing had happened."""
+
+    def child_ended(self, step: StepId, ended: ChildEnded | None, at: Instant) -> Sequence[Command]:
+        """The child of a step has ended; None: too late, whatever came of it."""
 
     def slept(self, name: str, at: Instant) -> Sequence[Command]: ...
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final, assert_never
 
-from saga.core import events, forward, rollback
+from saga.core import children, events, forward, rollback
 from saga.core.decider import RECORDED, Disposition
-from saga.core.events import Act
+from saga.core.events import Act, CancelMode
 from saga.core.identity import StepId
 from saga.core.intents import TimerPurpose, Verdict
 from saga.core.state import SagaState, Step
@@ -22,7 +22,7 @@ def cancel(turn: Turn, fact: events.CancelRequested) -> Disposition:
     state = turn.state
     if state.has_ended:
         return turn.note(Verdict.AFTER_END, "cancel", f"the saga is {state.status.value}")
-    if fact.mode is events.CancelMode.ABANDON:
+    if fact.mode is CancelMode.ABANDON:
         turn.take_fact()
         rollback.abandon(turn, fact.reason)
         return RECORDED
@@ -30,16 +30,17 @@ def cancel(turn: Turn, fact: events.CancelRequested) -> Disposition:
     if refusal is not None:
         return turn.note(Verdict.REFUSED, "cancel", refusal)
     turn.take_fact()
-    if fact.mode is events.CancelMode.IMMEDIATE:
+    if fact.mode is CancelMode.IMMEDIATE:
+        children.cancel_open(turn, CancelMode.IMMEDIATE, fact.reason)
         rollback.begin(turn, fact.reason, code="cancelled")
     else:
-        _stop_forward(turn)
+        stop_forward(turn)
     return RECORDED
 
 
 def _why_not_to_cancel(state: SagaState, fact: events.CancelRequested) -> str | None:
     """A graceful cancel that still waits can be made immediate."""
-    is_graceful = fact.mode is events.CancelMode.GRACEFUL
+    is_graceful = fact.mode is CancelMode.GRACEFUL
     is_on_its_way_back = state.plan is not None or (is_graceful and state.cancel_reason is not None)
     refusals = (
         (is_on_its_way_back, "the saga is on its way back already"),
@@ -93,8 +94,10 @@ def _act(turn: Turn, fact: events.OperatorActed, step: Step | None) -> None:
             assert_never(fact.act)
 
 
-def _stop_forward(turn: Turn) -> None:
+def stop_forward(turn: Turn) -> None:
+    """Begin nothing more; what is in flight, and children, are waited for."""
     state = turn.state
+    children.cancel_open(turn, CancelMode.GRACEFUL, state.cancel_reason or "")
     in_flight = [step for step in state.steps.values() if step.status is StepStatus.ISSUED]
     backing_off = [step for step in in_flight if step.is_backing_off]
     for timer in list(state.timers.values()):

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Final, assert_never
 
-from saga.core import intents
+from saga.core import children, intents
 from saga.core.decider import RECORDED, Disposition
 from saga.core.events import ReplyOutcome, ReplyReceived
 from saga.core.identity import UNDO, IntentName, StepId
@@ -78,14 +78,14 @@ def begin(turn: Turn, reason: str, *, code: str | None, failed_step: StepId | No
     _plan(turn, RollbackGoal.ROLLED_BACK, steps, reason, code=code, failed_step=failed_step)
     for step, status in in_flight:
         turn.settle(step, status)
-    _go_on(turn)
+    go_on(turn)
 
 
 def begin_leftovers(turn: Turn, dropped: Iterable[Step]) -> None:
     """Undo what a finished program had given up on, before the saga completes."""
     reason = "steps that the saga had given up on may have had an effect"
     _plan(turn, RollbackGoal.COMPLETED, dropped, reason)
-    _go_on(turn)
+    go_on(turn)
 
 
 def abandon(turn: Turn, reason: str) -> None:
@@ -99,7 +99,9 @@ def abandon(turn: Turn, reason: str) -> None:
     residue = residue_of(state.steps.values())
     report = Report(reason, "abandoned", None, residue)
     outcome = state.program.outcome_of(report) if state.program is not None else None
-    turn.record(intents.SagaAbandoned(reason=reason, residue=residue, outcome=outcome))
+    turn.record(
+        intents.SagaAbandoned(reason=reason, residue=residue, outcome=outcome, undo=state.undo)
+    )
     turn.note_unread()
     for step, status in in_flight:
         turn.settle(step, status)
@@ -115,7 +117,7 @@ def undo_reply(turn: Turn, step: Step, name: IntentName, fact: ReplyReceived) ->
     """A service answered an attempt to undo a step, for the first time."""
     was_given_up = step.status in {StepStatus.UNDO_STUCK, StepStatus.SKIPPED}
     if was_given_up and fact.outcome is ReplyOutcome.DONE and name.attempt >= step.undo_floor:
-        return _undone_late(turn, step, fact)
+        return undone_late(turn, step, fact)
     if step.status is not UNDOING:
         return turn.note(Verdict.SUPERSEDED, fact.intent_id, f"the step is {step.status.value}")
     if name.attempt < step.undo_floor:
@@ -127,11 +129,11 @@ def undo_reply(turn: Turn, step: Step, name: IntentName, fact: ReplyReceived) ->
     turn.disarm_for(step, UNDO)
     match fact.outcome:
         case ReplyOutcome.DONE:
-            _go_on(turn, step)
+            go_on(turn, step)
         case ReplyOutcome.FAILED:
             _fail_undo(turn, step, fact.code, fact.message)
         case ReplyOutcome.REFUSED:
-            _stick(turn, step, fact.code, fact.message)
+            stick(turn, step, fact.code, fact.message)
         case _:
             assert_never(fact.outcome)
     return RECORDED
@@ -142,7 +144,7 @@ def undo_due(turn: Turn, step: Step, purpose: TimerPurpose) -> None:
     if step.status is not StepStatus.UNDOING:
         return
     if purpose is TimerPurpose.RETRY:
-        turn.issue_undo(step)
+        _begin_undo(turn, step)
     else:
         _fail_undo(turn, step, "timeout", MISSED_DEADLINE)
 
@@ -156,7 +158,7 @@ def late_reply(turn: Turn, step: Step, fact: ReplyReceived) -> Disposition:
         case ReplyOutcome.REFUSED if is_open:
             turn.note(Verdict.LATE_FAILURE, fact.intent_id, "nothing had happened: doubt closed")
             turn.settle(step, StepStatus.REFUSED, code=fact.code, message=fact.message)
-            _go_on(turn, step)
+            go_on(turn, step)
             return RECORDED
         case ReplyOutcome.FAILED if is_open:
             return turn.note(Verdict.LATE_FAILURE, fact.intent_id, "the attempt failed, late")
@@ -182,7 +184,7 @@ def skip_undo(turn: Turn, step: Step) -> None:
     turn.resume()
     turn.disarm_for(step, UNDO)
     turn.settle(step, StepStatus.SKIPPED, UNDO)
-    _go_on(turn, step)
+    go_on(turn, step)
 
 
 def _plan(
@@ -210,7 +212,7 @@ def _in_flight(state: SagaState) -> list[tuple[Step, StepStatus]]:
     ]
 
 
-def _go_on(turn: Turn, settled: Step | None = None) -> None:
+def go_on(turn: Turn, settled: Step | None = None) -> None:
     """Begin every undo of the plan that waits for nothing; then end, or park, where all rest.
 
     *settled*: the only step that stands elsewhere since the plan went on last, if it was one.
@@ -293,8 +295,11 @@ def _at_rest(turn: Turn) -> frozenset[StepStatus]:
 
 
 def _begin_undo(turn: Turn, step: Step) -> None:
-    assert not step.is_backing_off, (turn.state.saga_id, step.id)
-    turn.issue_undo(step)
+    child = children.child_of(turn.state, step)
+    if child is None:
+        turn.issue_undo(step)
+    else:
+        children.issue_undo(turn, step, child)
 
 
 def _finish(turn: Turn, plan: Plan) -> None:
@@ -315,7 +320,7 @@ def _finish(turn: Turn, plan: Plan) -> None:
 
 
 def _roll_back(turn: Turn, plan: Plan, residue: tuple[StepId, ...]) -> None:
-    planned = plan.recorded
+    planned, undo = plan.recorded, turn.state.undo
     report = Report(planned.reason, planned.code, planned.failed_step, residue)
     turn.record(
         intents.SagaRolledBack(
@@ -324,19 +329,22 @@ def _roll_back(turn: Turn, plan: Plan, residue: tuple[StepId, ...]) -> None:
             failed_step=planned.failed_step,
             residue=residue,
             outcome=turn.program.outcome_of(report),
+            undo=undo,
         )
     )
-    turn.note_unread()
+    if undo is None:  # else it was noted when the saga had completed
+        turn.note_unread()
     turn.program.close()
 
 
-def _undone_late(turn: Turn, step: Step, fact: ReplyReceived) -> Disposition:
+def undone_late(turn: Turn, step: Step, fact: ReplyReceived) -> Disposition:
+    """A step is undone after all that nobody waits for any more."""
     was_stuck = step.status is StepStatus.UNDO_STUCK
     turn.note(Verdict.LATE_SUCCESS, fact.intent_id, "the undo had succeeded after all")
     turn.settle(step, StepStatus.UNDONE, UNDO)
     if was_stuck and not turn.state.status.is_ended:
         turn.resume()
-        _go_on(turn, step)
+        go_on(turn, step)
     return RECORDED
 
 
@@ -347,12 +355,13 @@ def _fail_undo(turn: Turn, step: Step, code: str | None, message: str | None) ->
     assert failed >= 1, (turn.state.saga_id, step.id, step.undo_attempts, step.undo_spent)
     since = step.undo_began_at
     if not turn.arm_retry(step, UNDO, policy, failed=failed, since=since, code=code):
-        _stick(turn, step, code, message)
+        stick(turn, step, code, message)
 
 
-def _stick(turn: Turn, step: Step, code: str | None, message: str | None) -> None:
+def stick(turn: Turn, step: Step, code: str | None, message: str | None) -> None:
+    """A step cannot be undone: somebody is called for, or it becomes residue."""
     turn.settle(step, StepStatus.UNDO_STUCK, UNDO, code, message)
-    _go_on(turn, step)
+    go_on(turn, step)
 
 
 def _late_success(turn: Turn, step: Step, fact: ReplyReceived, *, is_open: bool) -> Disposition:
@@ -388,7 +397,7 @@ def _append_undo(turn: Turn, step: Step, *, keeps_place: bool) -> None:
         turn.record(RollbackPlanned(goal=goal, steps=steps, reason=reason))
     elif not keeps_place:
         turn.record(intents.UndoAppended(step=step.id))
-    _go_on(turn, step)
+    go_on(turn, step)
 
 
 def _keeps_place(turn: Turn, step: Step) -> bool:

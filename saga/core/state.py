@@ -14,7 +14,17 @@ from dataclasses import dataclass, field, fields
 from itertools import islice
 from typing import Final
 
-from saga.core.events import Arrival, ArrivalKind, Channel, Event, Json, Message, ReplyReceived
+from saga.core.events import (
+    Arrival,
+    ArrivalKind,
+    CancelMode,
+    Channel,
+    Event,
+    Json,
+    Message,
+    Parent,
+    ReplyReceived,
+)
 from saga.core.identity import (
     DO,
     UNDO,
@@ -68,6 +78,21 @@ class Step:
     """Its latest undo was issued before any reply was known."""
     reply: Message | None = None
     has_reply: bool = False
+
+
+@dataclass(slots=True)
+class Child:
+    """What is known of the saga that a step has started: nothing, until it says so itself."""
+
+    saga_id: SagaId | None = None
+    definition: str = ""
+    key: str = ""
+    is_overdue: bool = False
+    """The time that its step gave it is over."""
+    ends_at_once: bool = False
+    """Its parent was cancelled at once, and not gracefully."""
+    cancelled: CancelMode | None = None
+    """How it was asked to end."""
 
 
 @dataclass(slots=True)
@@ -150,6 +175,11 @@ class SagaState:
     reason: str | None = None
     code: str | None = None
     residue: tuple[StepId, ...] = ()
+    parent: Parent | None = None
+    undo: IntentId | None = None
+    """The intent of its parent by which a child that had completed is undone."""
+    children: dict[StepId, Child] | None = None
+    """By the step that started each."""
     before_parking: tuple[SagaStatus, str | None] = (SagaStatus.RUNNING, None)
     """Status and reason to go back to when what the saga parked on is settled."""
     before_failure: tuple[SagaStatus, str | None] = (SagaStatus.RUNNING, None)
@@ -233,13 +263,23 @@ def waiting_for(state: SagaState) -> str | None:
     if state.undoing:
         return "undo of " + _some(state.undoing)
     if state.in_flight:
-        return "reply to " + _some(state.in_flight)
+        return _answers(state)
     if state.waited:
         return _awaited(state)
     for timer in state.timers.values():
         if timer.purpose is TimerPurpose.SLEEP:
             return f"timer {timer.target}"
     return None
+
+
+def _answers(state: SagaState) -> str:
+    """Whose answers a saga waits for."""
+    if state.children is None:
+        return "reply to " + _some(state.in_flight)
+    children = [step for step in state.in_flight if step in state.children]
+    others = [step for step in state.in_flight if step not in state.children]
+    awaited = [("reply to ", others), ("child ", children)]
+    return " and ".join(what + _some(steps) for what, steps in awaited if steps)
 
 
 def _awaited(state: SagaState) -> str:

@@ -182,6 +182,7 @@ class Turn:
                 command.payload,
                 command.kind,
                 None if after == state.latest_step else after,
+                child=command.is_child,
             )
         )
         if command.timeout_us is not None:

@@ -395,6 +395,9 @@ def command_fact(command: Command) -> SignalReceived | CancelRequested | Operato
             return CancelRequested(mode=command.mode, reason=reason, actor=actor)
         case CommandAct.ABANDON:
             return CancelRequested(mode=CancelMode.ABANDON, reason=reason, actor=actor)
+        case CommandAct.UNDO:
+            undo, mode = IntentId(command.command_id), CancelMode.GRACEFUL
+            return CancelRequested(mode=mode, reason=reason, actor=actor, undo=undo)
         case _:
             act = Act(command.act.value)
             return OperatorActed(act=act, reason=reason, step=command.step, actor=actor)

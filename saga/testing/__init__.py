@@ -1,5 +1,18 @@
 """What tests of sagas need: `given / when / then` for one saga, and `World`, a whole simulation."""
 
+from saga.testing.children import (
+    as_child,
+    child_cancelled,
+    child_completed,
+    child_issued,
+    child_refused,
+    child_rolled_back,
+    child_started,
+    child_undo_asked,
+    child_undo_refused,
+    child_undone,
+    undone_by_parent,
+)
 from saga.testing.expectations import (
     Expectation,
     abandoned,
@@ -44,7 +57,17 @@ __all__ = [
     "abandoned",
     "after",
     "armed",
+    "as_child",
     "cancelled",
+    "child_cancelled",
+    "child_completed",
+    "child_issued",
+    "child_refused",
+    "child_rolled_back",
+    "child_started",
+    "child_undo_asked",
+    "child_undo_refused",
+    "child_undone",
     "cleaned_up",
     "completed",
     "failed",
@@ -68,4 +91,5 @@ __all__ = [
     "undo_appended",
     "undo_issued",
     "undo_stuck",
+    "undone_by_parent",
 ]

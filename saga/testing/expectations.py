@@ -47,6 +47,15 @@ ACTS: Final = (
     SagaCleanedUp,
     SagaAbandoned,
 )
+
+
+def is_act(body: object) -> bool:
+    """Whether others can see it; to undo a child, a command is what they see."""
+    if isinstance(body, IntentIssued) and body.child:
+        return body.direction is Direction.DO
+    return isinstance(body, ACTS)
+
+
 EventSpec = Event | type[Event] | None
 """An event, its class where its fields do not matter, or None for no event."""
 

@@ -33,6 +33,7 @@ from saga.core.events import (
     EventReceived,
     Fact,
     OperatorActed,
+    Parent,
     SagaStarted,
     TimerFired,
     TimersAdded,
@@ -45,7 +46,8 @@ from saga.core.replay import describe
 from saga.core.state import SagaState, snapshot, waiting_for
 from saga.core.status import SagaStatus
 from saga.core.texts import described
-from saga.testing.expectations import ACTS, Expectation, told
+from saga.testing.children import AsChild
+from saga.testing.expectations import Expectation, is_act, told
 from saga.testing.happenings import After, Happening, Redelivered
 from saga.users_code import is_ours
 
@@ -60,7 +62,7 @@ DECISIONS_SHOWN_MAX = 40
 
 _TAKEN_WHILE_PARKED = (OperatorActed, CancelRequested, TurnFailed)
 
-Happens = Happening | EventModel | After | Redelivered
+Happens = Happening | EventModel | After | AsChild | Redelivered
 
 
 def given(
@@ -138,7 +140,7 @@ class Scenario:
     def then(self, *expected: Expectation) -> Self:
         """Check what the last `when` led to: all acts, in order, and the bookkeeping named."""
         self._no_error()
-        acts = [entry for entry in self.decided if isinstance(entry.body, ACTS)]
+        acts = [entry for entry in self.decided if is_act(entry.body)]
         wanted = [each for each in expected if each.is_act]
         is_same = len(acts) == len(wanted) and all(map(Expectation.matches, wanted, acts))
         others = [each for each in expected if not each.is_act]
@@ -207,6 +209,8 @@ class Scenario:
             self._take(self._last)
         elif isinstance(happens, EventModel):
             self._take(self._event(self._told(happens)))
+        elif isinstance(happens, AsChild):
+            self._take(self._event(self._started(happens.trigger, happens.parent)))
         else:
             fact, due_at = happens.fact(self.state, self._history)
             self.now = max(self.now, due_at or self.now)
@@ -226,7 +230,7 @@ class Scenario:
         message = message_of(event)
         return EventReceived(contract=message.contract, payload=message.payload)
 
-    def _started(self, trigger: EventModel) -> SagaStarted:
+    def _started(self, trigger: EventModel, parent: Parent | None = None) -> SagaStarted:
         decider, key = self._decider, self._saga.key_of(trigger)
         if self._state is None:
             self._state = decider.initial_state(saga_id(decider.name, key))
@@ -236,6 +240,7 @@ class Scenario:
             fingerprint=decider.fingerprint,
             key=key,
             trigger=message_of(trigger),
+            parent=parent,
         )
 
     def _pass_time(self, length_us: int) -> None:

@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 
 from saga.adapters.mapper import TURN, to_entries, to_state
 from saga.core import events, intents
-from saga.core.events import Act, CancelMode, Event, Json, Message, ReplyOutcome
+from saga.core.events import (
+    Act,
+    CancelMode,
+    ChildStatus,
+    Event,
+    Json,
+    Message,
+    Parent,
+    ReplyOutcome,
+)
 from saga.core.history import (
     NAME_OF,
     NAMES,
@@ -49,6 +58,14 @@ BODIES = [
     events.SagaStarted(
         definition="order", definition_version=2, fingerprint="f", key="", trigger=MESSAGE
     ),
+    events.SagaStarted(
+        definition="order",
+        definition_version=2,
+        fingerprint="f",
+        key="",
+        trigger=MESSAGE,
+        parent=Parent(IntentId("i"), "k"),
+    ),
     events.ReplyReceived(intent_id=IntentId("i"), outcome=ReplyOutcome.DONE, reply=MESSAGE),
     events.ReplyReceived(
         intent_id=IntentId("i"), outcome=ReplyOutcome.REFUSED, code="c", message=""
@@ -62,6 +79,24 @@ BODIES = [
     events.EventReceived(contract="d.evt.e.v1", payload=Json("1")),
     events.CancelRequested(mode=CancelMode.ABANDON, reason="r", actor="a"),
     events.OperatorActed(act=Act.RETRY, reason="r", step="pay"),
+    events.CancelRequested(mode=CancelMode.GRACEFUL, reason="r", undo=IntentId("i")),
+    events.ChildStarted(intent_id=IntentId("i"), saga_id=SAGA, definition="order", key="o-1"),
+    events.ChildEnded(
+        intent_id=IntentId("i"),
+        status=ChildStatus.COMPLETED,
+        saga_id=SAGA,
+        definition="order",
+        key="o-1",
+        outcome=MESSAGE,
+    ),
+    events.ChildEnded(
+        intent_id=IntentId("i"),
+        status=ChildStatus.ABANDONED,
+        reason="r",
+        code="c",
+        failed_step="pay",
+        residue=("pay",),
+    ),
     events.TimersAdded(),
     events.TurnFailed(error="e"),
     events.TurnFailed(
@@ -75,6 +110,7 @@ BODIES = [
         payload=Json("{}"),
         kind=StepKind.RETRIABLE,
         undoes="d",
+        child=True,
     ),
     *(
         intents.IntentIssued(
@@ -150,8 +186,10 @@ BODIES = [
     intents.SagaRolledBack(
         reason="r", code=None, failed_step=None, residue=(StepId("a"),), outcome=MESSAGE
     ),
+    intents.SagaRolledBack(reason="r", residue=(), undo=IntentId("i")),
     intents.SagaCleanedUp(residue=()),
     intents.SagaAbandoned(reason="r", residue=(StepId("a"),), outcome=None),
+    intents.SagaAbandoned(reason="r", residue=(), undo=IntentId("i")),
 ]
 
 
@@ -254,8 +292,13 @@ def test_a_turn_that_cannot_be_read_is_refused_with_saga_and_version(state):
         b'{"type":"timer-fired","timer_id":"t","later":[1]}',
         b'{"type":"operator-acted","act":"mark","reason":"r"}',
         b'{"type":"rollback-planned","goal":"completed","reason":"r","steps":[{"step":"a","x":1}]}',
+        (
+            b'{"type":"saga-started","definition":"d","definition_version":1,"fingerprint":"f",'
+            b'"key":"k","trigger":{"contract":"c","payload":{}},'
+            b'"parent":{"intent_id":"i","key":"k","x":1}}'
+        ),
     ],
-    ids=["name", "field", "value", "field inside"],
+    ids=["name", "field", "value", "field inside", "field of its parent"],
 )
 def test_what_a_newer_release_wrote_is_told_apart_from_what_is_corrupt(plain):
     """An unknown name, field or value is not ignored: the saga waits for that release."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
+from operator import attrgetter
 from typing import Any, Final
 
 import orjson
@@ -28,7 +29,8 @@ BATCH_RECORDS_MAX: Final = 128
 Unpacked = tuple[bytes | None, bytes | None, Headers]
 """Key, value and headers."""
 
-_NOTHING: Final = (None, None, None, None)
+_seldom: Final = attrgetter("undoes", "traceparent", "correlation_id", "signature", "parent_key")
+_NOTHING: Final = (None, None, None, None, None)
 
 
 def pack(records: Sequence[Record], at: Instant) -> bytes:
@@ -54,7 +56,7 @@ def pack(records: Sequence[Record], at: Instant) -> bytes:
             cause if cause is None or not name.startswith(cause) else len(cause),
             own if own is None or not name.startswith(own) else len(own),
         ]
-        seldom = (said.undoes, said.traceparent, said.correlation_id, said.signature)
+        seldom = _seldom(said)
         if seldom != _NOTHING:
             row += seldom
         rows.append(row)

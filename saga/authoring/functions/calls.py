@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Generator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, TypeAdapter
 
@@ -38,9 +38,12 @@ class Call(Generic[T]):
 
 @dataclass(slots=True, eq=False)
 class StepCall(Call[T], DoStep):
-    """A step, issued when it is awaited; *replied* is *reply* once it is read."""
+    """A step, issued when it is awaited; *replied* is *reply* once it is read.
 
-    intent: Intent[Any]
+    *intent* is what is issued: an intent, or the event that starts a child.
+    """
+
+    intent: Intent[Any] | Event
     undo: UndoSpec | None
     number: int = field(default=0, init=False)
     reply: Message | None = field(default=None, init=False)
@@ -48,6 +51,17 @@ class StepCall(Call[T], DoStep):
 
     def __str__(self) -> str:
         return f"ctx.do({type(self.intent).__name__}(…))"
+
+
+@dataclass(slots=True, eq=False)
+class ChildCall(StepCall[T]):
+    """A step that starts another saga; *outcome* is what that is to end with, if with anything."""
+
+    is_child: ClassVar[bool] = True
+    outcome: type[Event] | None
+
+    def __str__(self) -> str:
+        return f"ctx.child({type(self.intent).__name__}(…))"
 
 
 @dataclass(slots=True, eq=False)

@@ -21,6 +21,7 @@ from pydantic import TypeAdapter
 from saga.authoring.functions.calls import (
     Branch,
     Call,
+    ChildCall,
     DoneCall,
     GroupCall,
     NextCall,
@@ -29,13 +30,14 @@ from saga.authoring.functions.calls import (
     UndoSpec,
     WaitCall,
 )
+from saga.authoring.functions.children import checked_child, not_known
 from saga.authoring.functions.inspection import not_heard
 from saga.authoring.mapping import check_undo
 from saga.contracts import Contract, Event, Intent, Kind, contract_of, encode, message_of
 from saga.core.durations import Duration, duration_us
 from saga.core.identity import SAGA_NAMESPACE, Instant, SagaId, StepId
 from saga.core.program import Publish
-from saga.core.retry import FOREVER, STEP_DEFAULT, UNDO_DEFAULT, Retry, fraction
+from saga.core.retry import FOREVER, ONCE, STEP_DEFAULT, UNDO_DEFAULT, Retry, fraction
 from saga.core.status import StepKind
 from saga.core.texts import is_storable, storable
 from saga.errors import DefinitionError
@@ -153,6 +155,62 @@ class Context:
             undo,
         )
         return self._made(call, sys._getframe(1))  # noqa: SLF001  # the caller's place
+
+    @overload
+    def child(
+        self,
+        trigger: Event,
+        *,
+        outcome: type[E],
+        timeout: Duration | None = None,
+        id: str | None = None,
+    ) -> Awaitable[E]: ...
+    @overload
+    def child(
+        self,
+        trigger: Event,
+        *,
+        outcome: None = None,
+        timeout: Duration | None = None,
+        id: str | None = None,
+    ) -> Awaitable[None]: ...
+    def child(
+        self,
+        trigger: Event,
+        *,
+        outcome: type[Event] | None = None,
+        timeout: Duration | None = None,
+        id: str | None = None,
+    ) -> Awaitable[Any]:
+        """Start another saga by its trigger, here or in another application, and wait for its end.
+
+        Where this saga is rolled back, a child that has completed is undone by its own rollback.
+
+        Args:
+            outcome: the event with which the child is to end; None: whatever it ends with.
+            timeout: after it the child is cancelled and waited for; what it has done is undone.
+            id: a stable name for the step; by default the contract's name, numbered from 2 on.
+
+        Raises:
+            ChildRolledBack: when awaited: the child ended other than completed.
+            TimedOut: when awaited: it did not end within *timeout*.
+            StepFailed: when awaited: its key belongs to another saga (`key_taken`).
+            DefinitionError: the call makes no sense; the saga parks before anything is published.
+        """
+        contract = checked_child(trigger, outcome, self._is_known)
+        call: ChildCall[Any] = ChildCall(
+            self._step_id(id, contract),
+            contract.contract_name,
+            encode(trigger),
+            _COMPENSATABLE,
+            ONCE,
+            None if timeout is None else duration_us(timeout),
+            UNDO_DEFAULT,
+            trigger,
+            None,
+            outcome,
+        )
+        return self._made(call, sys._getframe(1))  # noqa: SLF001  # as above
 
     @overload
     def all(
@@ -476,14 +534,6 @@ def _checked(
     if known is None:
         raise DefinitionError(f"kind={kind!r}: expected one of {', '.join(_KINDS)}")
     return contract, known
-
-
-def not_known(contract: Contract) -> DefinitionError:
-    """What nobody has told the application of can be neither published nor read."""
-    return DefinitionError(
-        f"{contract.model.__name__} ({contract.contract_name}) is not known to the application: "
-        f"add it to SagaApp(contracts=[…])"
-    )
 
 
 def _shown(name: object) -> str:

@@ -13,6 +13,7 @@ from saga.authoring.functions.inspection import (
     check_next,
     check_steps,
     fingerprint,
+    may_call,
     place_of,
     referenced_contracts,
 )
@@ -26,6 +27,7 @@ from saga.authoring.listening import KeySpec, Listening, listenings
 from saga.authoring.listening import check_key_field as check_field
 from saga.authoring.mapping import check_rolled_back
 from saga.contracts import ContractRegistry, Event, Kind, contract_of
+from saga.contracts.between_sagas import ChildEnded, ChildStarted
 from saga.contracts.keys import key_text
 from saga.core.events import event_channel
 from saga.core.identity import SagaId
@@ -70,12 +72,19 @@ class SagaDefinition:
         """The events and intents that the function's source names."""
         named = set(referenced_contracts(self.function)) | set(self.starts_on)
         named |= {listening.event for listening in self.listens}
+        if self.has_children:
+            named |= {ChildStarted, ChildEnded}
         if self.rolled_back is not None:
             if isinstance(self.rolled_back, type):
                 named.add(self.rolled_back)
             else:
                 named |= referenced_contracts(self.rolled_back)
         return frozenset(named)
+
+    @property
+    def has_children(self) -> bool:
+        """Whether its function may start other sagas, which is seen from its source."""
+        return may_call(self.function, "child")
 
     def bind(self, registry: ContractRegistry) -> Definition:
         """The definition as the kernel knows it, reading its messages through *registry*."""

@@ -22,7 +22,7 @@ REFERENCE_DEPTH_MAX = 3
 """How far helper functions are followed when contracts and mistakes are looked for."""
 SOURCE_CHARS_MAX = 100
 """Of a call that an error repeats."""
-AWAITED = frozenset({"do", "sleep", "wait", "next", "all", "any", "some"})
+AWAITED = frozenset({"do", "sleep", "wait", "next", "child", "all", "any", "some"})
 """The calls of the context that have their effect when they are awaited."""
 
 
@@ -57,6 +57,12 @@ def referenced_contracts(function: Callable[..., Any]) -> frozenset[type]:
         for named in _mentioned_values(each)
         if isinstance(named, type) and issubclass(named, (Event, Intent))
     )
+
+
+def may_call(function: Callable[..., Any], name: str) -> bool:
+    """Whether a function, or a helper of its package, has an attribute of this name in it."""
+    codes = filter(None, map(_code, _with_helpers(function)))
+    return any(name in _mentioned(code) for code in codes)
 
 
 def check_awaited(function: Callable[..., Any]) -> None:

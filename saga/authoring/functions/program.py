@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
 
-from saga.authoring.functions.calls import NextCall, StepCall, WaitCall
-from saga.authoring.functions.context import Context, not_known
+from saga.authoring.functions.calls import ChildCall, NextCall, StepCall, WaitCall
+from saga.authoring.functions.children import not_known, outcome_of, rolled_back
+from saga.authoring.functions.context import Context
 from saga.authoring.functions.scheduler import Scheduler, Task, Waiter
 from saga.authoring.functions.seclusion import secluded
 from saga.authoring.mapping import fill, fill_report
@@ -25,7 +26,7 @@ from saga.contracts import (
     read_accepted_as,
     reads_as,
 )
-from saga.core.events import Arrival, EventReceived, Json, Message
+from saga.core.events import Arrival, ChildEnded, ChildStatus, EventReceived, Json, Message
 from saga.core.identity import Instant, SagaId, StepId
 from saga.core.program import (
     Command,
@@ -36,7 +37,7 @@ from saga.core.program import (
     TakePatch,
 )
 from saga.core.texts import storable
-from saga.errors import DefinitionError, RollBack, StepFailed, TimedOut
+from saga.errors import ChildRolledBack, DefinitionError, RollBack, StepFailed, TimedOut
 
 REASON_CHARS_MAX = 10_000
 """As much as a service may answer: what it said is the reason of the rollback, whole."""
@@ -100,6 +101,16 @@ class FunctionProgram:
         code = code or ("refused" if is_refused else "failed")
         failure = StepFailed(step, code=code, message=message, refused=is_refused)
         return self._run(waiter, None, failure, at)
+
+    def child_ended(self, step: StepId, ended: ChildEnded | None, at: Instant) -> Sequence[Command]:
+        waiter, call = self._scheduler.steps[step]
+        assert isinstance(call, ChildCall), call
+        waiter.settled = (step,)
+        if ended is None:
+            return self._run(waiter, None, TimedOut(step, "child"), at)
+        if ended.status is ChildStatus.COMPLETED:
+            return self._run(waiter, outcome_of(call, ended.outcome, self._registry), None, at)
+        return self._run(waiter, None, rolled_back(step, ended), at)
 
     def slept(self, name: str, at: Instant) -> Sequence[Command]:
         """Nobody may wait for it any more, when a group was decided without it."""
@@ -225,6 +236,8 @@ class FunctionProgram:
                 return _fail(error.reason, error.code)
             case TimedOut():
                 return _fail(error, "timed_out")
+            case ChildRolledBack():
+                return _fail(error.reason, error.code, error.step)
             case _:
                 raise error
 

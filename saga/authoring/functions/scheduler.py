@@ -37,7 +37,7 @@ from saga.authoring.functions.seclusion import (
 from saga.core.identity import StepId
 from saga.core.program import Await, Command, DropBranch, Sleep
 from saga.core.texts import described
-from saga.errors import DefinitionError, RollBack, StepFailed, TimedOut
+from saga.errors import ChildRolledBack, DefinitionError, RollBack, StepFailed, TimedOut
 from saga.users_code import is_ours
 
 CLOSES_MAX = 10
@@ -94,7 +94,7 @@ class Task:
         except StopIteration as stop:
             self.is_over = self.returned = True
             scheduler.ended(self, stop.value, None)
-        except (StepFailed, RollBack, TimedOut) as failure:
+        except (StepFailed, RollBack, TimedOut, ChildRolledBack) as failure:
             self.is_over = True
             scheduler.excuse(frame for frame, _ in walk_tb(failure.__traceback__))
             # A traceback keeps the frames of its callers, and with them the whole batch of turns.
