@@ -92,6 +92,8 @@ def take_noted(state: SagaState, event: Event, verdict: intents.Verdict) -> None
         name = parse_intent_id(fact.intent_id)
         if name is not None and name.step in state.steps:
             take_reply(state, state.steps[name.step], name, fact, is_noted=True)
+        elif name is not None:
+            state.replies.setdefault(name, fact)
     elif type(fact) is events.ChildEnded and verdict in _LATE:
         _child_ended(state, fact, event.at, is_noted=True)
 
@@ -295,6 +297,11 @@ def _settled(state: SagaState, intent: intents.StepSettled, _: Instant) -> None:
     step.is_backing_off = False
 
 
+def _told(state: SagaState, intent: intents.IntentTold, _: Instant) -> None:
+    state.told = state.told or set()
+    state.told.add(intent.step)
+
+
 def _dropped(state: SagaState, intent: intents.BranchDropped, _: Instant) -> None:
     for step_id in intent.steps:
         step = state.steps[step_id]
@@ -437,6 +444,7 @@ EFFECTS: Final[dict[type[intents.Intent], _Effect]] = {
     intents.StepSettled: _settled,
     intents.BranchDropped: _dropped,
     intents.EventPublished: _without_effect,
+    intents.IntentTold: _told,
     intents.CommandSent: _command_sent,
     intents.TimerArmed: _armed,
     intents.TimerCancelled: _cancelled,

@@ -206,23 +206,34 @@ def _take(
                 turn.park(f"past its pivot, so it can only go forward: {reason}")
             case program.Fail(reason, code, failed_step):
                 rollback.begin(turn, reason, code=code, failed_step=failed_step)
-            case program.Sleep(name, length_us):
+            case program.Sleep(name, length_us, until):
+                length_us = length_us if until is None else max(until - turn.at, 0)
                 turn.arm(TimerPurpose.SLEEP, name, length_us)
             case program.Await():
                 waits[command.wait] = command
-            case program.Publish(name, message):
-                contract, payload = message.contract, message.payload
-                turn.record(
-                    intents.EventPublished(publication=name, contract=contract, payload=payload)
-                )
-            case program.TakePatch(patch):
-                turn.record(intents.Patched(patch=patch))
+            case program.Publish() | program.Tell() | program.TakePatch():
+                turn.record(_said(command))
             case program.DropBranch():
                 for wait in command.waits:
                     waits.pop(wait, None)
                 _drop_branch(turn, command)
             case _:
                 assert_never(command)
+
+
+def _said(command: program.Publish | program.Tell | program.TakePatch) -> intents.Intent:
+    """What a command says that leads to nothing else."""
+    match command:
+        case program.Publish(name, message):
+            contract, payload = message.contract, message.payload
+            return intents.EventPublished(publication=name, contract=contract, payload=payload)
+        case program.Tell(step, message):
+            contract, payload = message.contract, message.payload
+            return intents.IntentTold(step=step, contract=contract, payload=payload)
+        case program.TakePatch(patch):
+            return intents.Patched(patch=patch)
+        case _:
+            assert_never(command)
 
 
 def _await(turn: Turn, command: program.Await) -> Sequence[program.Command]:

@@ -2,7 +2,8 @@
 
 Intents are recorded in the past tense, because they are read as history: `IntentIssued` in an entry
 means that from this entry on the intent is due to be published. The relay publishes `IntentIssued`,
-`EventPublished`, `CommandSent` and the outcomes; everything else concerns only the saga itself.
+`IntentTold`, `EventPublished`, `CommandSent` and the outcomes; everything else concerns only the
+saga itself.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ class Verdict(StrEnum):
     REFUSED = "refused"
     STALE = "stale"
     UNREAD = "unread"
+    UNAWAITED = "unawaited"
 
 
 @value
@@ -94,6 +96,15 @@ class EventPublished:
     """The saga tells everybody a fact before its end; *publication* is its place in the program."""
 
     publication: str
+    contract: str
+    payload: Json
+
+
+@value(kw_only=True)
+class IntentTold:
+    """A service is to do something of which no reply is waited for; it is never undone."""
+
+    step: StepId
     contract: str
     payload: Json
 
@@ -287,6 +298,7 @@ Intent = (
     | StepSettled
     | BranchDropped
     | EventPublished
+    | IntentTold
     | CommandSent
     | TimerArmed
     | TimerCancelled

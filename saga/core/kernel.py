@@ -16,7 +16,7 @@ from saga.core import child_answers, events, forward, parents, requests, rollbac
 from saga.core.decider import RECORDED, Decider, Decision, Disposition
 from saga.core.events import REPLY_DONE, Event, ReplyReceived
 from saga.core.fold import pass_turn, said
-from saga.core.identity import DO, UNDO, SagaId, StepId, parse_intent_id
+from saga.core.identity import UNDO, SagaId, StepId, parse_intent_id
 from saga.core.intents import Intent, TimerPurpose, Verdict
 from saga.core.program import Definition, Program
 from saga.core.state import SagaState, identity_of
@@ -92,11 +92,9 @@ def _reply(turn: Turn, fact: ReplyReceived) -> Disposition:
     state, name = turn.state, parse_intent_id(fact.intent_id)
     if name is None:
         return Disposition.UNKNOWN
-    _, step_id, direction, attempt = name
+    _, step_id, direction, _ = name
     step = state.steps.get(step_id)
-    if step is None:
-        return Disposition.UNKNOWN
-    if not 1 <= attempt <= (step.attempts if direction is DO else step.undo_attempts):
+    if not state.was_issued(name):
         return Disposition.UNKNOWN
     if state.children is not None and step_id in state.children:
         return Disposition.UNKNOWN  # a child answers otherwise, and only it
@@ -108,6 +106,9 @@ def _reply(turn: Turn, fact: ReplyReceived) -> Disposition:
         if identity_of(turn.event) in state.causes:
             return Disposition.CONFLICT
         return turn.note_conflict(fact)
+    if step is None:
+        detail = f"{fact.outcome.value}: it was told, so nobody waits for an answer"
+        return turn.note(Verdict.UNAWAITED, fact.intent_id, detail)
     if direction is UNDO:
         return rollback.undo_reply(turn, step, name, fact)
     program = turn.program

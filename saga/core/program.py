@@ -41,10 +41,11 @@ class DoStep:
 
 @value
 class Sleep:
-    """Wake the program after *length_us*."""
+    """Wake the program after *length_us*, or at a moment."""
 
     name: str
     length_us: int
+    until: Instant | None = None
 
 
 @value
@@ -64,6 +65,14 @@ class Await:
 @value
 class Publish:
     publication: str
+    message: Message
+
+
+@value
+class Tell:
+    """Issue an intent whose reply nobody waits for; *step* names it."""
+
+    step: StepId
     message: Message
 
 
@@ -97,7 +106,7 @@ class Fail:
     failed_step: StepId | None
 
 
-Command = DoStep | Sleep | Await | Publish | TakePatch | DropBranch | Finish | Fail
+Command = DoStep | Sleep | Await | Publish | Tell | TakePatch | DropBranch | Finish | Fail
 
 
 @value

@@ -34,10 +34,12 @@ _WITH_OUTCOME: Final = (
     intents.SagaRolledBack,
     intents.SagaAbandoned,
 )
+_WITH_PAYLOAD: Final = intents.IntentIssued | intents.EventPublished | intents.IntentTold
 _STANDS: Final[dict[type, tuple[str, ...]]] = {
     # The recorded kind and order stand; they matter to a rollback, which is recorded itself.
     intents.IntentIssued: ("payload", "kind", "after", "undoes"),
     intents.EventPublished: ("payload",),
+    intents.IntentTold: ("payload",),
     **dict.fromkeys(_WITH_OUTCOME, ("outcome",)),
 }
 """What of a decision is not compared as it is: messages are read first."""
@@ -223,7 +225,7 @@ def _messages_of(recorded: Iterable[RecordedTurn]) -> Iterator[Message]:
 
 def _message(body: Fact | Intent) -> Message | None:
     """What *body* says to others."""
-    if isinstance(body, intents.IntentIssued | intents.EventPublished):
+    if isinstance(body, _WITH_PAYLOAD):
         return Message(body.contract, body.payload)
     return body.outcome if isinstance(body, _WITH_OUTCOME) else None
 

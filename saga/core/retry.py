@@ -27,6 +27,8 @@ class Retry:
         jitter: the share of a delay that is left to chance, from 0 to 1.
         within: no attempt begins later than this after the first one.
         never_on: codes of failures that are final at once.
+        only_on: codes of the failures that are tried again, where not all are: `timeout` is that of
+            a missed deadline, `failed` that of a failure for which the service gave none.
 
     Raises:
         ValueError: a value makes no sense.
@@ -39,6 +41,7 @@ class Retry:
     jitter: float = 0.2
     within: Duration | None = None
     never_on: tuple[str, ...] = ()
+    only_on: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.attempts is not None and self.attempts < 1:
@@ -47,6 +50,7 @@ class Retry:
             raise ValueError(f"factor={self.factor}: expected a finite number that is not below 0")
         if not 0 <= self.jitter <= 1:
             raise ValueError(f"jitter={self.jitter}: expected a share, from 0 to 1")
+        _check_codes(self.never_on, self.only_on)
         for duration in (self.initial, self.cap, self.within):
             if duration is not None:
                 duration_us(duration)
@@ -54,6 +58,8 @@ class Retry:
     def allows(self, *, failed_attempts: int, elapsed_us: int, code: str | None = None) -> bool:
         """Whether one more attempt may follow and begin *elapsed_us* after the first."""
         if code is not None and code in self.never_on:
+            return False
+        if self.only_on is not None and (code or "failed") not in self.only_on:
             return False
         if self.attempts is not None and failed_attempts >= self.attempts:
             return False
@@ -67,6 +73,19 @@ class Retry:
         with suppress(OverflowError):
             delay_us = min(initial_us * float(self.factor) ** (failed_attempts - 1), delay_us)
         return round(delay_us * (1 - self.jitter * fraction(seed)))
+
+
+def _check_codes(never_on: object, only_on: object) -> None:
+    """Refuse what is no list of codes: a text alone would be taken for its characters."""
+    for name, codes in (("never_on", never_on), ("only_on", only_on)):
+        if codes is None and name == "only_on":
+            continue
+        if not isinstance(codes, tuple) or not all(isinstance(code, str) for code in codes):
+            raise ValueError(f'{name}={codes!r}: expected a tuple of codes, as ("busy",)')
+    if only_on == ():
+        raise ValueError("only_on=(): nothing would be tried again: use attempts=1")
+    if both := set(never_on) & set(only_on or ()):  # type: ignore[call-overload]  # as was checked
+        raise ValueError(f"only_on and never_on both name {', '.join(sorted(both))}")
 
 
 def fraction(seed: str) -> float:

@@ -19,7 +19,7 @@ from saga.core.intents import PlannedUndo, RollbackGoal, RollbackPlanned, TimerP
 from saga.core.program import DoStep, Report
 from saga.core.retry import UNDO_DEFAULT
 from saga.core.state import Plan, Progress, SagaState, Step
-from saga.core.status import UNDOING, SagaStatus, StepKind, StepStatus
+from saga.core.status import NEVER_UNDONE, UNDOING, SagaStatus, StepStatus
 from saga.core.turn import Turn
 
 LATER_ATTEMPT: Final = "a later attempt is on its way already"
@@ -35,8 +35,8 @@ _BEGUN = _NOT_UNDONE | _UNDONE_OR_UNDOING
 
 
 def may_have_effect(step: Step) -> bool:
-    """Whether something of *step* may be out in the world and is not undone."""
-    return step.status in _MAY_HAVE_EFFECT and step.kind is not StepKind.READ_ONLY
+    """Whether something of *step* may be out in the world that matters and is not undone."""
+    return step.status in _MAY_HAVE_EFFECT and step.kind not in NEVER_UNDONE
 
 
 def plan_undo(

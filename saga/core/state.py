@@ -165,6 +165,8 @@ class SagaState:
     """What nobody has taken yet, by the version of its entry: in order of arrival."""
     causes: dict[Identity, int | None] = field(init=False, default_factory=dict)
     """Of each cause what it said, as a number, where nothing else keeps that."""
+    told: set[StepId] | None = None
+    """The intents whose replies nobody waits for; None where there is none."""
     plan: Plan | None = None
     is_past_pivot: bool = False
     is_finishing: bool = False
@@ -204,6 +206,16 @@ class SagaState:
     def has_ended(self) -> bool:
         """Whether it has had its outcome, perhaps behind a failed turn that holds it up."""
         return self.status.is_ended or (self.is_poisoned and self.before_failure[0].is_ended)
+
+    def was_issued(self, name: IntentName) -> bool:
+        """Whether there was such an intent, of a step or one that was told."""
+        step = self.steps.get(name.step)
+        if step is not None:
+            return (
+                1 <= name.attempt <= (step.attempts if name.direction is DO else step.undo_attempts)
+            )
+        is_told = self.told is not None and name.step in self.told
+        return is_told and name.direction is DO and name.attempt == 1
 
     def is_answered(self, intent_id: IntentId) -> bool:
         return parse_intent_id(intent_id) in self.replies

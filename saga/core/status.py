@@ -50,9 +50,14 @@ class StepKind(StrEnum):
     PIVOT = "pivot"
     RETRIABLE = "retriable"
     READ_ONLY = "read_only"
+    HARMLESS = "harmless"
+    """Has an effect that needs no undo, such as a notification: it is no residue."""
     PLAIN = "plain"
     """Has an effect and no undo: whatever of it remains after a rollback is residue."""
 
+
+NEVER_UNDONE: Final = frozenset({StepKind.READ_ONLY, StepKind.HARMLESS})
+"""The kinds of steps that leave nothing which needs to be undone."""
 
 ENDED = frozenset(
     {

@@ -46,6 +46,7 @@ _TELLERS: Final[dict[type, Callable[[Any], str | None]]] = {
     intents.StepSettled: lambda it: f"settles {it.step} as {it.status.value}",
     intents.BranchDropped: lambda it: "drops " + ", ".join((*it.steps, *it.sleeps, *it.waits)),
     intents.EventPublished: lambda it: f"publishes {it.contract}",
+    intents.IntentTold: lambda it: f"tells {it.step}",
     intents.TimerArmed: _armed,
     intents.SignalAwaited: lambda it: f"waits for signal {it.name}",
     intents.RollbackPlanned: _planned,

@@ -12,6 +12,7 @@ from functools import cache, partial
 from itertools import groupby
 from sys import maxsize
 from types import MappingProxyType
+from typing import TypeAlias
 
 from saga.contracts import COMMAND_CONTRACT, TopicNames
 from saga.contracts import cloudevents as ce
@@ -21,12 +22,13 @@ from saga.contracts.signatures import SigningKeys
 from saga.core.durations import SECOND_US
 from saga.core.events import Fact, Message, SagaStarted
 from saga.core.history import Entry
-from saga.core.identity import Instant, SagaId, idempotency_key
+from saga.core.identity import DO, Instant, SagaId, idempotency_key
 from saga.core.intents import (
     CommandSent,
     EventPublished,
     Intent,
     IntentIssued,
+    IntentTold,
     SagaAbandoned,
     SagaCompleted,
     SagaRolledBack,
@@ -61,6 +63,7 @@ LIMITS_S = 5.0
 SETTLED_S = 60.0
 """No batch can appear any more before one that is as old as this: no append takes so long."""
 MISSING_HINT = "make it with `saga topics create`"
+_Said: TypeAlias = Message | IntentIssued | EventPublished | IntentTold
 _OUTCOMES = (SagaCompleted, SagaRolledBack, SagaAbandoned)
 log = logging.getLogger(__name__)
 
@@ -500,7 +503,7 @@ class RecordEncoder:
         surely_fits = maxsize if are_stored else self.limits.surely_fits
         records: list[Record] = []
         for body in bodies:
-            message: Message | IntentIssued | EventPublished
+            message: _Said
             undoes: str | None = None
             if type(body) is IntentIssued:
                 message, undoes = body, body.undoes
@@ -509,6 +512,10 @@ class RecordEncoder:
             elif type(body) is EventPublished:
                 message = body
                 id_ = same_for_retries = f"{saga}/event/{body.publication}"
+            elif type(body) is IntentTold:
+                message = body
+                same_for_retries = idempotency_key(saga, body.step, DO)
+                id_ = f"{same_for_retries}/1"
             elif isinstance(body, _OUTCOMES) and body.outcome is not None:
                 message = body.outcome
                 id_ = same_for_retries = f"{saga}/outcome"
@@ -567,7 +574,7 @@ class RecordEncoder:
             text = f"{contract}: {why}, then release the saga"
             raise MessageTooLarge(text, topic=record.topic)
 
-    def _own_key(self, message: Message | IntentIssued | EventPublished) -> bytes | None:
+    def _own_key(self, message: _Said) -> bytes | None:
         own_key = key_in(message.payload, self._own_keys[message.contract])
         return None if own_key is None else own_key.encode()
 

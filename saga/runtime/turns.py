@@ -23,7 +23,7 @@ from saga.core.events import (
     TurnFailed,
 )
 from saga.core.history import RecordedTurn
-from saga.core.identity import DO, Instant, IntentName, MessageId, SagaId
+from saga.core.identity import Instant, IntentName, MessageId, SagaId
 from saga.core.intents import Intent
 from saga.core.state import SagaState
 from saga.core.status import ENDED, SagaStatus
@@ -560,14 +560,9 @@ def was_issued(unit: UnitOfWork, saga: LoadedSaga | UnloadableSaga, name: Intent
     """
     if isinstance(saga, UnloadableSaga):
         return not saga.entries or name[1:] in issued(entry.body for entry in saga.entries)
-    saga_id, step_id, direction, attempt = name
-    step = saga.state.steps.get(step_id)
-    if step is None:
+    if not saga.state.was_issued(name):
         return False
-    attempts = step.attempts if direction is DO else step.undo_attempts
-    if not 1 <= attempt <= attempts:
-        return False
-    return saga_id not in unit.changed or not unit.issues(name)
+    return name.saga_id not in unit.changed or not unit.issues(name)
 
 
 def _tell_of_length(saga: LoadedSaga, history: HistoryAppend) -> None:

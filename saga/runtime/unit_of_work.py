@@ -11,8 +11,8 @@ from typing import Any, Final, NamedTuple
 
 from saga.core.durations import SECOND_US
 from saga.core.events import Fact, TimerFired
-from saga.core.identity import Instant, IntentName, SagaId, TimerId
-from saga.core.intents import Intent, IntentIssued, TimerArmed, TimerCancelled
+from saga.core.identity import DO, Instant, IntentName, SagaId, TimerId
+from saga.core.intents import Intent, IntentIssued, IntentTold, TimerArmed, TimerCancelled
 from saga.core.status import ENDED, SagaStatus
 from saga.ports import (
     Batch,
@@ -80,6 +80,8 @@ def issued(bodies: Iterable[Fact | Intent]) -> Iterator[tuple[object, ...]]:
     for body in bodies:
         if isinstance(body, IntentIssued):
             yield body.step, body.direction, body.attempt
+        elif isinstance(body, IntentTold):
+            yield body.step, DO, 1
 
 
 @dataclass(slots=True)

@@ -19,6 +19,7 @@ from saga.core.intents import (
     CommandSent,
     EventPublished,
     IntentIssued,
+    IntentTold,
     Noted,
     Patched,
     PlannedUndo,
@@ -40,6 +41,7 @@ from saga.core.status import StepStatus
 ACTS: Final = (
     IntentIssued,
     EventPublished,
+    IntentTold,
     CommandSent,
     SagaParked,
     SagaCompleted,
@@ -106,6 +108,17 @@ def published(event: Event) -> Expectation:
     """A fact is told before the saga's end."""
     message = message_of(event)
     return Expectation(EventPublished, {"contract": message.contract, "payload": message.payload})
+
+
+def intent_told(intent: Intent[Any] | type[Intent[Any]], *, step: str | None = None) -> Expectation:
+    """A service is asked to do something, and nobody waits for its answer."""
+    model = intent if isinstance(intent, type) else type(intent)
+    wanted = _given(
+        contract=contract_of(model).contract_name,
+        payload=None if isinstance(intent, type) else message_of(intent).payload,
+        step=step,
+    )
+    return Expectation(IntentTold, wanted)
 
 
 def completed(outcome: EventSpec = None, *, residue: tuple[str, ...] = ()) -> Expectation:

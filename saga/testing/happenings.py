@@ -27,9 +27,10 @@ from saga.core.events import (
     signal_channel,
 )
 from saga.core.history import Entry
-from saga.core.identity import Direction, Instant, intent_id
-from saga.core.intents import IntentIssued, TimerArmed, TimerPurpose
+from saga.core.identity import DO, Direction, Instant, intent_id
+from saga.core.intents import IntentIssued, IntentTold, TimerArmed, TimerPurpose
 from saga.core.state import SagaState
+from saga.core.status import StepKind
 
 Subject = type[Intent[Any]] | str
 """An intent class, or the id of a step that is done (not undone)."""
@@ -214,6 +215,8 @@ def _issued(
     latest: dict[tuple[str, str], IntentIssued] = {}
     for entry in history:
         body = entry.body
+        if isinstance(body, IntentTold):
+            body = IntentIssued(body.step, DO, 1, body.contract, body.payload, StepKind.HARMLESS)
         if isinstance(body, IntentIssued) and _fits(body, subject, step):
             latest[body.step, body.direction.value] = body
     assert latest, f"{_named(subject)} was not issued; steps so far: {', '.join(state.steps)}"

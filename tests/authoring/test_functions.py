@@ -1,7 +1,7 @@
 """Durable functions: groups, sleeps, chance, time, and what a function may not do."""
 
 import asyncio
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
@@ -342,6 +342,49 @@ def test_sleep_is_late_never_early():
     )
 
 
+@pytest.mark.parametrize(
+    ("moment", "length"),
+    [
+        (datetime(2026, 1, 2, 7, tzinfo=timezone(timedelta(hours=7))), "1d"),
+        (datetime(2025, 12, 31, tzinfo=UTC), "0s"),
+        (datetime.min.replace(tzinfo=UTC), "0s"),
+    ],
+)
+def test_sleep_until_a_moment_of_any_zone_and_one_that_is_past_is_due_at_once(moment, length):
+    async def order(ctx, placed):
+        await ctx.sleep_until(moment)
+        return OrderConfirmed()
+
+    (
+        running(order)
+        .when(OrderPlaced())
+        .then(armed("sleep", "sleep-1", length))
+        .when(after(length))
+        .then(completed(OrderConfirmed()))
+    )
+
+
+def test_moment_to_sleep_until_counts_from_when_it_is_awaited():
+    """Not from when the call was made."""
+
+    async def order(ctx, placed):
+        call = ctx.sleep_until(datetime(2026, 1, 2, tzinfo=UTC))
+        await ctx.sleep("20h")
+        await call
+        return OrderConfirmed()
+
+    scenario = running(order).when(OrderPlaced(), after("20h"))
+    scenario.then(armed("sleep", "sleep-1", "4h"))
+    scenario.when(after("4h")).then(completed(OrderConfirmed()))
+
+
+def test_sleep_until_the_last_moment_there_is_can_be_stored():
+    async def order(ctx, placed):
+        await ctx.sleep_until(datetime.max.replace(tzinfo=timezone(-timedelta(hours=12))))
+
+    running(order).when(OrderPlaced()).then_status("running")
+
+
 def test_now_is_the_time_of_the_turn():
     """It moves with what happens, not with the machine."""
 
@@ -463,6 +506,18 @@ async def _undoes_reading(ctx, placed):
     await ctx.do(Pay(), undo=Refund, kind="read_only")
 
 
+async def _undoes_what_is_harmless(ctx, placed):
+    await ctx.do(Pay(), undo=Refund, kind="harmless")
+
+
+async def _sleeps_until_a_naive_time(ctx, placed):
+    await ctx.sleep_until(datetime(2026, 1, 2))  # noqa: DTZ001  # as some will
+
+
+async def _sleeps_until_a_length(ctx, placed):
+    await ctx.sleep_until("5m")
+
+
 async def _compensates_without_undo(ctx, placed):
     await ctx.do(Pay(), kind="compensatable")
 
@@ -500,7 +555,10 @@ async def _sleeps_soon(ctx, placed):
         (_groups_a_number, "cannot run side by side", 1),
         (_uses_an_id_twice, "used twice", 1),
         (_uses_a_slash, "without '/'", 1),
-        (_undoes_reading, "nothing to undo", 1),
+        (_undoes_reading, "a read-only step has nothing to undo", 1),
+        (_undoes_what_is_harmless, "a harmless step has nothing to undo", 1),
+        (_sleeps_until_a_naive_time, "the time has no zone", 1),
+        (_sleeps_until_a_length, "expected a datetime", 1),
         (_compensates_without_undo, "needs an undo", 1),
         (_names_no_kind, "kind='pivotal': expected one of compensatable, pivot", 1),
         (_publishes_an_intent, "takes an Event", 1),

@@ -128,6 +128,7 @@ BODIES = [
     intents.StepSettled(
         step=StepId("a"), status=StepStatus.UNDO_STUCK, direction=Direction.UNDO, message="m"
     ),
+    intents.IntentTold(step=StepId("a"), contract="c", payload=Json("{}")),
     intents.BranchDropped(steps=(StepId("a"),)),
     intents.BranchDropped(sleeps=("sleep-1",), waits=("wait-a-1", "wait-a-2")),
     intents.EventPublished(publication="p-1", contract="c", payload=Json('{"a":1}')),

@@ -131,9 +131,10 @@ def test_step_without_undo_is_residue():
     )
 
 
-def test_read_only_step_is_neither_undone_nor_residue():
+@pytest.mark.parametrize("kind", ["read_only", "harmless"])
+def test_step_that_needs_no_undo_is_neither_undone_nor_residue(kind):
     async def looked(ctx, placed):
-        await ctx.do(Notify(), kind="read_only")
+        await ctx.do(Notify(), kind=kind)
         await ctx.do(Ship(), retry=ONCE)
 
     (

@@ -151,6 +151,24 @@ def test_code_in_never_on_is_final_at_once():
     )
 
 
+@pytest.mark.parametrize("code", ["busy", "timeout", "failed"])
+def test_only_codes_in_only_on_are_tried_again(code):
+    """A missed deadline has one too, and so has a failure that names none."""
+
+    async def order(ctx, placed):
+        only = Retry(attempts=5, initial="10s", jitter=0, only_on=("busy", "timeout", "failed"))
+        await ctx.do(Pay(), retry=only, timeout="1m")
+
+    scenario = given(as_saga(order), OrderPlaced())
+    named = {"busy": failed(Pay, code="busy"), "timeout": timed_out(Pay), "failed": failed(Pay)}
+    (
+        scenario.when(named[code], after("10s"))
+        .then(issued(Pay, attempt=2))
+        .when(failed(Pay, code="fraud"))
+        .then(rolled_back(OrderRejected, residue=("pay",)))
+    )
+
+
 def test_no_attempt_begins_after_within():
     """A delay that would lead beyond it is not waited for."""
 
@@ -204,11 +222,16 @@ def test_delays_stop_growing_at_the_cap():
         {"initial": "soon"},
         {"within": "101y"},
         {"cap": "40000d"},
+        {"never_on": "fraud"},
+        {"only_on": "busy"},
+        {"only_on": ("busy", 7)},
+        {"only_on": ()},
+        {"only_on": ("busy",), "never_on": ("fraud", "busy")},
     ],
 )
 def test_policy_that_makes_no_sense_is_refused(wrong):
     """When it is made, not when it is needed."""
-    with pytest.raises(ValueError, match=r"attempts=|factor=|jitter=|duration"):
+    with pytest.raises(ValueError, match=r"attempts=|factor=|jitter=|duration|never_on|only_on"):
         Retry(**wrong)
 
 

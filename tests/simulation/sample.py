@@ -47,6 +47,7 @@ SequenceOrdered, ParallelOrdered = _ordered("sequence"), _ordered("parallel")
 WideOrdered, ChoiceOrdered = _ordered("wide"), _ordered("choice")
 PatientOrdered, PivotOrdered = _ordered("patient"), _ordered("pivot")
 StubbornOrdered, FlawedOrdered = _ordered("stubborn"), _ordered("flawed")
+CrowdOrdered = _ordered("crowd")
 
 
 class Approval(Event, topic="sim.approval", version=1):
@@ -317,6 +318,19 @@ async def flawed(ctx: Context, ordered: Ordered) -> WorkDone:
     return WorkDone(order_id=ordered.order_id, receipts=[first.receipt])
 
 
+@saga("crowd", version=1, starts_on=CrowdOrdered, rolled_back=WorkUndone)
+async def crowd(ctx: Context, ordered: Ordered) -> WorkDone:
+    """Two of three, then three of which two run at once and the first failure ends all."""
+    ctx.tell(asked(Look, ordered, "z"))
+    branches = [take(ctx, ordered, step) for step in "abc"]
+    taken = await ctx.some(2, *branches)
+    try:
+        await ctx.all(*(charge(ctx, ordered, step) for step in "def"), fail="fast", at_once=2)
+    except StepFailed:
+        await ctx.do(asked(Charge, ordered, "g"), id="g", kind="harmless", **LIMITS)
+    return WorkDone(order_id=ordered.order_id, receipts=[each.receipt for each in taken])
+
+
 def _raise_if_flawed(ordered: Ordered, where: str) -> None:
     process = current_process()
     is_mended = process is None or process.surroundings.is_mended
@@ -325,7 +339,7 @@ def _raise_if_flawed(ordered: Ordered, where: str) -> None:
 
 
 app = SagaApp(
-    sagas=[sequence, parallel, wide, choice, patient, pivot, stubborn, flawed],
+    sagas=[sequence, parallel, wide, choice, patient, pivot, stubborn, flawed, crowd],
     effects=[stock, bank],
 )
 
@@ -344,8 +358,9 @@ _SHAPES: dict[str, tuple[type[Ordered], str]] = {
     "pivot": (PivotOrdered, "ab"),
     "stubborn": (StubbornOrdered, "abc"),
     "flawed": (FlawedOrdered, "ab"),
+    "crowd": (CrowdOrdered, "abcdefgz"),
 }
-_WEIGHTS = (4, 4, 3, 4, 3, 2, 2, 2)
+_WEIGHTS = (4, 4, 3, 4, 3, 2, 2, 2, 3)
 
 
 def sample_world(seed: int) -> World:

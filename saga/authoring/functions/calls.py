@@ -10,6 +10,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from saga.contracts import Event, Intent
 from saga.core.events import Arrival, Message
+from saga.core.identity import Instant
 from saga.core.program import DoStep
 from saga.errors import DefinitionError
 
@@ -66,12 +67,15 @@ class ChildCall(StepCall[T]):
 
 @dataclass(slots=True, eq=False)
 class SleepCall(Call[None]):
+    """Ends *length_us* after it began, or at a moment."""
+
     name: str
-    length_us: int
+    length_us: int = 0
+    until: Instant | None = None
     number: int = field(default=0, init=False)
 
     def __str__(self) -> str:
-        return "ctx.sleep(…)"
+        return "ctx.sleep(…)" if self.until is None else "ctx.sleep_until(…)"
 
 
 @dataclass(slots=True, eq=False)

@@ -35,8 +35,8 @@ from saga.authoring.functions.inspection import not_heard
 from saga.authoring.mapping import check_undo
 from saga.contracts import Contract, Event, Intent, Kind, contract_of, encode, message_of
 from saga.core.durations import Duration, duration_us
-from saga.core.identity import SAGA_NAMESPACE, Instant, SagaId, StepId
-from saga.core.program import Publish
+from saga.core.identity import SAGA_NAMESPACE, Instant, SagaId, StepId, instant
+from saga.core.program import Publish, Tell
 from saga.core.retry import FOREVER, ONCE, STEP_DEFAULT, UNDO_DEFAULT, Retry, fraction
 from saga.core.status import StepKind
 from saga.core.texts import is_storable, storable
@@ -53,7 +53,7 @@ T2 = TypeVar("T2")
 T3 = TypeVar("T3")
 T4 = TypeVar("T4")
 FailMode = Literal["wait", "fast"]
-StepKindName = Literal["compensatable", "pivot", "retriable", "read_only"]
+StepKindName = Literal["compensatable", "pivot", "retriable", "read_only", "harmless"]
 STEP_ID_CHARS_MAX = 200
 SIGNAL_NAME_CHARS_MAX = 200
 """As a command has room for."""
@@ -77,7 +77,7 @@ class Context:
         "_made",
         "_numbers",
         "_patched",
-        "_publish",
+        "_say",
         "_steps",
         "key",
         "saga_id",
@@ -91,7 +91,7 @@ class Context:
         version: int,
         *,
         made: Callable[[Call[Any], FrameType], Call[Any]],
-        publish: Callable[[Publish], None],
+        say: Callable[[Publish | Tell], None],
         patched: Callable[[str], bool],
         is_known: Callable[[str], bool],
         heard: Mapping[str, bool],
@@ -100,7 +100,7 @@ class Context:
         self.key = key
         self.version = version
         self._made = made
-        self._publish = publish
+        self._say = say
         self._patched = patched
         self._is_known = is_known
         self._heard = heard
@@ -129,7 +129,8 @@ class Context:
             undo: an intent class, filled by field name from intent and reply, or a function
                 `(intent, reply or None) -> Intent`.
             id: a stable name for the step; by default the contract's name, numbered from 2 on.
-            kind: `compensatable` (the default with an undo), `pivot`, `retriable` or `read_only`.
+            kind: `compensatable` (the default with an undo), `pivot`, `retriable`, `read_only` or
+                `harmless` (has an effect that needs no undo).
             retry: the policy for failed attempts and missed deadlines.
             timeout: the deadline of each attempt; without one a step waits for ever.
             undo_retry: the policy for undoing; without limit by default.
@@ -332,6 +333,11 @@ class Context:
         call = SleepCall(f"sleep-{self._next('sleep')}", duration_us(duration))
         return self._made(call, sys._getframe(1))  # noqa: SLF001  # as above
 
+    def sleep_until(self, moment: datetime) -> Awaitable[None]:
+        """Wait until *moment*, which has to know its time zone; one that is past is due at once."""
+        call = SleepCall(f"sleep-{self._next('sleep')}", until=_instant(moment))
+        return self._made(call, sys._getframe(1))  # noqa: SLF001  # as above
+
     @overload
     def wait(
         self, name: str, model: type[T], *, timeout: Duration | None = None
@@ -436,7 +442,20 @@ class Context:
             raise not_known(contract)
         if not self._is_over:
             number = self._next(f"publish {contract.contract_name}")
-            self._publish(Publish(f"{contract.name}-{number}", message_of(event)))
+            self._say(Publish(f"{contract.name}-{number}", message_of(event)))
+        return DoneCall()
+
+    def tell(self, intent: Intent[Any]) -> Awaitable[None]:
+        """Have a service do something, and go on; awaiting it changes nothing.
+
+        It is delivered at least once. No answer is waited for, so a failed attempt is not repeated;
+        it is never undone, and never residue.
+        """
+        contract, _ = _checked(type(intent), None, None, "ctx.tell")
+        if not self._is_known(contract.contract_name):
+            raise not_known(contract)
+        if not self._is_over:
+            self._say(Tell(self._step_id(None, contract), message_of(intent)))
         return DoneCall()
 
     def patched(self, id: str) -> bool:
@@ -513,19 +532,23 @@ def _branches(branches: tuple[object, ...]) -> tuple[Branch, ...]:
 
 @lru_cache(maxsize=4096)
 def _checked(
-    intent: type[Intent[Any]], undo: type[Intent[Any]] | None, kind: StepKindName | None
+    intent: type[Intent[Any]],
+    undo: type[Intent[Any]] | None,
+    kind: StepKindName | None,
+    call: str = "ctx.do",
 ) -> tuple[Contract, StepKind]:
-    """What the classes that `ctx.do` is given say of a step, if they make sense together."""
+    """What the classes that *call* is given say of a step, if they make sense together."""
     if issubclass(intent, type):
-        message = "ctx.do takes an Intent and was given a class: fill it in, as in Pay(amount=1)"
+        message = f"{call} takes an Intent and was given a class: fill it in, as in Pay(amount=1)"
         raise DefinitionError(message)
     contract = contract_of(intent)
     if contract.kind is not _INTENT:
-        raise DefinitionError(f"ctx.do takes an Intent, not {intent.__name__}")
+        raise DefinitionError(f"{call} takes an Intent, not {intent.__name__}")
     if undo is None and kind == "compensatable":
         raise DefinitionError(f"{intent.__name__}: a compensatable step needs an undo")
-    if undo is not None and kind == "read_only":
-        raise DefinitionError(f"{intent.__name__}: a read-only step has nothing to undo")
+    if undo is not None and kind in ("read_only", "harmless"):
+        named = kind.replace("_", "-")
+        raise DefinitionError(f"{intent.__name__}: a {named} step has nothing to undo")
     if undo is not None and undo is not _BY_FUNCTION:
         check_undo(intent, undo)
     if kind is None:
@@ -539,6 +562,20 @@ def _checked(
 def _shown(name: object) -> str:
     """A name that is refused, in quotes, of any length."""
     return storable(repr(name), NAME_SHOWN_CHARS_MAX)
+
+
+def _instant(moment: datetime) -> Instant:
+    if not isinstance(moment, datetime):
+        raise DefinitionError(
+            f"ctx.sleep_until({_shown(moment)}): expected a datetime; "
+            f"for a length of time there is ctx.sleep(…)"
+        )
+    if moment.utcoffset() is None:
+        raise DefinitionError(
+            f"ctx.sleep_until({_shown(moment)}): the time has no zone, so that it means another "
+            f"moment on each machine: give one, as in moment.replace(tzinfo=UTC)"
+        )
+    return instant((moment - _EPOCH) // timedelta(microseconds=1))
 
 
 @lru_cache(maxsize=1024)

@@ -72,7 +72,7 @@ class FunctionProgram:
             key,
             version,
             made=self._scheduler.made,
-            publish=self._publish,
+            say=self._say,
             patched=self._patched,
             is_known=registry.paths.__contains__,
             heard=heard,
@@ -212,7 +212,7 @@ class FunctionProgram:
         context._is_over = True  # noqa: SLF001  # the context is ours; users see no setter
         self._scheduler.close()
         # Program and context know each other: without this every saga waits for the collector.
-        context._publish = lambda _: None  # noqa: SLF001  # as above
+        context._say = lambda _: None  # noqa: SLF001  # as above
         context._patched = self._patches.__contains__  # noqa: SLF001  # as above
 
     def _run(
@@ -253,7 +253,7 @@ class FunctionProgram:
             raise not_known(contract)
         return message_of(outcome)
 
-    def _publish(self, command: Command) -> None:
+    def _say(self, command: Command) -> None:
         self._scheduler.commands.append(command)
 
     def _patched(self, patch: str) -> bool:

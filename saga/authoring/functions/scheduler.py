@@ -379,7 +379,7 @@ class Scheduler:
                 self.commands.append(wanted)
             case SleepCall():
                 self.sleeps[wanted.name] = (waiter, wanted)
-                self.commands.append(Sleep(wanted.name, wanted.length_us))
+                self.commands.append(Sleep(wanted.name, wanted.length_us, wanted.until))
             case WaitCall():
                 self.waits[wanted.wait] = (waiter, wanted)
                 self.commands.append(Await(wanted.wait, wanted.timeout_us, (wanted.name,)))

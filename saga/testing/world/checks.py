@@ -16,10 +16,11 @@ import orjson
 from saga.contracts import Command, Event, TopicNames, contract_of
 from saga.core.events import ReplyOutcome, ReplyReceived, SagaStarted, TimerFired
 from saga.core.history import FACTS, Entry
-from saga.core.identity import SagaId, TimerId
+from saga.core.identity import DO, SagaId, TimerId, intent_id
 from saga.core.intents import (
     EventPublished,
     IntentIssued,
+    IntentTold,
     Noted,
     RollbackGoal,
     RollbackPlanned,
@@ -33,7 +34,7 @@ from saga.core.intents import (
     UndoAppended,
     Verdict,
 )
-from saga.core.status import SagaStatus, StepKind, StepStatus
+from saga.core.status import NEVER_UNDONE, SagaStatus, StepKind, StepStatus
 from saga.ports import Inbound, Position, SagaSummary, UnhandledRecord
 from saga.ports.store import DeadLetterReason, UnhandledKind
 from saga.testing.world.broker import Published
@@ -483,6 +484,8 @@ def _due_to(entry: Entry) -> tuple[str, str, str] | None:
     body, saga_id = entry.body, entry.saga_id
     if isinstance(body, IntentIssued):
         return _id_of(saga_id, body), body.contract, body.payload
+    if isinstance(body, IntentTold):
+        return intent_id(saga_id, body.step, DO, 1), body.contract, body.payload
     if isinstance(body, EventPublished):
         return f"{saga_id}/event/{body.publication}", body.contract, body.payload
     if isinstance(body, _ENDS) and body.outcome:
@@ -632,9 +635,12 @@ def check_effects(evidence: Evidence) -> Iterator[str]:
 def _of_saga(evidence: Evidence, history: Sequence[Entry], lines: Sequence[Line]) -> Iterator[str]:
     saga_id = history[0].saga_id
     intents = {_id_of(saga_id, intent) for _, intent in _all(history, IntentIssued)}
+    told = {intent_id(saga_id, each.step, DO, 1) for _, each in _all(history, IntentTold)}
     done: dict[str, Line] = {}
     undone: dict[str, Line] = {}
     for line in lines:
+        if line.intent_id in told:
+            continue
         if line.intent_id not in intents:
             yield f"{line.intent_id} was carried out and never issued"
         sums = done if line.direction == "do" else undone
@@ -651,7 +657,7 @@ def _of_saga(evidence: Evidence, history: Sequence[Entry], lines: Sequence[Line]
 
 def _standing(history: Sequence[Entry], standing: set[str]) -> Iterator[str]:
     """What stands of an ended saga is what its outcome says."""
-    steps = {step for step, kind in _kinds(history).items() if kind is not StepKind.READ_ONLY}
+    steps = {step for step, kind in _kinds(history).items() if kind not in NEVER_UNDONE}
     residue: set[str] = set()
     end: object = None
     for entry in history:
