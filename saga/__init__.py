@@ -14,6 +14,7 @@ from saga.effects import EffectContext, Effects
 from saga.errors import ChildRolledBack, Refused, RollBack, StepFailed, TimedOut
 from saga.publishing import Outbox, Publisher, SyncPublisher
 from saga.runtime.outcomes import Outcome
+from saga.runtime.view import SagaView
 from saga.service import Service
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "RollBack",
     "SagaApp",
     "SagaStatus",
+    "SagaView",
     "Service",
     "StepFailed",
     "SyncPublisher",

@@ -24,13 +24,14 @@ from saga.core.events import CancelMode
 from saga.core.identity import SagaId, saga_named
 from saga.core.status import SagaStatus
 from saga.core.texts import described
-from saga.errors import SagaError, StoreUnavailable, UnknownSaga
+from saga.errors import CorruptHistory, SagaError, StoreUnavailable, UnknownSaga
 from saga.ports import Catalogue, EventStore
 from saga.publishing.writer import PublishOptions
 from saga.runtime.idle import Left, Waits
 from saga.runtime.outcomes import Outcome, OutcomePoller, OutcomeWaiters
 from saga.runtime.publisher import Commands
 from saga.runtime.receipts import WAIT_S, Receipt, wait_for_receipt
+from saga.runtime.view import SagaView, view_of
 from saga.tasks import why_ended
 
 if TYPE_CHECKING:
@@ -173,6 +174,7 @@ class Service:
         waits: Waits | None = None,
     ) -> None:
         self._roles = roles
+        self._store = store
         self._waiters = waiters
         self._health = health
         self._waits = waits
@@ -285,6 +287,24 @@ class Service:
                 return await asyncio.wait_for(outcome, timeout)
             except TimeoutError:
                 raise TimeoutError(f"saga {saga_id} has not ended within {timeout} s") from None
+
+    async def find(self, saga: SagaNamed) -> SagaView | None:
+        """What is known of a saga: what `saga show` prints; None where there is none.
+
+        Raises:
+            CorruptHistory: what is stored of it cannot be read.
+            StoreUnavailable: the store cannot be reached.
+        """
+        saga_id = saga_named(str(saga))
+        if saga_id is None:
+            return None
+        summaries = await self.catalogue.summaries([saga_id])
+        if summaries.damaged:
+            raise CorruptHistory(saga_id, 0, summaries.damaged[0])
+        history = (await self._store.load([saga_id])).get(saga_id) if summaries else None
+        if isinstance(history, CorruptHistory):
+            raise history
+        return None if history is None else view_of(summaries[0], history)
 
     async def signal(
         self, saga_id: SagaNamed, name: str, payload: object = None, *, actor: str | None = None

@@ -12,7 +12,7 @@ import orjson
 
 from saga.adapters.headers import UNREADABLE, decode_headers, encode_headers
 from saga.adapters.mapper import to_entries, to_state
-from saga.core.events import ReplyOutcome
+from saga.core.events import Json, ReplyOutcome
 from saga.core.history import TIME_END, Entry
 from saga.core.identity import Instant, SagaId, TimerId, instant, is_saga_id
 from saga.core.status import SagaStatus
@@ -45,6 +45,9 @@ SUMMARY_COLUMNS: Final = (
     "saga_id, definition, definition_version, key, status, started_at, updated_at, waiting_for, "
     "reason, version, paused"
 )
+"""What is written with every turn."""
+SUMMARY_SHOWN: Final = f"{SUMMARY_COLUMNS}, shown"
+"""With what few sagas have: it is written only where one of a batch does, and is read."""
 BY_DEFINITION: Final = frozenset({PausedBy.DEFINITION.value, PausedBy.BOTH.value})
 PAUSED_BY_DEFINITION: Final = "paused IN ('both', 'definition')"
 PAUSE_COLUMNS: Final = "definition, changes, told"
@@ -159,7 +162,7 @@ def _or_null(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
 SUMMARY: Final = columns(
     "saga_id:saga_id, definition:text, definition_version:number, key:text, status:status, "
     "started_at:time, updated_at:time, waiting_for:text?, reason:text?, version:number, "
-    "paused:text?"
+    "paused:text?, shown:text?"
 )
 UNHANDLED: Final = columns(
     "kind:kind, reason:text, message:text, topic:text, partition:number, offset:number, "
@@ -351,7 +354,7 @@ def to_summary(row: Sequence[Any], *, text: Text = as_it_is) -> SagaSummary:
     """*text* gives back what the database was given, here and below; raises DamagedRow."""
     check_row("saga_index", row[0] if len(row) == len(SUMMARY.names) else row[-1], SUMMARY, row)
     saga_id, definition, definition_version, key, status, started_at, updated_at, *rest = row
-    waiting_for, reason, version, paused = rest[:4]
+    waiting_for, reason, version, paused, shown = rest[:5]
     return SagaSummary(
         saga_id=SagaId(saga_id),
         definition=text(definition),
@@ -364,12 +367,26 @@ def to_summary(row: Sequence[Any], *, text: Text = as_it_is) -> SagaSummary:
         reason=None if reason is None else text(reason),
         version=version,
         paused=paused,
+        shown=None if shown is None else _to_shown(saga_id, shown),
     )
 
 
-def from_summary(summary: SagaSummary) -> tuple[Any, ...]:
-    """In the order of `SUMMARY_COLUMNS`."""
-    return (
+def _to_shown(saga_id: str, shown: str) -> Json:
+    """In canonical form, as no database has to keep it."""
+    with suppress(ValueError):
+        members = orjson.loads(shown)
+        if isinstance(members, dict):
+            return Json(orjson.dumps(members, option=orjson.OPT_SORT_KEYS).decode())
+    raise DamagedRow(f"saga_index, row {saga_id}: its shown is {shown!r:.60}, no JSON object")
+
+
+def show_anything(batch: Batch) -> bool:
+    return any(each.shown is not None for each in batch.summaries)
+
+
+def from_summary(summary: SagaSummary, *, are_shown: bool = False) -> tuple[Any, ...]:
+    """In the order of `SUMMARY_COLUMNS`, or of `SUMMARY_SHOWN`."""
+    row = (
         summary.saga_id,
         summary.definition,
         summary.definition_version,
@@ -382,6 +399,7 @@ def from_summary(summary: SagaSummary) -> tuple[Any, ...]:
         summary.version,
         summary.paused,
     )
+    return (*row, summary.shown) if are_shown else row
 
 
 def to_unhandled(row: Sequence[Any], *, text: Text = as_it_is) -> UnhandledRecord:

@@ -117,6 +117,8 @@ def restate(state: SagaState, recorded: intents.Intent, *, says_order: bool) -> 
             _cancelled(state, recorded, Instant(0))
         case intents.EventAwaited() if recorded.wait in state.waited:
             state.waited[recorded.wait] = recorded
+        case intents.Shown():
+            _shown(state, recorded, Instant(0))
         case _:
             pass
 
@@ -331,6 +333,14 @@ def _cancelled(state: SagaState, intent: intents.TimerCancelled, _: Instant) -> 
         _step_of(state, timer).is_backing_off = False
 
 
+def _shown(state: SagaState, intent: intents.Shown, _: Instant) -> None:
+    state.shown = {
+        name: text
+        for name, text in {**(state.shown or {}), **dict(intent.fields)}.items()
+        if text != "null"
+    }
+
+
 def _step_of(state: SagaState, timer: intents.TimerArmed) -> Step:
     return state.steps[StepId(timer.target.rpartition("/")[0])]
 
@@ -446,6 +456,7 @@ EFFECTS: Final[dict[type[intents.Intent], _Effect]] = {
     intents.EventPublished: _without_effect,
     intents.IntentTold: _told,
     intents.CommandSent: _command_sent,
+    intents.Shown: _shown,
     intents.TimerArmed: _armed,
     intents.TimerCancelled: _cancelled,
     intents.SignalAwaited: begin_wait,

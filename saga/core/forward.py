@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import assert_never
 
-from saga.core import children, events, intents, program, rollback, waiting
+from saga.core import children, events, intents, program, rollback, showing, waiting
 from saga.core.decider import RECORDED, Disposition
 from saga.core.events import REPLY_DONE, REPLY_FAILED, Arrival, CancelMode, ReplyReceived
 from saga.core.identity import DO, IntentName
@@ -211,27 +211,29 @@ def _take(
                 turn.arm(TimerPurpose.SLEEP, name, length_us)
             case program.Await():
                 waits[command.wait] = command
-            case program.Publish() | program.Tell() | program.TakePatch():
-                turn.record(_said(command))
             case program.DropBranch():
                 for wait in command.waits:
                     waits.pop(wait, None)
                 _drop_branch(turn, command)
             case _:
-                assert_never(command)
+                _say(turn, command)
 
 
-def _said(command: program.Publish | program.Tell | program.TakePatch) -> intents.Intent:
-    """What a command says that leads to nothing else."""
+def _say(turn: Turn, command: program.Saying) -> None:
+    """Record what the program says on its way; nothing comes back to it."""
     match command:
         case program.Publish(name, message):
             contract, payload = message.contract, message.payload
-            return intents.EventPublished(publication=name, contract=contract, payload=payload)
+            turn.record(
+                intents.EventPublished(publication=name, contract=contract, payload=payload)
+            )
         case program.Tell(step, message):
             contract, payload = message.contract, message.payload
-            return intents.IntentTold(step=step, contract=contract, payload=payload)
+            turn.record(intents.IntentTold(step=step, contract=contract, payload=payload))
         case program.TakePatch(patch):
-            return intents.Patched(patch=patch)
+            turn.record(intents.Patched(patch=patch))
+        case program.Show():
+            showing.show(turn, command)
         case _:
             assert_never(command)
 

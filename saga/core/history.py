@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple, get_args, get_origin, get_type_hints,
 
 from saga.core.events import Event, Fact, Json, Message, Parent, SagaStarted
 from saga.core.identity import Instant, IntentId, MessageId, SagaId
-from saga.core.intents import CommandSent, Intent, PlannedUndo, RollbackPlanned
+from saga.core.intents import Intent, PlannedUndo, RollbackPlanned, Shown
 from saga.core.values import value
 from saga.errors import UnknownEntry
 
@@ -124,8 +124,10 @@ class _Shape(NamedTuple):
     """The fields that JSON has as they are, and what they are."""
     message: str
     """The field that holds a message, if any."""
-    has_payload: bool
-    may_lack_payload: bool
+    json: tuple[str, ...]
+    """The fields that hold any JSON."""
+    has_members: bool
+    """Whether `fields` is an object of any members."""
 
 
 class _Reading(NamedTuple):
@@ -134,7 +136,8 @@ class _Reading(NamedTuple):
     kind: type
     readers: tuple[tuple[str, _Reader], ...]
     message: str
-    has_payload: bool
+    json: tuple[str, ...]
+    has_members: bool
 
 
 class _Writer(NamedTuple):
@@ -148,6 +151,7 @@ class _Writer(NamedTuple):
     usual: tuple[object, ...]
     """What the *sparse* fields hold where they are not written: their defaults."""
     message: str
+    sparse_json: tuple[str, ...]
 
 
 def _shape(kind: type) -> _Shape:
@@ -161,14 +165,10 @@ def _shape(kind: type) -> _Shape:
         kind,
         names=tuple(types),
         readers=tuple((name, reader) for name, reader in readers if reader is not None),
-        plain=tuple(
-            (name, each)
-            for name, hint in types.items()
-            if name != "payload" and (each := _plain_type(hint))
-        ),
+        plain=tuple((name, each) for name, hint in types.items() if (each := _plain_type(hint))),
         message=next((name for name, hint in types.items() if hint is Message), ""),
-        has_payload="payload" in types,
-        may_lack_payload=NoneType in get_args(hints.get("payload")),
+        json=tuple(name for name, hint in types.items() if hint is Json),
+        has_members=kind is Shown,
     )
 
 
@@ -188,6 +188,7 @@ def _writer(name: str, shape: _Shape) -> _Writer:
         _getter(sparse),
         tuple(usual.values()),
         shape.message,
+        tuple(each for each in shape.json if each in usual),
     )
 
 
@@ -212,6 +213,8 @@ def _reader(hint: object) -> _Reader | None:
 
 
 def _plain_type(hint: object) -> type | None:
+    if hint is Json:
+        return None
     hint = getattr(hint, "__supertype__", hint)  # of a new type, such as an id
     return hint if hint in (str, int, bool) else None
 
@@ -225,12 +228,12 @@ def check_origin(at: object, cause: object) -> None:
 
 
 def _check_plain(shape: _Shape, plain: dict[str, Any]) -> None:
-    """Raise ValueError where a field is null, or of another type; a payload is any JSON."""
+    """Raise ValueError where a field is null, or of another type; JSON may be anything."""
     for name, kind in shape.plain:
         if name in plain and type(plain[name]) is not kind:
             raise ValueError(f"{name} is {plain[name]!r:.60}, no {kind.__name__}")
     for name, given in plain.items():
-        if given is None and name != "payload":
+        if given is None and name not in shape.json:
             raise ValueError(f"{name} is null, which is never written")
 
 
@@ -306,7 +309,7 @@ def to_plain(entry: Entry, embed: Callable[[Json], object]) -> dict[str, object]
 
 def body_to_plain(body: Fact | Intent, embed: Callable[[Json], object]) -> dict[str, object]:
     """What `to_plain` gives of one entry, and not of the whole turn; with its name as `type`."""
-    name, always, get_always, sparse, get_sparse, usual, message_field = _WRITERS[type(body)]
+    name, always, get_always, sparse, get_sparse, usual, message_field, json = _WRITERS[type(body)]
     plain: dict[str, object] = dict(zip(always, get_always(body), strict=True))
     plain["type"] = name
     if "payload" in plain:
@@ -323,13 +326,16 @@ def body_to_plain(body: Fact | Intent, embed: Callable[[Json], object]) -> dict[
             else {"step": planned.step, "after": planned.after}
             for planned in body.steps
         ]
+    elif type(body) is Shown:
+        plain["fields"] = {name: embed(text) for name, text in body.fields}
     values = get_sparse(body)
     if values != usual:
         told = zip(sparse, values, usual, strict=True)
         plain |= {field: value for field, value, default in told if value != default}
-        if type(body) is CommandSent and body.payload is not None:
-            plain["payload"] = embed(body.payload)
-        elif type(body) is SagaStarted and body.parent is not None:
+        for field in json:
+            if field in plain:
+                plain[field] = embed(getattr(body, field))
+        if type(body) is SagaStarted and body.parent is not None:
             plain["parent"] = {"intent_id": body.parent.intent_id, "key": body.parent.key}
     return plain
 
@@ -358,13 +364,15 @@ def body_from_plain(
     reading = _SOUND.get(seen)
     if reading is None:
         reading = _SOUND[seen] = _reading(saga_id, version, name, plain)
-    kind, readers, message_field, has_payload = reading
-    if has_payload:
-        plain["payload"] = text(plain["payload"])
-    elif message_field:
+    kind, readers, message_field, json, has_members = reading
+    field = ""
+    for field in json:
+        plain[field] = text(plain[field])
+    if message_field:
         message = plain[message_field]
         plain[message_field] = Message(message["contract"], text(message["payload"]))
-    field = ""
+    elif has_members:
+        plain["fields"] = tuple((name, text(said)) for name, said in plain["fields"].items())
     try:
         for field, read in readers:
             plain[field] = read(plain[field])
@@ -386,5 +394,6 @@ def _reading(saga_id: SagaId, version: int, name: str, plain: dict[str, Any]) ->
         shape.kind,
         tuple((field, read) for field, read in shape.readers if field in plain),
         shape.message if shape.message in plain else "",
-        shape.has_payload and ("payload" in plain or not shape.may_lack_payload),
+        tuple(field for field in shape.json if field in plain),
+        shape.has_members and "fields" in plain,
     )

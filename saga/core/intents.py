@@ -134,6 +134,14 @@ class CommandSent:
     reason: str | None = None
 
 
+@value(kw_only=True)
+class Shown:
+    """What people see of the saga's own state has changed; it is part of no decision."""
+
+    fields: tuple[tuple[str, Json], ...]
+    """Those that changed, by name; `null` is shown no longer."""
+
+
 @value
 class TimerArmed:
     """The saga wants to be woken at *at*; *target* is the step, sleep or wait concerned."""
@@ -300,6 +308,7 @@ Intent = (
     | EventPublished
     | IntentTold
     | CommandSent
+    | Shown
     | TimerArmed
     | TimerCancelled
     | SignalAwaited

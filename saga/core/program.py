@@ -68,6 +68,13 @@ class Publish:
     message: Message
 
 
+@dataclass(slots=True, eq=False)
+class Show:
+    """Let people see these fields, each as JSON; `null` is to be seen no longer."""
+
+    fields: dict[str, Json]
+
+
 @value
 class Tell:
     """Issue an intent whose reply nobody waits for; *step* names it."""
@@ -106,7 +113,9 @@ class Fail:
     failed_step: StepId | None
 
 
-Command = DoStep | Sleep | Await | Publish | Tell | TakePatch | DropBranch | Finish | Fail
+Saying = Publish | Show | Tell | TakePatch
+"""What is recorded and changes nothing for the program."""
+Command = DoStep | Sleep | Await | DropBranch | Finish | Fail | Saying
 
 
 @value

@@ -167,6 +167,8 @@ class SagaState:
     """Of each cause what it said, as a number, where nothing else keeps that."""
     told: set[StepId] | None = None
     """The intents whose replies nobody waits for; None where there is none."""
+    shown: dict[str, Json] | None = None
+    """What people see of it by name; None where it has never shown anything."""
     plan: Plan | None = None
     is_past_pivot: bool = False
     is_finishing: bool = False

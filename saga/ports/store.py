@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Final, NamedTuple, Protocol, TypeVar, runtime_checkable
 
+from saga.core.events import Json
 from saga.core.history import Entry, History, RecordedTurn
 from saga.core.identity import Instant, SagaId, TimerId
 from saga.core.status import SagaStatus
@@ -28,6 +30,7 @@ KEY_BYTES_LISTED: Final = 1_024
 """A dead letter may have a key of a megabyte, which is why it is one."""
 DAMAGED_OFFSET: Final = 2**62
 """Stands for a position that cannot be read: its source is not read on."""
+NOTHING_SHOWN: Final[Mapping[str, Sequence[Json]]] = MappingProxyType({})
 UNHANDLED_COUNTED_MAX: Final = 10_000
 """Unhandled records are counted up to here: they are wide, and it is enough to act on."""
 
@@ -81,6 +84,8 @@ class SagaSummary:
     version: int
     paused: str | None = None
     """What it is paused by, as `PausedBy` says; None: it is not paused."""
+    shown: Json | None = None
+    """What the saga lets people see, as one JSON object; None: nothing, or what the store has."""
 
 
 class PausedBy(StrEnum):
@@ -364,10 +369,21 @@ class Catalogue(Protocol):
         *,
         status: SagaStatus | None = None,
         definition: str | None = None,
+        key: str | None = None,
+        since: Instant | None = None,
+        reason: str | None = None,
+        shown: Mapping[str, Sequence[Json]] = NOTHING_SHOWN,
         after: SagaId | None = None,
         limit: int = 100,
     ) -> Rows[SagaSummary]:
-        """Summaries in order of start, beginning after the saga *after*."""
+        """Summaries in order of start, beginning after the saga *after*.
+
+        Args:
+            since: started at that moment or later.
+            reason: a part of the reason.
+            shown: fields that are shown, and the texts, numbers or booleans that each may have; a
+                number is equal whether it is written `3` or `3.0`, a text is never a number.
+        """
 
     async def summaries(self, saga_ids: Sequence[SagaId]) -> Rows[SagaSummary]:
         """The summaries of these sagas; one that does not exist is left out."""

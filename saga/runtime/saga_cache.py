@@ -22,6 +22,7 @@ from saga.core.identity import Instant, SagaId
 from saga.core.kernel import decider_without_code
 from saga.core.piecewise import Piecewise, at_once
 from saga.core.replay import is_abandoned, replaying
+from saga.core.showing import shown_json
 from saga.core.state import SagaState, waiting_for
 from saga.core.status import ENDED, SagaStatus
 from saga.core.texts import described, storable
@@ -320,6 +321,7 @@ def summary_of(saga: LoadedSaga) -> SagaSummary:
         waiting_for(state),
         state.reason,
         saga.version,
+        None if state.shown is None else shown_json(state),
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from saga.core.events import Json
 from saga.core.identity import Instant, TimerId
 from saga.core.status import SagaStatus
 from saga.ports.store import (
@@ -67,6 +68,13 @@ class CatalogueSuite:
             ({"definition": "return"}, [1, 3, 5, 7]),
             ({"definition": "return", "status": SagaStatus.RUNNING}, [3]),
             ({"status": SagaStatus.COMPLETED, "limit": 2}, [1, 4]),
+            ({"key": f"key of {saga(4)}"}, [4]),
+            ({"key": "key of nobody"}, []),
+            ({"since": Instant(MOMENT + 6)}, [6, 7, 8]),
+            ({"since": Instant(MOMENT + 6), "definition": "return"}, [7]),
+            ({"reason": "é'%_\x00 3"}, [3]),
+            ({"reason": "because"}, [3, 7]),
+            ({"reason": "Because"}, []),
         ]
 
         for query, expected in queries:
@@ -91,6 +99,60 @@ class CatalogueSuite:
         assert await catalogue.paused("none") == []
         await append(store, history(saga(1), 2), summaries=[_summary(1)])
         assert [each.saga_id for each in await catalogue.paused("return")] == [saga(3), saga(7)]
+
+    async def test_sagas_are_found_by_what_they_show(
+        self, store: EventStore, catalogue: Catalogue
+    ) -> None:
+        """By texts, numbers and booleans, each by its kind; pages go on behind any of them."""
+        said = [
+            *('{"step":"paid"}', '{"step":3}', '{"step":"3"}', '{"step":true}', '{"step":"true"}'),
+            *('{"step":3.5}', '{"step":null}', '{"step":["paid"]}', '{"n":3,"step":"paid"}'),
+            *("{}", '{"ü":"\'%é\\"{"}', '{"n":9000000000000000000}', '{"n":0}', '{"n":false}'),
+        ]
+        for number, text in enumerate(said):
+            row = replace(_summary(number), shown=Json(text))
+            await append(store, history(saga(number)), summaries=[row])
+        await append(store, history(saga(99)), summaries=[_summary(99)])
+        queries: list[tuple[dict[str, list[str]], list[int]]] = [
+            ({"step": ['"paid"']}, [0, 8]),
+            ({"step": ['"3"', "3"]}, [1, 2]),
+            ({"step": ["3.0"]}, [1]),
+            ({"step": ["3.5"]}, [5]),
+            ({"step": ['"true"', "true"]}, [3, 4]),
+            ({"step": ["false"]}, []),
+            ({"n": ["3"], "step": ['"paid"']}, [8]),
+            ({"n": ["3"], "step": ['"shipped"']}, []),
+            ({"ü": ['"\'%é\\"{"']}, [10]),
+            ({"n": ["9000000000000000000"]}, [11]),
+            ({"n": ["1e300"]}, []),
+            ({"n": ["18446744073709551615"]}, []),
+            ({"n": ["0"]}, [12]),
+            ({"n": ["false"]}, [13]),
+            ({"$.step": ['"paid"']}, []),
+        ]
+
+        for query, expected in queries:
+            found = await catalogue.sagas(shown=query)  # type: ignore[arg-type]  # it is JSON
+            assert [each.saga_id for each in found] == [saga(n) for n in expected], query
+        behind = await catalogue.sagas(shown={"step": [Json('"paid"')]}, after=saga(0), limit=5)
+        assert [each.saga_id for each in behind] == [saga(8)]
+        assert [each.shown for each in await catalogue.sagas()] == [*said, None]
+
+    async def test_what_a_saga_shows_stays_until_it_shows_something_else(
+        self, store: EventStore, catalogue: Catalogue
+    ) -> None:
+        """A row without it leaves what is there, as one of a saga that cannot be read does."""
+        first = replace(_summary(0), shown=Json('{"a":1}'))
+        await append(store, history(saga(0)), history(saga(1)), summaries=[first, _summary(1)])
+        later = [replace(_summary(0), version=9), replace(_summary(1), shown=Json('{"b":2}'))]
+        await append(store, history(saga(0), 1), summaries=later[:1])
+        await append(store, history(saga(1), 1), summaries=later)
+
+        rows = await catalogue.summaries([saga(0), saga(1)])
+
+        assert [each.shown for each in rows] == ['{"a":1}', '{"b":2}']
+        await append(store, summaries=[replace(_summary(0), shown=Json("{}"))])
+        assert [each.shown for each in await catalogue.summaries([saga(0)])] == ["{}"]
 
     async def test_summaries_are_found_by_id(self, store: EventStore, catalogue: Catalogue) -> None:
         """Rows are whole, and a saga that does not exist is left out."""
@@ -278,4 +340,5 @@ def _summary(number: int) -> SagaSummary:
         status=STATUSES[number % len(STATUSES)],
         definition="return" if number % 2 else "order",
         started_at=Instant(MOMENT + number),
+        reason=f"because é'%_\x00 {number}" if number % 4 == 3 else None,
     )

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
-from saga.contracts import Event, Intent, contract_of, message_of
+from saga.contracts import Event, Intent, canonical, contract_of, message_of
 from saga.core.durations import Duration, duration_us
 from saga.core.events import Message
 from saga.core.history import NAME_OF, Entry
@@ -30,6 +30,7 @@ from saga.core.intents import (
     SagaParked,
     SagaResumed,
     SagaRolledBack,
+    Shown,
     StepSettled,
     TimerArmed,
     TimerPurpose,
@@ -121,6 +122,11 @@ def intent_told(intent: Intent[Any] | type[Intent[Any]], *, step: str | None = N
     return Expectation(IntentTold, wanted)
 
 
+def shown(**fields: object) -> Expectation:
+    """These fields of what people see have changed; None: it is shown no longer."""
+    return Expectation(Shown, {name: canonical(value) for name, value in fields.items()})
+
+
 def completed(outcome: EventSpec = None, *, residue: tuple[str, ...] = ()) -> Expectation:
     """The saga is through, with this outcome; *residue* is what it gave up and could not undo."""
     return Expectation(SagaCompleted, {"outcome": _outcome(outcome), "residue": residue or None})
@@ -206,6 +212,8 @@ def patched(id: str) -> Expectation:
 
 def told(entry: Entry) -> str:
     body = entry.body
+    if isinstance(body, Shown):
+        return f"shown {' '.join(f'{name}={text}' for name, text in body.fields)}"
     words = " ".join(
         f"{field.name}={_shown(value)}"
         for field in fields(body)
@@ -250,6 +258,8 @@ def _value(entry: Entry, name: str) -> object:
     if name == "length_us":
         assert isinstance(entry.body, TimerArmed)
         return entry.body.due_at - entry.at
+    if isinstance(entry.body, Shown):
+        return dict(entry.body.fields).get(name)
     return getattr(entry.body, name)
 
 

@@ -68,6 +68,7 @@ def summary(
     started_at: Instant = MOMENT,
     version: int = 2,
     reason: str | None = None,
+    shown: Json | None = None,
 ) -> SagaSummary:
     return SagaSummary(
         saga_id=saga_id,
@@ -80,6 +81,7 @@ def summary(
         waiting_for="reserve",
         reason=reason,
         version=version,
+        shown=shown,
     )
 
 

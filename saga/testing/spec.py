@@ -15,8 +15,9 @@ function is not deterministic fails its test at the turn where that shows.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Self
+from typing import Any, Self
 
+import orjson
 from pydantic import BaseModel
 
 from saga.adapters.mapper import TURN, to_entries, to_state
@@ -43,6 +44,7 @@ from saga.core.fold import fold
 from saga.core.history import FACTS, Entry, RecordedTurn, turn_of
 from saga.core.identity import Instant, MessageId, saga_id
 from saga.core.replay import describe
+from saga.core.showing import shown_json
 from saga.core.state import SagaState, snapshot, waiting_for
 from saga.core.status import SagaStatus
 from saga.core.texts import described
@@ -117,6 +119,12 @@ class Scenario:
     @property
     def status(self) -> SagaStatus:
         return self.state.status
+
+    @property
+    def shown(self) -> dict[str, Any]:
+        """What people see of the saga, by `ctx.show`."""
+        fields: dict[str, Any] = orjson.loads(shown_json(self.state) or "{}")
+        return fields
 
     @property
     def history(self) -> tuple[Entry, ...]:

@@ -17,6 +17,7 @@ import pytest
 
 from saga.adapters.clocks import ManualClock
 from saga.adapters.sqlite import LocalBus, SqliteDatabase, SqliteEventStore, commits, connection
+from saga.adapters.sqlite.schema import STORE_VERSION
 from saga.errors import BusUnavailable, StoreTooNew, StoreUnavailable
 from saga.ports.bus import TopicSpec
 from saga.testing import samples
@@ -295,7 +296,7 @@ async def test_a_store_of_a_newer_version_is_refused(database: SqliteDatabase) -
     SqliteEventStore(database)
     await database.write(lambda c: c.execute("UPDATE saga_schema SET version = 7"))
 
-    with pytest.raises(StoreTooNew, match="have version 7, this saga knows up to 3"):
+    with pytest.raises(StoreTooNew, match=f"have version 7, this saga knows up to {STORE_VERSION}"):
         SqliteEventStore(database)
 
 

@@ -8,6 +8,7 @@ import gzip
 import sqlite3
 from collections import Counter
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,9 +22,14 @@ from saga.adapters.sqlite import (
     SqliteEffectsStore,
     SqliteEventStore,
 )
-from saga.adapters.sqlite.schema import STORE_VERSION, migrate_store, stored_store_version
+from saga.adapters.sqlite.schema import (
+    MIGRATIONS,
+    STORE_VERSION,
+    migrate_store,
+    stored_store_version,
+)
 from saga.audit.replaying import replay_all
-from saga.core.events import ReplyOutcome
+from saga.core.events import Json, ReplyOutcome
 from saga.core.history import History, turn_of
 from saga.core.identity import Instant
 from saga.core.status import SagaStatus
@@ -62,13 +68,38 @@ async def migrated(old: Path):
     await database.close()
 
 
+async def test_a_store_of_version_3_gets_room_for_what_sagas_show(tmp_path: Path) -> None:
+    """Rows stay as they are; what they show is nothing until a saga shows something."""
+    database = SqliteDatabase(tmp_path / "store.db")
+    database.migrate("event store", MIGRATIONS)
+    store = SqliteEventStore(database)
+    row = samples.summary(samples.saga(1))
+    await samples.append(store, samples.history(samples.saga(1)), summaries=[row])
+    await database.close()
+    with closing(sqlite3.connect(tmp_path / "store.db")) as file, file:
+        file.execute("ALTER TABLE saga_index DROP COLUMN shown")
+        file.execute("UPDATE saga_schema SET version = 3 WHERE component = 'event store'")
+
+    assert migrate_store(str(tmp_path / "store.db")) == 3
+
+    database = SqliteDatabase(tmp_path / "store.db")
+    store, catalogue = SqliteEventStore(database), SqliteCatalogue(database)
+    assert await catalogue.sagas() == [row]
+    shown = replace(row, shown=Json('{"a":1}'))
+    await samples.append(store, samples.history(samples.saga(1), 1), summaries=[shown])
+    assert await catalogue.sagas(shown={"a": [Json("1")]}) == [shown]
+    await database.close()
+
+
 def test_an_old_store_is_refused_with_what_to_do(old: Path) -> None:
     """Until then nothing of it is changed."""
     with closing(sqlite3.connect(old)) as file:
         before = [*file.iterdump()]
     database = SqliteDatabase(old)
 
-    with pytest.raises(StoreUnavailable, match="have version 1, this saga needs 3: stop all"):
+    with pytest.raises(
+        StoreUnavailable, match=f"version 1, this saga needs {STORE_VERSION}: stop all"
+    ):
         SqliteEventStore(database)
 
     database.abandon()
@@ -186,7 +217,7 @@ def test_a_newer_store_is_refused(old: Path) -> None:
     with closing(sqlite3.connect(old)) as file, file:
         file.execute("UPDATE saga_schema SET version = 9 WHERE component = 'event store'")
 
-    with pytest.raises(StoreTooNew, match="have version 9, this saga knows up to 3"):
+    with pytest.raises(StoreTooNew, match=f"have version 9, this saga knows up to {STORE_VERSION}"):
         migrate_store(str(old))
 
 

@@ -55,6 +55,7 @@ async def order(ctx: Context, placed: OrderPlaced) -> OrderConfirmed:
 @saga("leave", version=1, starts_on=LeaveAsked)
 async def leave(ctx: Context, asked: LeaveAsked) -> None:
     await ctx.do(Pay(order_id=asked.name, amount=1), undo=Refund)
+    ctx.show(step="at the boss", days=3)
     await ctx.wait("approval", Approval, timeout="1h")
 
 

@@ -153,6 +153,8 @@ BODIES = [
         )
         for payload in (None, Json("null"), Json('{"a":[1,null]}'))
     ),
+    intents.Shown(fields=()),
+    intents.Shown(fields=(("a", Json('"x"')), ("z", Json("null")), ("ü", Json('{"b":[1,null]}')))),
     intents.TimerArmed(
         timer_id=TimerId("t"), due_at=Instant(5), purpose=TimerPurpose.SLEEP, target="sleep-1"
     ),

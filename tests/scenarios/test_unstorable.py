@@ -11,11 +11,11 @@ from aiokafka.admin import NewTopic
 
 from saga import Publisher
 from saga.adapters.opening import open_store
-from saga.console.cli.looking import iso
 from saga.core.identity import INSTANT_MAX, saga_id
 from saga.ports import Record
 from saga.ports.store import UnhandledKind
 from saga.publishing.writer import WrittenEvent
+from saga.runtime.view import iso
 from saga.settings import Settings
 from tests.adapters.kafka.fixtures import administrator
 from tests.scenarios import order_app

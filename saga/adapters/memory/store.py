@@ -14,10 +14,12 @@ from dataclasses import replace
 from itertools import islice
 from operator import itemgetter
 
+import orjson
 from typing_extensions import override
 
 from saga.adapters.memory.bus import MemoryBus
 from saga.adapters.rows import BY_DEFINITION, check_new_sagas, covered
+from saga.core.events import Json
 from saga.core.history import Entry, History
 from saga.core.identity import Instant, SagaId, TimerId
 from saga.core.status import SagaStatus
@@ -25,6 +27,7 @@ from saga.errors import AlreadyRecorded, CorruptHistory, HistoryConflict, Pauses
 from saga.ports.bus import UNKNOWN_ORIGIN, Origin, Source
 from saga.ports.store import (
     KEY_BYTES_LISTED,
+    NOTHING_SHOWN,
     UNFINISHED,
     UNHANDLED_COUNTED_MAX,
     Appended,
@@ -171,6 +174,9 @@ class MemoryEventStore(EventStore):
                 self.log.extend((self._last_place, entry) for entry in turn)
         self._positions.update(batch.positions)
         for summary in batch.summaries:
+            before = self.summaries.get(summary.saga_id)
+            if before is not None and summary.shown is None and before.shown is not None:
+                summary = replace(summary, shown=before.shown)  # noqa: PLW2901  # as an update
             self.summaries[summary.saga_id] = summary
         for timer in batch.timers_armed:
             self._clear(timer.timer_id)
@@ -208,6 +214,10 @@ class MemoryCatalogue(Catalogue):
         *,
         status: SagaStatus | None = None,
         definition: str | None = None,
+        key: str | None = None,
+        since: Instant | None = None,
+        reason: str | None = None,
+        shown: Mapping[str, Sequence[Json]] = NOTHING_SHOWN,
         after: SagaId | None = None,
         limit: int = 100,
     ) -> Rows[SagaSummary]:
@@ -217,7 +227,12 @@ class MemoryCatalogue(Catalogue):
         matching = (
             summary
             for summary in found
-            if status in {None, summary.status} and definition in {None, summary.definition}
+            if status in {None, summary.status}
+            and definition in {None, summary.definition}
+            and key in {None, summary.key}
+            and (since is None or summary.started_at >= since)
+            and (reason is None or reason in (summary.reason or ""))
+            and (not shown or _shows(summary, shown))
         )
         return Rows(islice(matching, limit))
 
@@ -310,6 +325,20 @@ class MemoryStatistics(StatisticsReader):
             timers_due=len(due),
             timers_due_since=due[0].due_at if due else None,
         )
+
+
+def _shows(summary: SagaSummary, shown: Mapping[str, Sequence[Json]]) -> bool:
+    fields = orjson.loads(summary.shown or "{}")
+    return all(
+        any(
+            isinstance(value := orjson.loads(each), bool) is isinstance(fields[field], bool)
+            and value == fields[field]
+            for each in values
+        )
+        if field in fields
+        else False
+        for field, values in shown.items()
+    )
 
 
 def _listed(record: UnhandledRecord) -> UnhandledRecord:

@@ -138,6 +138,11 @@ def know_of_pauses(rows: Cursor[Any], _: Callable[[Cursor[Any]], None]) -> None:
         rows.execute(statement)
 
 
+def show_fields(rows: Cursor[Any], _: Callable[[Cursor[Any]], None]) -> None:
+    """Make room for what sagas show."""
+    rows.execute("ALTER TABLE saga_index ADD COLUMN IF NOT EXISTS shown jsonb")
+
+
 def number_sagas(rows: Cursor[Any], make: Callable[[Cursor[Any]], None]) -> None:
     """From an inbox by key to one by the saga's number and the step."""
     _set_apart(rows, "saga_inbox")

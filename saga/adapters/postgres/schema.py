@@ -13,7 +13,12 @@ from psycopg import Connection, Cursor
 
 from saga.adapters.postgres._eventsourcing import create_library_tables
 from saga.adapters.postgres.database import SCHEMA, Address, translated
-from saga.adapters.postgres.migrations import KNOW_OF_PAUSES, keep_turns, know_of_pauses
+from saga.adapters.postgres.migrations import (
+    KNOW_OF_PAUSES,
+    keep_turns,
+    know_of_pauses,
+    show_fields,
+)
 from saga.adapters.postgres.whose import STORE_FACTS
 from saga.adapters.schemas import difference
 from saga.core.values import value
@@ -48,7 +53,8 @@ _TABLES: Final = (
         "CREATE TABLE saga_index (originator_id uuid PRIMARY KEY, saga_id uuid NOT NULL, "
         "definition text NOT NULL, definition_version integer NOT NULL, key text NOT NULL, "
         "status text NOT NULL, started_at bigint NOT NULL, updated_at bigint NOT NULL, "
-        "waiting_for text, reason text, version bigint NOT NULL, settled_at bigint, paused text) "
+        "waiting_for text, reason text, version bigint NOT NULL, settled_at bigint, paused text, "
+        "shown jsonb) "
         "WITH (fillfactor = 60, "
         "autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 5000)"
     ),
@@ -137,7 +143,8 @@ EVENT_STORE: Final = Component(
         "saga_ids": "saga_id uuid, originator_id uuid",
         "saga_index": "originator_id uuid, saga_id uuid, definition text, "
         "definition_version integer, key text, status text, started_at bigint, updated_at bigint, "
-        "waiting_for text, reason text, version bigint, paused text",
+        "waiting_for text, reason text, version bigint, paused text, "
+        "shown jsonb",
         "paused_definitions": "definition text, changes bigint, told text",
         "timers": "originator_id uuid, name text, due_at bigint",
         "unhandled": "record_id bigint, kind text, reason text, message text, topic text, "
@@ -147,7 +154,7 @@ EVENT_STORE: Final = Component(
         "store_facts": "name text, value text",
     },
     facts=STORE_FACTS,
-    migrations=[keep_turns, know_of_pauses],
+    migrations=[keep_turns, know_of_pauses, show_fields],
 )
 
 

@@ -23,11 +23,13 @@ from saga.adapters.postgres.pipeline import Call, ManyRows, call_of, ints
 from saga.adapters.rows import (
     PAUSE_COLUMNS,
     SUMMARY_COLUMNS,
+    SUMMARY_SHOWN,
     UNHANDLED_COLUMNS,
     KnownSagas,
     from_pause,
     from_summary,
     from_unhandled,
+    show_anything,
     skipped_name,
     timer_name,
     tracking_name,
@@ -93,14 +95,25 @@ EVENTS_AND_BACKLOG: Final = ManyRows(
     "FROM written RETURNING backlog_id",
     "uuid bigint text bytea",
 )
-INDEX: Final = ManyRows(
-    f"INSERT INTO saga_index (originator_id, {SUMMARY_COLUMNS}) SELECT * FROM {{rows}} "
+_INDEX_TYPES: Final = "uuid uuid text bigint text text bigint bigint text text bigint text"
+_INDEX_CHANGED: Final = (
     "ON CONFLICT (originator_id) DO UPDATE SET "
     "definition = excluded.definition, definition_version = excluded.definition_version, "
     "key = excluded.key, status = excluded.status, started_at = excluded.started_at, "
     "updated_at = excluded.updated_at, waiting_for = excluded.waiting_for, "
-    "reason = excluded.reason, version = excluded.version, paused = excluded.paused",
-    "uuid uuid text bigint text text bigint bigint text text bigint text",
+    "reason = excluded.reason, version = excluded.version, paused = excluded.paused"
+)
+INDEX: Final = ManyRows(
+    f"INSERT INTO saga_index (originator_id, {SUMMARY_COLUMNS}) SELECT * FROM {{rows}} "
+    + _INDEX_CHANGED,
+    _INDEX_TYPES,
+)
+INDEX_SHOWN: Final = ManyRows(
+    f"INSERT INTO saga_index AS i (originator_id, {SUMMARY_SHOWN}) "
+    f"SELECT originator_id, {SUMMARY_COLUMNS}, shown::jsonb "
+    f"FROM {{rows}} AS r (originator_id, {SUMMARY_SHOWN}) "
+    f"{_INDEX_CHANGED}, shown = coalesce(excluded.shown, i.shown)",
+    f"{_INDEX_TYPES} text",
 )
 ARM: Final = ManyRows(
     "INSERT INTO timers SELECT * FROM {rows} "
@@ -218,7 +231,9 @@ def calls_of(
     *new* are those of its sagas that the store does not have.
     """
     turns = [(originators[saga], number, TURN, state) for saga, number, state in turns_of(batch)]
-    summaries = {each.saga_id: from_summary(each) for each in batch.summaries}
+    are_shown = show_anything(batch)
+    index = INDEX_SHOWN if are_shown else INDEX
+    summaries = {e.saga_id: from_summary(e, are_shown=are_shown) for e in batch.summaries}
     timers = {each.timer_id: each for each in batch.timers_armed}.values()
     armed = [(originators[t.saga_id], timer_name(t.timer_id)[1], t.due_at) for t in timers]
     cleared = map(timer_name, batch.timers_cleared)
@@ -230,7 +245,7 @@ def calls_of(
         *([call_of(lock)] if turns else []),
         *BEGIN_SAGAS.calls([(saga_id, originators[saga_id]) for saga_id in sorted(new)]),
         *([EVENTS_AND_BACKLOG.call(turns, at)] if batch.outgoing else EVENTS.calls(turns)),
-        *INDEX.calls(sorted((originators[saga_id], *row) for saga_id, row in summaries.items())),
+        *index.calls(sorted((originators[saga_id], *row) for saga_id, row in summaries.items())),
         *ARM.calls(armed),
         *CLEAR.calls([(originators[saga], name) for saga, name in cleared if saga in originators]),
         *KEEP_UNHANDLED.calls([from_unhandled(record) for record in batch.unhandled]),

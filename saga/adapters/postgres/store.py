@@ -31,7 +31,7 @@ from saga.adapters.rows import (
     PAUSED_BY_DEFINITION,
     REBASES,
     SKIPPED,
-    SUMMARY_COLUMNS,
+    SUMMARY_SHOWN,
     TURNS_READ_AT_ONCE,
     UNHANDLED_COLUMNS,
     UNHANDLED_LISTED,
@@ -59,12 +59,14 @@ from saga.adapters.rows import (
     where,
 )
 from saga.adapters.whose import Serves
+from saga.core.events import Json
 from saga.core.history import TIME_END, Entry, History
 from saga.core.identity import Instant, SagaId, TimerId, is_saga_id
 from saga.core.status import SagaStatus
 from saga.errors import AlreadyRecorded, CorruptHistory, HistoryConflict, PausesChanged
 from saga.ports.bus import UNKNOWN_ORIGIN, Origin, Source
 from saga.ports.store import (
+    NOTHING_SHOWN,
     UNFINISHED,
     UNHANDLED_COUNTED_MAX,
     Appended,
@@ -367,7 +369,7 @@ def _entries_in(rows: Iterable[tuple[Any, ...]]) -> list[Entry]:
 # What people and tools ask.
 
 _SUMMARY: Final = (
-    f"SELECT {SUMMARY_COLUMNS.replace('saga_id', 'saga_id::text')}, originator_id::text "
+    f"SELECT {SUMMARY_SHOWN.replace('saga_id', 'saga_id::text')}::text, originator_id::text "
     "FROM saga_index"
 )
 # Behind a row, and behind a saga.
@@ -380,6 +382,7 @@ _BY_STATUS: Final = "saga_index.status, saga_index.originator_id"
 _OF_STATUS_BEHIND: Final = (
     f"status <> 'completed' AND status <= %s AND (status, originator_id) > (%s, {_PLACE})"
 )
+_IS_SHOWN: Final = "shown -> %s::text = ANY(ARRAY(SELECT unnest(%s::text[])::jsonb))"
 _SUMMARIES: Final = (
     f"{_SUMMARY} WHERE originator_id = ANY(ARRAY(SELECT originator_id FROM saga_ids "
     "WHERE saga_id = ANY(%s::uuid[])))"
@@ -414,13 +417,23 @@ class PostgresCatalogue(Catalogue):
         *,
         status: SagaStatus | None = None,
         definition: str | None = None,
+        key: str | None = None,
+        since: Instant | None = None,
+        reason: str | None = None,
+        shown: Mapping[str, Sequence[Json]] = NOTHING_SHOWN,
         after: SagaId | None = None,
         limit: int = 100,
     ) -> Rows[SagaSummary]:
         conditions, values = where(
             ("definition = %s", None if definition is None else text(definition)),
             ("status = %s", text(status) if status is SagaStatus.COMPLETED else None),
+            ("key = %s", None if key is None else text(key)),
+            ("started_at >= %s::bigint", since),
+            ("strpos(reason, %s::text) > 0", None if reason is None else text(reason)),
         )
+        for field, wanted in shown.items():
+            conditions += f" AND {_IS_SHOWN}"
+            values += [text(field), texts(wanted)]
         behind, order = f"originator_id > {_PLACE}", _IN_ORDER
         if status is not None and status is not SagaStatus.COMPLETED:
             behind, order = _OF_STATUS_BEHIND, _BY_STATUS

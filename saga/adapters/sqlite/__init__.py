@@ -3,7 +3,8 @@
 from saga.adapters.sqlite.bus import LocalBus
 from saga.adapters.sqlite.database import SqliteDatabase
 from saga.adapters.sqlite.effects import SqliteEffectsStore
-from saga.adapters.sqlite.store import SqliteCatalogue, SqliteEventStore, SqliteStatistics
+from saga.adapters.sqlite.statistics import SqliteStatistics
+from saga.adapters.sqlite.store import SqliteCatalogue, SqliteEventStore
 
 __all__ = [
     "LocalBus",

@@ -1,8 +1,8 @@
 """How the event store's tables come to be, and how those of earlier versions are brought over.
 
 Version 1 had one event an entry, under the saga's own id; version 2 has one a turn, under ids by
-number; version 3 knows of pauses. The order of the log is kept. An entry that cannot be read
-stays as it is.
+number; version 3 knows of pauses, version 4 what sagas show. The order of the log is kept. An entry
+that cannot be read stays as it is.
 """
 
 from __future__ import annotations
@@ -181,6 +181,11 @@ def know_of_pauses(cursor: sqlite3.Cursor) -> None:
         cursor.execute(statement)
 
 
+def show_fields(cursor: sqlite3.Cursor) -> None:
+    """Make room for what sagas show."""
+    cursor.execute("ALTER TABLE saga_index ADD COLUMN shown TEXT")
+
+
 def _write_turns(cursor: sqlite3.Cursor, numbers: Mapping[str, int]) -> None:
     """Write in order of the log; each turn takes the place of its first entry."""
     reader = cursor.connection.cursor()
@@ -215,5 +220,6 @@ MIGRATIONS: Final[tuple[Migration, ...]] = (
     create_tables,
     from_entries_to_turns,
     know_of_pauses,
+    show_fields,
 )
 STORE_VERSION: Final = len(MIGRATIONS)

@@ -13,18 +13,19 @@ from functools import partial
 from itertools import count
 from typing import Any, Final, NamedTuple, TypeAlias
 
+import orjson
 from typing_extensions import override
 
 from saga.adapters.mapper import TURN, reading_history, to_entries
 from saga.adapters.rows import (
     BACKLOG_FILE,
-    COUNT_BACKLOG,
     PAUSE_COLUMNS,
     PAUSED_BY_DEFINITION,
     POSITION,
     REBASES,
     SKIPPED,
     SUMMARY_COLUMNS,
+    SUMMARY_SHOWN,
     TURNS_READ_AT_ONCE,
     UNHANDLED_COLUMNS,
     UNHANDLED_LISTED,
@@ -46,13 +47,13 @@ from saga.adapters.rows import (
     page_read,
     readable,
     rows_read,
+    show_anything,
     skipped_name,
     timer_name,
     to_awaited,
     to_pause,
     to_rebase,
     to_skipped,
-    to_statistics,
     to_summary,
     to_timer,
     to_unhandled,
@@ -67,6 +68,7 @@ from saga.adapters.sqlite.schema import COMPONENT, MIGRATIONS
 from saga.adapters.sqlite.statements import ManyRows
 from saga.adapters.sqlite.whose import STORE_FACTS, settle_whose
 from saga.adapters.whose import Serves
+from saga.core.events import Json
 from saga.core.history import TIME_END, Entry, History
 from saga.core.identity import Instant, SagaId, TimerId
 from saga.core.piecewise import Piecewise, at_once
@@ -82,8 +84,7 @@ from saga.errors import (
 from saga.ports.bus import Origin, Source
 from saga.ports.store import (
     DAMAGED_OFFSET,
-    UNFINISHED,
-    UNHANDLED_COUNTED_MAX,
+    NOTHING_SHOWN,
     Appended,
     Awaited,
     Backlog,
@@ -97,8 +98,6 @@ from saga.ports.store import (
     Rows,
     SagaSummary,
     Skip,
-    StatisticsReader,
-    StoreStatistics,
     UnhandledKind,
     UnhandledRecord,
 )
@@ -118,12 +117,18 @@ _TRACKINGS: Final = ManyRows(
     2,
 )
 _CHANGED: Final = SUMMARY_COLUMNS.removeprefix("saga_id, ")
+_NEW_VALUES: Final = ", ".join(f"excluded.{column}" for column in _CHANGED.split(", "))
 # One statement for new sagas, which have no number yet, and those that have one.
 _SAGAS: Final = ManyRows(
     f"INSERT OR FAIL INTO saga_index (number, {SUMMARY_COLUMNS}) VALUES {{values}} "
-    f"ON CONFLICT (number) DO UPDATE SET ({_CHANGED}) = "
-    f"({', '.join(f'excluded.{column}' for column in _CHANGED.split(', '))})",
+    f"ON CONFLICT (number) DO UPDATE SET ({_CHANGED}) = ({_NEW_VALUES})",
     12,
+)
+_SAGAS_SHOWN: Final = ManyRows(
+    f"INSERT OR FAIL INTO saga_index (number, {SUMMARY_SHOWN}) VALUES {{values}} "
+    f"ON CONFLICT (number) DO UPDATE SET ({_CHANGED}, shown) = "
+    f"({_NEW_VALUES}, coalesce(excluded.shown, shown))",
+    13,
 )
 _NUMBERS: Final = ManyRows(
     "SELECT i.saga_id, i.number, (SELECT max(originator_version) FROM stored_events "
@@ -198,20 +203,13 @@ _AWAITED: Final = (
     "SELECT u.saga_id, u.reason, u.kept_at FROM sagas AS s CROSS JOIN unhandled AS u "
     "ON u.record_id = (SELECT min(record_id) FROM unhandled WHERE saga_id = s.saga_id)"
 )
-_SUMMARY: Final = f"SELECT {SUMMARY_COLUMNS} FROM saga_index"
+_SUMMARY: Final = f"SELECT {SUMMARY_SHOWN} FROM saga_index"
 _SUMMARIES: Final = ManyRows(f"{_SUMMARY} WHERE saga_id IN {{rows}}", 1)
-# The index by status has all but completed sagas, and is used only where the query says so.
-_COUNT_SAGAS: Final = (
-    "SELECT definition, status, count(*) FROM saga_index WHERE status <> 'completed' "
-    f"AND status IN ({', '.join('?' * len(UNFINISHED))}) GROUP BY definition, status"
-)
-_COUNT_UNHANDLED: Final = (
-    "SELECT kind, reason, count(*) FROM (SELECT kind, reason FROM unhandled LIMIT ?) "
-    "GROUP BY kind, reason"
-)
-_COUNT_TIMERS: Final = "SELECT count(*), min(due_at) FROM timers WHERE due_at <= ?"
-
 _FOREVER: Final = 2**63 - 1
+_SHOWN: Final = (
+    "EXISTS (SELECT 1 FROM json_each(CASE WHEN json_valid(shown) THEN shown ELSE '{{}}' END) AS s "
+    "WHERE s.key = ? AND ({}))"
+)
 
 
 Turn: TypeAlias = tuple[SagaId, int, bytes]
@@ -493,6 +491,10 @@ class SqliteCatalogue(Catalogue):
         *,
         status: SagaStatus | None = None,
         definition: str | None = None,
+        key: str | None = None,
+        since: Instant | None = None,
+        reason: str | None = None,
+        shown: Mapping[str, Sequence[Json]] = NOTHING_SHOWN,
         after: SagaId | None = None,
         limit: int = 100,
     ) -> Rows[SagaSummary]:
@@ -502,10 +504,16 @@ class SqliteCatalogue(Catalogue):
         conditions, values = where(
             (f"status = ?{unfinished}", status and status.value),
             ("definition = ?", definition),
+            ("key = ?", key),
+            ("started_at >= ?", since),
+            ("instr(reason, ?) > 0", reason),
             (f"number > coalesce(({first}), 0)", after),
         )
+        for sql, given in map(_is_shown, shown, shown.values()):
+            conditions += f" AND {sql}"
+            values += given
         sql = (
-            f"SELECT {SUMMARY_COLUMNS}, number FROM saga_index WHERE {conditions} AND number > ? "
+            f"SELECT {SUMMARY_SHOWN}, number FROM saga_index WHERE {conditions} AND number > ? "
             "ORDER BY number LIMIT ?"
         )
 
@@ -525,7 +533,7 @@ class SqliteCatalogue(Catalogue):
         self, definition: str, *, after: SagaId | None = None, limit: int = 100
     ) -> Rows[SagaSummary]:
         sql = (
-            f"SELECT {SUMMARY_COLUMNS}, number FROM saga_index WHERE paused IS NOT NULL "
+            f"SELECT {SUMMARY_SHOWN}, number FROM saga_index WHERE paused IS NOT NULL "
             f"AND {PAUSED_BY_DEFINITION} AND definition = ? AND number > coalesce(("
             "SELECT number FROM saga_index WHERE saga_id = ?), 0) AND number > ? "
             "ORDER BY number LIMIT ?"
@@ -619,23 +627,6 @@ class SqliteCatalogue(Catalogue):
         return await self._database.read(query)
 
 
-class SqliteStatistics(StatisticsReader):
-    def __init__(self, database: SqliteDatabase) -> None:
-        self._database = database
-
-    @override
-    async def take(self, *, at: Instant) -> StoreStatistics:
-        def query(cursor: sqlite3.Cursor) -> tuple[Any, Any, Any, Any]:
-            return (
-                cursor.execute(_COUNT_SAGAS, [status.value for status in UNFINISHED]).fetchall(),
-                cursor.execute(_COUNT_UNHANDLED, [UNHANDLED_COUNTED_MAX]).fetchall(),
-                cursor.execute(COUNT_BACKLOG).fetchone(),
-                cursor.execute(_COUNT_TIMERS, [at]).fetchone(),
-            )
-
-        return to_statistics(*await self._database.read(query))
-
-
 def _advance(cursor: sqlite3.Cursor, positions: Mapping[Source, int]) -> None:
     rows = [(tracking_name(source), offset) for source, offset in positions.items()]
     if _TRACKINGS.execute(cursor, rows) < len(rows):
@@ -646,9 +637,13 @@ def _write_summaries(cursor: sqlite3.Cursor, batch: Batch, numbers: dict[SagaId,
     """Write the index rows, and add the numbers of new sagas to *numbers*."""
     summaries = {each.saga_id: each for each in batch.summaries}
     begun = [saga_id for saga_id in summaries if saga_id not in numbers]
-    _SAGAS.execute(
+    are_shown = show_anything(batch)
+    (_SAGAS_SHOWN if are_shown else _SAGAS).execute(
         cursor,
-        [(numbers.get(saga_id), *from_summary(each)) for saga_id, each in summaries.items()],
+        [
+            (numbers.get(saga_id), *from_summary(each, are_shown=are_shown))
+            for saga_id, each in summaries.items()
+        ],
     )
     if begun:
         assert cursor.lastrowid is not None
@@ -693,6 +688,23 @@ def _is_stored(batch: Batch, turns: Sequence[Turn], cursor: sqlite3.Cursor) -> b
     return _POSITIONS.fetch(cursor, [(tracking_name(source),)]) == [(tracking_name(source), offset)]
 
 
+def _is_shown(field: str, values: Sequence[Json]) -> tuple[str, list[Any]]:
+    """SQL and its values: whether what a saga shows as *field* is one of *values*."""
+    kinds: list[str] = []
+    given: list[Any] = [field]
+    for each in map(orjson.loads, values):
+        if isinstance(each, bool):
+            kinds.append("s.type = ?")
+            given.append("true" if each else "false")
+        elif isinstance(each, str):
+            kinds.append("(s.type = 'text' AND s.value = ?)")
+            given.append(each)
+        else:
+            kinds.append("(s.type IN ('integer', 'real') AND s.value = ?)")
+            given.append(each if abs(each) < _FOREVER else float(each))
+    return _SHOWN.format(" OR ".join(kinds)), given
+
+
 def _timers(cursor: sqlite3.Cursor, until: int, limit: int) -> list[DueTimer]:
     return rows_read(to_timer, cursor.execute(_TIMERS, (until, limit)).fetchall())
 
@@ -717,7 +729,7 @@ _KNOWN_STATUSES: Final = ", ".join(f"'{status}'" for status in SagaStatus)
 _DAMAGED: Final[Sequence[tuple[str, Callable[[Sequence[Any]], Any]]]] = (
     (
         (
-            f"SELECT {SUMMARY_COLUMNS}, number FROM saga_index WHERE typeof(saga_id) <> 'text' "
+            f"SELECT {SUMMARY_SHOWN}, number FROM saga_index WHERE typeof(saga_id) <> 'text' "
             "OR length(saga_id) <> 36 OR typeof(definition) <> 'text' OR typeof(key) <> 'text' "
             "OR typeof(definition_version) <> 'integer' OR typeof(version) <> 'integer' "
             "OR typeof(started_at) <> 'integer' OR typeof(updated_at) <> 'integer' "
@@ -725,6 +737,7 @@ _DAMAGED: Final[Sequence[tuple[str, Callable[[Sequence[Any]], Any]]]] = (
             f"OR updated_at NOT BETWEEN 0 AND {TIME_END - 1} "
             "OR typeof(waiting_for) NOT IN ('text', 'null') "
             "OR typeof(reason) NOT IN ('text', 'null') "
+            "OR typeof(shown) NOT IN ('text', 'null') OR NOT json_valid(coalesce(shown, '{}')) "
             f"OR status NOT IN ({_KNOWN_STATUSES}) LIMIT ?"
         ),
         to_summary,

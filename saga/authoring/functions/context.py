@@ -32,11 +32,12 @@ from saga.authoring.functions.calls import (
 )
 from saga.authoring.functions.children import checked_child, not_known
 from saga.authoring.functions.inspection import not_heard
+from saga.authoring.functions.visible import FIELDS_SHOWN_MAX, shown_fields
 from saga.authoring.mapping import check_undo
 from saga.contracts import Contract, Event, Intent, Kind, contract_of, encode, message_of
 from saga.core.durations import Duration, duration_us
 from saga.core.identity import SAGA_NAMESPACE, Instant, SagaId, StepId, instant
-from saga.core.program import Publish, Tell
+from saga.core.program import Publish, Show, Tell
 from saga.core.retry import FOREVER, ONCE, STEP_DEFAULT, UNDO_DEFAULT, Retry, fraction
 from saga.core.status import StepKind
 from saga.core.texts import is_storable, storable
@@ -78,6 +79,7 @@ class Context:
         "_numbers",
         "_patched",
         "_say",
+        "_shown",
         "_steps",
         "key",
         "saga_id",
@@ -91,7 +93,7 @@ class Context:
         version: int,
         *,
         made: Callable[[Call[Any], FrameType], Call[Any]],
-        say: Callable[[Publish | Tell], None],
+        say: Callable[[Publish | Show | Tell], None],
         patched: Callable[[str], bool],
         is_known: Callable[[str], bool],
         heard: Mapping[str, bool],
@@ -111,6 +113,7 @@ class Context:
         """Of the steps without a name, by the name of their contract."""
         self._steps: set[str] = set()
         self._is_over = False
+        self._shown: set[str] | None = None
 
     def do(
         self,
@@ -471,6 +474,24 @@ class Context:
                 f"without NUL or half a surrogate pair"
             )
         return self._patched(id)
+
+    def show(self, **fields: object) -> Awaitable[None]:
+        """Let people see these fields, in `ls`, `show` and `find`; None: no longer.
+
+        It is part of no decision. At most 20 at once; more than 300 characters are cut.
+        """
+        shown = shown_fields(fields)
+        if not self._is_over:
+            known = self._shown = self._shown or set()
+            known.update(fields)
+            known.difference_update(name for name, value in fields.items() if value is None)
+            if len(known) > FIELDS_SHOWN_MAX:
+                raise DefinitionError(
+                    f"ctx.show: {len(known)} fields at once are too many: at most "
+                    f"{FIELDS_SHOWN_MAX}; a field set to None is shown no longer"
+                )
+            self._say(Show(shown))
+        return DoneCall()
 
     def now(self) -> datetime:
         """The time of the turn, in UTC: the same whenever the history is replayed."""

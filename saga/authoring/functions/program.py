@@ -34,6 +34,7 @@ from saga.core.program import (
     Fail,
     Finish,
     Report,
+    Show,
     TakePatch,
 )
 from saga.core.texts import storable
@@ -254,7 +255,14 @@ class FunctionProgram:
         return message_of(outcome)
 
     def _say(self, command: Command) -> None:
-        self._scheduler.commands.append(command)
+        commands = self._scheduler.commands
+        if isinstance(command, Show):  # one entry a turn, whatever is shown on the way
+            if commands and isinstance(first := commands[0], Show):
+                first.fields |= command.fields
+            else:
+                commands.insert(0, command)
+            return
+        commands.append(command)
 
     def _patched(self, patch: str) -> bool:
         """Whether to take the new path of *patch*: the first time it is recorded."""

@@ -14,7 +14,7 @@ import typer
 from saga.adapters.clocks import SystemClock
 from saga.adapters.opening import open_bus_and_store
 from saga.console.cli.commands import Limit
-from saga.console.cli.looking import iso, more
+from saga.console.cli.looking import more
 from saga.console.cli.output import ExitCode, Misused, NotSo, shown
 from saga.console.cli.session import Session, closing, must_exist
 from saga.contracts.cloudevents import read_headers
@@ -22,6 +22,7 @@ from saga.errors import TopicMissing
 from saga.ports import Batch, Bus, Catalogue, Record, UnhandledRecord
 from saga.ports.bus import Headers
 from saga.ports.store import UnhandledKind
+from saga.runtime.view import iso
 
 PAGE_RECORDS: Final = 200
 VALUE_CHARS_SHOWN: Final = 2_000

@@ -3,39 +3,78 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import asdict
+from contextlib import suppress
+from dataclasses import fields
 from typing import Annotated, Any, Final, TypeVar
 
 import orjson
 import typer
 
+from saga.adapters.clocks import SystemClock
 from saga.console.cli.commands import DefinitionName, Id, Limit
 from saga.console.cli.output import Misused, NotSo, Printer, command_line
 from saga.console.cli.session import Session, find_saga, history_of, saga_id_from
-from saga.contracts.cloudevents import parse_rfc3339, rfc3339
-from saga.core.events import Message
-from saga.core.fold import fold
+from saga.contracts import canonical
+from saga.contracts.cloudevents import parse_rfc3339
+from saga.core.durations import duration_us
+from saga.core.events import Json
 from saga.core.history import NAME_OF, Entry, to_plain
-from saga.core.identity import Instant, TimerId, instant
-from saga.core.state import StepRow, step_rows
+from saga.core.identity import Instant, TimerId
+from saga.core.state import StepRow
 from saga.core.status import SagaStatus
+from saga.core.values import value
 from saga.ports import SagaSummary
 from saga.ports.store import DueTimer
+from saga.runtime.view import iso, row_of, shown_of, view_of
 
 PAGE_ROWS: Final = 500
 Row = TypeVar("Row")
 VERSION_DIGITS_MAX: Final = 9
 
 
-async def ls(
-    session: Session,
+@value
+class Wanted:
     status: Annotated[
         SagaStatus | None,
         typer.Option(
             "--status", metavar="STATUS", help=f"Only sagas that are {', '.join(SagaStatus)}."
         ),
-    ] = None,
-    definition: DefinitionName = None,
+    ] = None
+    definition: DefinitionName = None
+    key: Annotated[
+        str | None, typer.Option("--key", metavar="KEY", help="Only sagas of this business key.")
+    ] = None
+    since: Annotated[
+        str | None,
+        typer.Option(
+            "--since",
+            metavar="TIME",
+            help="Only sagas started at this moment or later (ISO 8601 with zone), or within the "
+            "last 30m, 2h or 1d.",
+        ),
+    ] = None
+    reason: Annotated[
+        str | None,
+        typer.Option("--reason", metavar="TEXT", help="Only sagas whose reason has this in it."),
+    ] = None
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--where",
+            metavar="FIELD=VALUE",
+            help="Only sagas that show this with `ctx.show`: a text that is VALUE, or a number or "
+            "boolean that is. All that are given have to hold.",
+        ),
+    ] = None
+
+    @property
+    def words(self) -> dict[str, object]:
+        return {f"--{part.name}": getattr(self, part.name) for part in fields(self)}
+
+
+async def ls(
+    session: Session,
+    wanted: Wanted,
     limit: Limit = 100,
     after: Annotated[
         str | None, typer.Option("--after", metavar="ID", help="Begin after this saga.")
@@ -43,6 +82,7 @@ async def ls(
 ) -> None:
     """List sagas, in the order they were started."""
     printer = session.printer
+    since, shown = _since(wanted.since), dict(map(_condition, wanted.where or ()))
     async with session.reading() as store:
         start = saga_id_from(after) if after is not None else None
         if start is not None and not await store.catalogue.summaries([start]):
@@ -51,7 +91,14 @@ async def ls(
         async def page(after: SagaSummary | None, count: int) -> Sequence[SagaSummary]:
             begin = start if after is None else after.saga_id
             found = await store.catalogue.sagas(
-                status=status, definition=definition, after=begin, limit=count
+                status=wanted.status,
+                definition=wanted.definition,
+                key=wanted.key,
+                since=since,
+                reason=wanted.reason,
+                shown=shown,
+                after=begin,
+                limit=count,
             )
             printer.damaged(found.damaged)
             return found
@@ -63,10 +110,9 @@ async def ls(
     elif rows:
         _print_sagas(printer, rows)
     else:
-        printer.note("no such saga" if status or definition or after else "no saga yet")
+        printer.note("no such saga" if any(wanted.words.values()) or after else "no saga yet")
     if is_cut:
-        chosen = {"--status": status, "--definition": definition, "--limit": limit}
-        printer.note(more("ls", chosen, rows[-1].saga_id))
+        printer.note(more("ls", wanted.words | {"--limit": limit}, rows[-1].saga_id))
 
 
 async def show(session: Session, saga: Id) -> None:
@@ -74,25 +120,25 @@ async def show(session: Session, saga: Id) -> None:
     async with session.reading() as store:
         summary = await find_saga(store, saga)
         history = await history_of(store, summary.saga_id)
-    state = fold(summary.saga_id, history)
-    steps, residue, outcome = step_rows(state), state.residue, state.outcome
-    printer = session.printer
-    row = row_of(summary)
+    view, printer = view_of(summary, history), session.printer
     if printer.is_json:
-        more = {"steps": [_step_row(step) for step in steps], "residue": list(residue)}
-        printer.json(row | more | {"outcome": _message(outcome)})
+        printer.json(view.to_json())
         return
-    for name, value in row.items():
-        if value is not None:
-            printer.say(f"{name:<12} {value}")
-    if residue:
-        printer.say(f"{'residue':<12} {', '.join(residue)}", style="red")
-    if outcome is not None:
-        printer.say(f"{'outcome':<12} {outcome.contract} {outcome.payload}")
+    for name, cell in row_of(summary).items():
+        if name == "shown":
+            for field, shown in cell.items():
+                printer.say(f"{'shown':<12} {field} = {_as_json(shown)}")
+        elif cell is not None:
+            printer.say(f"{name:<12} {cell}")
+    if view.residue:
+        printer.say(f"{'residue':<12} {', '.join(view.residue)}", style="red")
+    if view.outcome is not None:
+        outcome = view.outcome
+        printer.say(f"{'outcome':<12} {outcome['contract']} {_as_json(outcome['payload'])}")
     printer.say("")
     printer.table(
         ("step", "direction", "status", "attempts", "contract"),
-        [(row.step, row.direction, _status(row), row.attempts, row.contract) for row in steps],
+        [(row.step, row.direction, _status(row), row.attempts, row.contract) for row in view.steps],
     )
 
 
@@ -170,22 +216,14 @@ async def first(
 
 def more(command: str, chosen: Mapping[str, object], after: object) -> str:
     """That a listing was cut, and the command that goes on with what was *chosen*."""
-    words = [word for option, given in chosen.items() if given for word in (option, str(given))]
+    words = [
+        word
+        for option, given in chosen.items()
+        for each in (given if isinstance(given, list) else [given])
+        if each
+        for word in (option, str(each))
+    ]
     return f"there are more: {command_line(*command.split(), *words, '--after', after)}"
-
-
-def row_of(summary: SagaSummary) -> dict[str, Any]:
-    return {
-        "id": summary.saga_id,
-        "definition": summary.definition,
-        "version": summary.definition_version,
-        "key": summary.key,
-        "status": summary.status.value,
-        "started_at": iso(summary.started_at),
-        "updated_at": iso(summary.updated_at),
-        "waiting_for": summary.waiting_for,
-        "reason": summary.reason,
-    }
 
 
 def entry_row(entry: Entry) -> dict[str, Any]:
@@ -196,26 +234,56 @@ def entry_row(entry: Entry) -> dict[str, Any]:
     return row | {"data": data}
 
 
-def iso(at: Instant) -> str:
-    """A moment in ISO 8601, UTC."""
-    return rfc3339(instant(at)).decode()
-
-
 def _print_sagas(printer: Printer, rows: Sequence[SagaSummary]) -> None:
     # Ids are for programs; `definition/key` names a saga just as well.
-    names = ("id", "saga", "status", "started", "reason, or what it waits for")
-    cells = [
-        (
-            row.saga_id,
-            f"{row.definition}/{row.key}",
-            row.status.value,
-            iso(row.started_at)[:19].replace("T", " "),
-            row.reason or row.waiting_for,
-        )
-        for row in rows
-    ]
-    left_out = 0 if printer.is_wide else 1
-    printer.table(names[left_out:], [row[left_out:] for row in cells])
+    cells: dict[str, list[str | None]] = {
+        "id": [row.saga_id for row in rows],
+        "saga": [f"{row.definition}/{row.key}" for row in rows],
+        "status": [row.status.value for row in rows],
+        "started": [iso(row.started_at)[:19].replace("T", " ") for row in rows],
+        "shown": [_told(row) or None for row in rows],
+        "reason, or what it waits for": [row.reason or row.waiting_for for row in rows],
+    }
+    if not printer.is_wide:
+        del cells["id"]
+    if not any(cells["shown"]):
+        del cells["shown"]
+    printer.table(list(cells), list(zip(*cells.values(), strict=True)))
+
+
+def _told(row: SagaSummary) -> str:
+    return " ".join(f"{name}={_as_json(value)}" for name, value in shown_of(row).items())
+
+
+def _as_json(value: object) -> str:
+    return value if isinstance(value, str) else orjson.dumps(value).decode()
+
+
+def _condition(text: str) -> tuple[str, list[Json]]:
+    """Field and the values that it may have: what was typed as text, and what it is as JSON."""
+    field, is_there, wanted = text.partition("=")
+    if not is_there or not field:
+        raise Misused(f"--where {text!r}: give a field and its value, as in step=paid")
+    values = [canonical(wanted)]
+    with suppress(orjson.JSONDecodeError):
+        plain = orjson.loads(wanted)
+        if isinstance(plain, bool | int | float):
+            values.append(canonical(plain))
+    return field, values
+
+
+def _since(text: str | None) -> Instant | None:
+    if text is None:
+        return None
+    if (moment := parse_rfc3339(text)) is not None:
+        return moment
+    try:
+        return Instant(max(0, SystemClock().now() - duration_us(text)))
+    except ValueError:
+        raise Misused(
+            f"--since {text!r}: give a time with its zone such as 2026-01-31T12:00:00Z, or how "
+            f"long ago, such as 30m, 2h or 1d"
+        ) from None
 
 
 def _point(at: str | None) -> tuple[int, Instant]:
@@ -231,18 +299,6 @@ def _point(at: str | None) -> tuple[int, Instant]:
             f"2026-01-31T12:00:00Z"
         )
     return latest, moment
-
-
-def _message(message: Message | None) -> dict[str, Any] | None:
-    if message is None:
-        return None
-    return {"contract": message.contract, "payload": orjson.Fragment(message.payload)}
-
-
-def _step_row(row: StepRow) -> dict[str, Any]:
-    fields = asdict(row)
-    is_dropped = fields.pop("is_dropped")
-    return fields | ({"dropped": True} if is_dropped else {})
 
 
 def _status(row: StepRow) -> str:

@@ -22,11 +22,11 @@ import typer
 from saga.adapters.opening import open_effects_store
 from saga.application import ROLES
 from saga.console.cli.installation import Adopts, adopt_stores
-from saga.console.cli.looking import iso
 from saga.console.cli.output import ExitCode, Misused, NotSo
 from saga.console.cli.session import Session, tune_gc
 from saga.errors import StoreUnavailable, TaskEnded
 from saga.runtime.idle import Left
+from saga.runtime.view import iso
 from saga.service import Service
 from saga.settings import HTTP_OFF
 

@@ -1,6 +1,7 @@
 """Stores that earlier versions wrote, brought to today's tables."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from saga.adapters.postgres import (
     migrate,
     stored_version,
 )
+from saga.core.events import Json
 from saga.core.history import Entry, RecordedTurn, turn_of
 from saga.core.identity import Instant, SagaId
 from saga.core.intents import TimerArmed
@@ -193,6 +195,26 @@ async def test_the_inbox_of_an_old_effects_store_is_kept(postgres: str, run) -> 
     numbers = run("SELECT saga_id FROM saga_inbox_sagas WHERE saga_id LIKE '%-%-%' ORDER BY number")
     assert [saga for (saga,) in numbers if saga in sagas] == sagas
     await store.close()
+
+
+async def test_a_store_of_version_3_gets_room_for_what_sagas_show(postgres: str, run) -> None:
+    """Rows stay as they are; what they show is nothing until a saga shows something."""
+    address = Address(postgres)
+    migrate(address, EVENT_STORE)
+    database = PostgresDatabase(address)
+    store, catalogue = PostgresEventStore(database), PostgresCatalogue(database)
+    row = samples.summary(samples.saga(1))
+    await samples.append(store, samples.history(samples.saga(1)), summaries=[row])
+    run("ALTER TABLE saga_index DROP COLUMN shown")
+    run("UPDATE saga_schema SET version = 3 WHERE component = 'event store'")
+
+    assert migrate(address, EVENT_STORE) == 3
+
+    assert await catalogue.sagas() == [row]
+    shown = replace(row, shown=Json('{"a":1}'))
+    await samples.append(store, samples.history(samples.saga(1), 1), summaries=[shown])
+    assert await catalogue.sagas(shown={"a": [Json("1")]}) == [shown]
+    await database.close()
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from saga.core.identity import saga_id
 from tests.console.conftest import call
 
 ROW = [
-    *("id", "definition", "version", "key", "status", "started_at", "updated_at"),
+    *("id", "definition", "version", "key", "status", "shown", "started_at", "updated_at"),
     *("waiting_for", "reason"),
 ]
 STEP = ["step", "contract", "direction", "status", "attempts", "intent_id"]
@@ -43,6 +43,55 @@ def test_ls_filters_and_pages(looking):
         after = ("--after", seen[-1])
 
     assert seen == [row["id"] for row in call("ls", "--json").rows]
+
+
+def test_ls_finds_sagas_by_key_reason_and_start(looking):
+    def keys(*words):
+        return [row["key"] for row in call("ls", "--json", *words).rows]
+
+    assert keys("--key", "dear") == ["dear"]
+    assert keys("--reason", "too f") == ["far-1"]
+    rows = call("ls", "--json").rows
+    for row in rows:
+        later = [each["key"] for each in rows if each["started_at"] >= row["started_at"]]
+        assert keys("--since", row["started_at"]) == later
+    assert len(keys("--since", "2h")) == len(rows)
+    assert keys("--since", "2h", "--status", "running") == ["ann"]
+    assert keys("--key", "ann", "--reason", "too f") == []
+
+
+def test_ls_finds_sagas_by_what_they_show(looking):
+    """A text as it is; a number and a boolean as such, too; all conditions are to hold."""
+
+    def keys(*conditions):
+        words = [word for each in conditions for word in ("--where", each)]
+        return [row["key"] for row in call("ls", "--json", *words).rows]
+
+    assert keys("step=at the boss") == ["ann"]
+    assert keys("days=3") == ["ann"]
+    assert keys("days=3.0", "step=at the boss") == ["ann"]
+    assert keys("days=4") == keys("step=at the") == keys("weeks=3") == keys("days=") == []
+    shown = {row["key"]: row["shown"] for row in call("ls", "--json").rows}
+    assert shown.pop("ann") == {"step": "at the boss", "days": 3}
+    assert set(map(str, shown.values())) == {"{}"}
+    assert "step=at the boss" in call("ls").out
+    assert "step = at the boss" in call("show", "leave/ann").out
+    assert call("show", "leave/ann", "--json").row["shown"] == {"step": "at the boss", "days": 3}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("--where", "step"), ("--where", "=3"), ("--since", "soon"), ("--since", "2026-01-01")],
+)
+def test_ls_refuses_what_it_cannot_look_for(looking, words):
+    call("ls", *words).fails(2, f"{words[0]} {words[1]!r}")
+
+
+def test_a_cut_list_goes_on_with_the_same_conditions(looking):
+    called = call("ls", "--limit", 1, "--since", "2h", "--status", "rolled_back")
+
+    assert "--since 2h" in called.err
+    assert "--status rolled_back" in called.err
 
 
 def test_ls_for_people_names_sagas_as_commands_take_them(looking):
