@@ -69,8 +69,7 @@ def met(turn: Turn, step: Step, child: Child) -> None:
     if step.status is StepStatus.UNDOING:
         _ask_to_undo(turn, step, child)
     elif step.status in _OVER or (
-        step.status is ISSUED
-        and (state.cancel_reason is not None or step.is_dropped or child.is_overdue)
+        step.status is ISSUED and (state.is_stopping or step.is_dropped or child.is_overdue)
     ):
         mode = CancelMode.IMMEDIATE if child.ends_at_once else CancelMode.GRACEFUL
         cancel(turn, step, child, mode, state.cancel_reason or "its parent does not need it")

@@ -345,6 +345,11 @@ def _step_of(state: SagaState, timer: intents.TimerArmed) -> Step:
     return state.steps[StepId(timer.target.rpartition("/")[0])]
 
 
+def _due(state: SagaState, intent: intents.RollbackDue, _: Instant) -> None:
+    state.due = intent
+    end_waits(state)
+
+
 def _planned(state: SagaState, intent: intents.RollbackPlanned, _: Instant) -> None:
     after: dict[StepId, tuple[StepId, ...]] = {}
     before: tuple[StepId, ...] = ()
@@ -357,7 +362,7 @@ def _planned(state: SagaState, intent: intents.RollbackPlanned, _: Instant) -> N
     if intent.goal is intents.RollbackGoal.ROLLED_BACK:
         state.reason, state.code = intent.reason, intent.code
         state.is_finishing = state.is_poisoned = False
-        state.pending_outcome = None
+        state.pending_outcome = state.due = None
         end_waits(state)
 
 
@@ -420,7 +425,7 @@ def _abandoned(state: SagaState, intent: intents.SagaAbandoned, _: Instant) -> N
 def _end(state: SagaState, status: SagaStatus, residue: tuple[StepId, ...]) -> None:
     _become(state, status)
     state.residue = residue
-    state.undo = None
+    state.undo = state.due = None
     state.timers.clear()
     end_waits(state)
 
@@ -464,6 +469,7 @@ EFFECTS: Final[dict[type[intents.Intent], _Effect]] = {
     intents.WaitEnded: end_by_choice,
     intents.Noted: _without_effect,
     intents.Patched: _without_effect,
+    intents.RollbackDue: _due,
     intents.RollbackPlanned: _planned,
     intents.UndoAppended: _appended,
     intents.SagaParked: _parked,

@@ -11,6 +11,7 @@ from saga.core.decider import RECORDED, Disposition
 from saga.core.events import REPLY_DONE, REPLY_FAILED, Arrival, CancelMode, ReplyReceived
 from saga.core.identity import DO, IntentName
 from saga.core.intents import TimerPurpose, Verdict
+from saga.core.plans import residue_of
 from saga.core.state import SagaState, Step, identity_of
 from saga.core.status import ISSUED, StepKind, StepStatus
 from saga.core.turn import Turn
@@ -93,26 +94,24 @@ def settle(turn: Turn) -> None:
     if state.plan is not None or state.status.is_ended or state.is_poisoned:
         return
     in_flight = state.in_flight
-    if state.cancel_reason is not None:
+    if state.is_stopping:
         if not in_flight:
-            rollback.begin(turn, state.cancel_reason, code="cancelled")
+            rollback.begin_due(turn)
         return
     has_to_wait = any(
         step.is_dropped and rollback.has_undo(turn, step) for step in in_flight.values()
     )
     dropped = [] if has_to_wait else [step for step in state.steps.values() if step.is_dropped]
-    has_leftovers = any(
-        rollback.may_have_effect(step) and rollback.has_undo(turn, step) for step in dropped
-    )
+    has_leftovers = any(rollback.has_to_be_undone(turn, step) for step in dropped)
     if not has_to_wait and not has_leftovers:
         outcome = turn.finish.outcome if turn.finish is not None else state.pending_outcome
         # A failure that the function caught is its own to judge; what a race left standing is not.
-        turn.complete(outcome, rollback.residue_of(step for step in dropped if step.has_lost))
+        turn.complete(outcome, residue_of(step for step in dropped if step.has_lost))
         return
     if turn.finish is not None:
         turn.record(intents.SagaFinishing(outcome=turn.finish.outcome))
     if not has_to_wait:
-        rollback.begin_leftovers(turn, dropped)
+        rollback.begin_leftovers(turn)
 
 
 def retry_now(turn: Turn, step: Step) -> None:
@@ -125,7 +124,7 @@ def retry_now(turn: Turn, step: Step) -> None:
 
 def holds_up(state: SagaState, step: Step) -> bool:
     """Whether a saga that can only go forward has parked because of *step*."""
-    if step.status not in _GAVE_OUT or step.is_dropped:
+    if step.status not in _GAVE_OUT or step.is_dropped or state.is_stopping:
         return False
     return state.plan is None and not state.status.is_ended
 
@@ -133,7 +132,7 @@ def holds_up(state: SagaState, step: Step) -> bool:
 def is_asked(turn: Turn) -> bool:
     """Whether the program is still told how something ended that it waits for."""
     state = turn.state
-    if state.plan is not None or state.cancel_reason is not None or state.is_finishing:
+    if state.plan is not None or state.is_stopping or state.is_finishing:
         return False
     assert turn.finish is None, state.saga_id
     return True
@@ -161,7 +160,7 @@ def _fail_attempt(
     turn: Turn, step: Step, final: StepStatus, code: str | None, message: str
 ) -> None:
     """An attempt failed: try again, or settle the step as *final*."""
-    may_retry = turn.state.cancel_reason is None and not step.is_dropped
+    may_retry = not step.is_dropped and not turn.state.is_stopping
     retry, failed, since = turn.policy(step).retry, step.attempts, step.first_issued_at
     if not may_retry or not turn.arm_retry(step, DO, retry, failed=failed, since=since, code=code):
         _fail_step(turn, step, final, code, message)
@@ -174,7 +173,7 @@ def _fail_step(turn: Turn, step: Step, status: StepStatus, code: str | None, mes
     was_dropped = step.is_dropped
     turn.settle(step, status, code=code, message=message)
     must_go_forward = step.kind is StepKind.RETRIABLE or state.is_past_pivot
-    if must_go_forward and not was_dropped and state.cancel_reason is None:
+    if must_go_forward and not was_dropped and not state.is_stopping:
         reason = f"step {step.id} failed for good and there is no way back: {message}"
         turn.park(reason, step)
     elif not was_dropped and is_asked(turn):
@@ -205,7 +204,7 @@ def _take(
             case program.Fail(reason) if turn.state.is_past_pivot:
                 turn.park(f"past its pivot, so it can only go forward: {reason}")
             case program.Fail(reason, code, failed_step):
-                rollback.begin(turn, reason, code=code, failed_step=failed_step)
+                rollback.begin_once_settled(turn, reason, code=code, failed_step=failed_step)
             case program.Sleep(name, length_us, until):
                 length_us = length_us if until is None else max(until - turn.at, 0)
                 turn.arm(TimerPurpose.SLEEP, name, length_us)
@@ -241,7 +240,7 @@ def _say(turn: Turn, command: program.Saying) -> None:
 def _await(turn: Turn, command: program.Await) -> Sequence[program.Command]:
     state = turn.state
     is_through = turn.finish is not None or state.is_finishing
-    if is_through or state.plan is not None or state.cancel_reason is not None:
+    if is_through or state.plan is not None or state.is_stopping:
         return ()
     taken = waiting.begin(turn, command)
     return () if taken is None else turn.program.arrived(command.wait, taken, turn.at)

@@ -225,6 +225,15 @@ class Patched:
 
 
 @value(kw_only=True)
+class RollbackDue:
+    """A rollback is planned as soon as what is in flight has settled or timed out."""
+
+    reason: str
+    code: str | None = None
+    failed_step: StepId | None = None
+
+
+@value(kw_only=True)
 class RollbackPlanned:
     """The steps to undo, in order; made once, from recorded facts."""
 
@@ -233,6 +242,8 @@ class RollbackPlanned:
     reason: str
     code: str | None = None
     failed_step: StepId | None = None
+    one_by_one: bool | None = None
+    """One at a time, in this order; None: all that wait for nothing more."""
 
 
 @value(kw_only=True)
@@ -316,6 +327,7 @@ Intent = (
     | WaitEnded
     | Noted
     | Patched
+    | RollbackDue
     | RollbackPlanned
     | UndoAppended
     | SagaParked

@@ -33,7 +33,8 @@ def decider_for(definition: Definition) -> Decider:
         turn.disposition = _take(turn, event)
         if turn.disposition is RECORDED:
             assert turn.has_taken_fact, (state.saga_id, event)
-            if turn.finish is not None or state.is_finishing or state.cancel_reason is not None:
+            is_through = turn.finish is not None or state.is_finishing
+            if is_through or state.cancel_reason is not None or state.due is not None:
                 forward.settle(turn)
             pass_turn(state, turn.intents if recorded is None else recorded)
         return turn

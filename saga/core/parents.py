@@ -6,7 +6,7 @@ that end. One that has completed goes back as if it had failed at its last step,
 
 from __future__ import annotations
 
-from saga.core import requests, rollback
+from saga.core import rollback
 from saga.core.decider import RECORDED, Disposition
 from saga.core.events import CancelRequested, Parent
 from saga.core.identity import DO, UNDO, IntentId, parse_intent_id
@@ -35,7 +35,7 @@ def undo(turn: Turn, fact: CancelRequested) -> Disposition:
     if state.has_ended or state.plan is not None:
         rollback.begin(turn, fact.reason, code=UNDONE)
     else:
-        requests.stop_forward(turn)
+        rollback.stop_forward(turn, fact.reason)
     return RECORDED
 
 

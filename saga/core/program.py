@@ -33,8 +33,6 @@ class DoStep:
     """None: the step has no undo."""
     is_child: ClassVar[bool] = False
     """Whether the payload is the trigger of another saga, and no intent."""
-    group: str | None = field(default=None, init=False)
-    """Joins steps that were issued side by side."""
     after: tuple[StepId, ...] = field(default=(), init=False)
     """The nearest steps that it depends on."""
 

@@ -8,12 +8,12 @@ from saga.core import children, events, forward, rollback
 from saga.core.decider import RECORDED, Disposition
 from saga.core.events import Act, CancelMode
 from saga.core.identity import StepId
-from saga.core.intents import TimerPurpose, Verdict
+from saga.core.intents import Verdict
 from saga.core.state import SagaState, Step
 from saga.core.status import SagaStatus, StepStatus
 from saga.core.turn import Turn
 
-_WAITING: Final = frozenset({TimerPurpose.SLEEP, TimerPurpose.WAIT, TimerPurpose.RETRY})
+ON_ITS_WAY_BACK: Final = "the saga is on its way back already"
 _STUCK_OR_UNDOING: Final = frozenset({StepStatus.UNDO_STUCK, StepStatus.UNDOING})
 
 
@@ -32,18 +32,18 @@ def cancel(turn: Turn, fact: events.CancelRequested) -> Disposition:
     turn.take_fact()
     if fact.mode is CancelMode.IMMEDIATE:
         children.cancel_open(turn, CancelMode.IMMEDIATE, fact.reason)
-        rollback.begin(turn, fact.reason, code="cancelled")
+        rollback.begin_due(turn)
     else:
-        stop_forward(turn)
+        rollback.stop_forward(turn, fact.reason)
     return RECORDED
 
 
 def _why_not_to_cancel(state: SagaState, fact: events.CancelRequested) -> str | None:
     """A graceful cancel that still waits can be made immediate."""
     is_graceful = fact.mode is CancelMode.GRACEFUL
-    is_on_its_way_back = state.plan is not None or (is_graceful and state.cancel_reason is not None)
+    is_on_its_way_back = state.plan is not None or (is_graceful and state.is_stopping)
     refusals = (
-        (is_on_its_way_back, "the saga is on its way back already"),
+        (is_on_its_way_back, ON_ITS_WAY_BACK),
         (not state.is_started, "the saga has not begun"),
         (state.is_past_pivot, "past its pivot the saga only goes forward"),
         (state.is_finishing, "the saga is through and about to complete"),
@@ -61,6 +61,8 @@ def act(turn: Turn, fact: events.OperatorActed) -> Disposition:
             refusal = "no failed turn holds this saga"
         case Act.COMPENSATE if state.has_ended or state.plan is not None:
             refusal = f"the saga is {state.status.value}"
+        case Act.COMPENSATE if state.due is not None:
+            refusal = ON_ITS_WAY_BACK
         case Act.COMPENSATE if not state.is_started:
             refusal = "the saga has not begun: there is nothing to undo"
         case Act.RETRY if step is None:
@@ -80,7 +82,7 @@ def _act(turn: Turn, fact: events.OperatorActed, step: Step | None) -> None:
         case Act.RELEASE:
             pass  # to take the fact is all
         case Act.COMPENSATE:
-            rollback.begin(turn, fact.reason, code="compensated")
+            rollback.begin_once_settled(turn, fact.reason, code="compensated")
         case Act.RETRY:
             assert step is not None, (turn.state.saga_id, fact)
             if step.status in _STUCK_OR_UNDOING:
@@ -92,19 +94,6 @@ def _act(turn: Turn, fact: events.OperatorActed, step: Step | None) -> None:
             rollback.skip_undo(turn, step)
         case _:
             assert_never(fact.act)
-
-
-def stop_forward(turn: Turn) -> None:
-    """Begin nothing more; what is in flight, and children, are waited for."""
-    state = turn.state
-    children.cancel_open(turn, CancelMode.GRACEFUL, state.cancel_reason or "")
-    in_flight = [step for step in state.steps.values() if step.status is StepStatus.ISSUED]
-    backing_off = [step for step in in_flight if step.is_backing_off]
-    for timer in list(state.timers.values()):
-        if timer.purpose in _WAITING:
-            turn.disarm(timer.timer_id)
-    for step in backing_off:
-        turn.settle(step, StepStatus.FAILED)
 
 
 def _step(state: SagaState, named: str | None) -> Step | None:

@@ -1,90 +1,99 @@
-"""The undoing: which steps, in what order, and every reply that comes after its time.
+"""The undoing: when it begins, and every reply that comes after its time.
 
-Theory of operation: a step belongs to the plan when its intent was issued and it is not known to be
-without effect, because an ambiguous step may have had its effect (ARCHITECTURE.md D3). The order is
-the reverse of issue (Garcia-Molina and Salem, "Sagas", 1987); steps issued side by side may be
-undone side by side where the saga says so. The plan is made once, from recorded facts.
+Theory of operation: the module `plans` says which steps are undone and in what order. This one
+begins them, retries them, and calls for somebody where that does not help.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Final, assert_never
 
-from saga.core import children, intents
+from saga.core import children, intents, plans
 from saga.core.decider import RECORDED, Disposition
-from saga.core.events import ReplyOutcome, ReplyReceived
+from saga.core.events import CancelMode, ReplyOutcome, ReplyReceived
 from saga.core.identity import UNDO, IntentName, StepId
-from saga.core.intents import PlannedUndo, RollbackGoal, RollbackPlanned, TimerPurpose, Verdict
-from saga.core.program import DoStep, Report
+from saga.core.intents import (
+    PlannedUndo,
+    RollbackGoal,
+    RollbackPlanned,
+    TimerArmed,
+    TimerPurpose,
+    Verdict,
+)
+from saga.core.plans import may_have_effect, residue_of
+from saga.core.program import Report
 from saga.core.retry import UNDO_DEFAULT
-from saga.core.state import Plan, Progress, SagaState, Step
-from saga.core.status import NEVER_UNDONE, UNDOING, SagaStatus, StepStatus
+from saga.core.state import Plan, SagaState, Step
+from saga.core.status import UNDOING, SagaStatus, StepStatus
 from saga.core.turn import Turn
 
 LATER_ATTEMPT: Final = "a later attempt is on its way already"
 MISSED_DEADLINE: Final = "no reply within the step's deadline"
-_MAY_HAVE_EFFECT = frozenset(
-    {StepStatus.ISSUED, StepStatus.DONE, StepStatus.FAILED, StepStatus.IN_DOUBT}
-)
-_NOT_UNDONE = frozenset({StepStatus.UNDO_STUCK, StepStatus.SKIPPED, StepStatus.UNDOING})
+_WAITING: Final = frozenset({TimerPurpose.SLEEP, TimerPurpose.WAIT, TimerPurpose.RETRY})
 _UNDONE_OR_UNDOING = frozenset({StepStatus.UNDOING, StepStatus.UNDONE})
-_AT_REST = frozenset({StepStatus.REFUSED, StepStatus.UNDONE, StepStatus.SKIPPED})
-_AT_REST_OR_STUCK = _AT_REST | {StepStatus.UNDO_STUCK}
-_BEGUN = _NOT_UNDONE | _UNDONE_OR_UNDOING
-
-
-def may_have_effect(step: Step) -> bool:
-    """Whether something of *step* may be out in the world that matters and is not undone."""
-    return step.status in _MAY_HAVE_EFFECT and step.kind not in NEVER_UNDONE
-
-
-def plan_undo(
-    steps: Iterable[Step], policy_of: Callable[[StepId], DoStep], *, parallel: bool
-) -> tuple[PlannedUndo, ...]:
-    """The plan over *steps* in order of issue; *parallel* undoes a group of issue side by side."""
-    planned: list[PlannedUndo] = []
-    group: list[StepId] = []
-    awaited: tuple[StepId, ...] = ()
-    last_group: str | None = None
-    for step in reversed(list(steps)):
-        policy = policy_of(step.id)
-        if policy.undo_retry is None or not may_have_effect(step):
-            continue
-        is_neighbour = policy.group is not None and policy.group == last_group
-        if not (parallel and is_neighbour):
-            awaited, group = tuple(group), []
-        group.append(step.id)
-        last_group = policy.group
-        default = (planned[-1].step,) if planned else ()
-        planned.append(PlannedUndo(step=step.id, after=None if awaited == default else awaited))
-    return tuple(planned)
-
-
-def residue_of(steps: Iterable[Step]) -> tuple[StepId, ...]:
-    """The steps whose effect is, or may be, still there: stuck, skipped, or without an undo."""
-    return tuple(step.id for step in steps if step.status in _NOT_UNDONE or may_have_effect(step))
 
 
 def has_undo(turn: Turn, step: Step) -> bool:
     return turn.policy(step).undo_retry is not None
 
 
+def has_to_be_undone(turn: Turn, step: Step) -> bool:
+    return may_have_effect(step) and has_undo(turn, step)
+
+
 def begin(turn: Turn, reason: str, *, code: str | None, failed_step: StepId | None = None) -> None:
     """Plan the rollback of everything that may have had an effect, and begin it."""
     in_flight = _in_flight(turn.state)
     turn.disarm_all()
-    steps = turn.state.steps.values()
-    _plan(turn, RollbackGoal.ROLLED_BACK, steps, reason, code=code, failed_step=failed_step)
+    _plan(turn, RollbackGoal.ROLLED_BACK, reason, code=code, failed_step=failed_step)
     for step, status in in_flight:
         turn.settle(step, status)
     go_on(turn)
 
 
-def begin_leftovers(turn: Turn, dropped: Iterable[Step]) -> None:
+def begin_once_settled(
+    turn: Turn, reason: str, *, code: str | None, failed_step: StepId | None = None
+) -> None:
+    """Begin the rollback, as soon as what is in flight has settled or timed out.
+
+    Behind a failed turn nothing settles: what is in flight is in doubt.
+    """
+    in_flight = turn.state.in_flight.values()
+    is_settled = all(step.is_backing_off for step in in_flight)
+    if is_settled or turn.state.is_poisoned or _was_planned_at_once(turn):
+        begin(turn, reason, code=code, failed_step=failed_step)
+        return
+    turn.record(intents.RollbackDue(reason=reason, code=code, failed_step=failed_step))
+    stop_forward(turn, reason)
+
+
+def begin_due(turn: Turn) -> None:
+    """Begin the rollback that was due, or asked for by a cancel."""
+    due, cancel_reason = turn.state.due, turn.state.cancel_reason
+    if due is not None:
+        begin(turn, due.reason, code=due.code, failed_step=due.failed_step)
+    else:
+        assert cancel_reason is not None, turn.state.saga_id
+        begin(turn, cancel_reason, code="cancelled")
+
+
+def stop_forward(turn: Turn, reason: str) -> None:
+    """Begin nothing more; what is in flight, and children, are waited for."""
+    state = turn.state
+    children.cancel_open(turn, CancelMode.GRACEFUL, reason)
+    backing_off = [step for step in state.in_flight.values() if step.is_backing_off]
+    for timer in list(state.timers.values()):
+        if timer.purpose in _WAITING and not _is_of_undo(timer):
+            turn.disarm(timer.timer_id)
+    for step in backing_off:
+        turn.settle(step, StepStatus.FAILED)
+
+
+def begin_leftovers(turn: Turn) -> None:
     """Undo what a finished program had given up on, before the saga completes."""
     reason = "steps that the saga had given up on may have had an effect"
-    _plan(turn, RollbackGoal.COMPLETED, dropped, reason)
+    _plan(turn, RollbackGoal.COMPLETED, reason)
     go_on(turn)
 
 
@@ -190,17 +199,50 @@ def skip_undo(turn: Turn, step: Step) -> None:
 def _plan(
     turn: Turn,
     goal: RollbackGoal,
-    steps: Iterable[Step],
     reason: str,
     *,
     code: str | None = None,
     failed_step: StepId | None = None,
 ) -> None:
-    is_parallel = turn.definition.parallel_undo
-    planned = plan_undo(steps, turn.program.policy_of, parallel=is_parallel)
-    turn.record(
-        RollbackPlanned(goal=goal, steps=planned, reason=reason, code=code, failed_step=failed_step)
+    is_of_all = goal is RollbackGoal.ROLLED_BACK
+
+    def belongs(step: Step) -> bool:
+        return (is_of_all or step.is_dropped) and has_to_be_undone(turn, step)
+
+    steps = plans.plan_undo(turn.state.steps.values(), belongs)
+    is_in_turn = all(undo.after is None for undo in steps)
+    is_at_once = turn.definition.parallel_undo or is_in_turn
+    planned = RollbackPlanned(
+        goal=goal,
+        steps=steps,
+        reason=reason,
+        code=code,
+        failed_step=failed_step,
+        one_by_one=None if is_at_once else True,
     )
+    turn.record(_as_recorded(turn, planned))
+
+
+def _as_recorded(turn: Turn, planned: RollbackPlanned) -> RollbackPlanned:
+    """The recorded order of the same steps stands, as it was what came next."""
+    for body in turn.recorded or ():
+        if isinstance(body, RollbackPlanned) and _undone_in(body) == _undone_in(planned):
+            return replace(planned, steps=body.steps, one_by_one=body.one_by_one)
+    return planned
+
+
+def _undone_in(planned: RollbackPlanned) -> frozenset[StepId]:
+    return frozenset(undo.step for undo in planned.steps)
+
+
+def _was_planned_at_once(turn: Turn) -> bool:
+    """Whether an earlier release has made the plan while something was in flight."""
+    return any(isinstance(body, RollbackPlanned) for body in turn.recorded or ())
+
+
+def _is_of_undo(timer: TimerArmed) -> bool:
+    is_of_step = timer.purpose in (TimerPurpose.DEADLINE, TimerPurpose.RETRY)
+    return is_of_step and timer.target.endswith("/" + UNDO)
 
 
 def _in_flight(state: SagaState) -> list[tuple[Step, StepStatus]]:
@@ -213,7 +255,7 @@ def _in_flight(state: SagaState) -> list[tuple[Step, StepStatus]]:
 
 
 def go_on(turn: Turn, settled: Step | None = None) -> None:
-    """Begin every undo of the plan that waits for nothing; then end, or park, where all rest.
+    """Begin every undo of the plan whose turn has come; then end, or park, where all rest.
 
     *settled*: the only step that stands elsewhere since the plan went on last, if it was one.
     """
@@ -221,77 +263,29 @@ def go_on(turn: Turn, settled: Step | None = None) -> None:
     plan = state.plan
     if plan is None or state.status.is_ended:
         return
-    known = plan.progress
-    progress = plan.progress = known or _progress(turn, plan)
-    if known is None or settled is None:
-        free = [step_id for step_id in plan.after if not progress.missing[step_id]]
+    continues = turn.definition.continue_when_stuck
+    if plan.progress is None or settled is None:
+        free = plans.free_at_first(state, plan, continues=continues)
     else:
-        free = _pass(turn, progress, settled.id)
+        free = plans.free_behind(state, plan, settled.id, continues=continues)
     for step_id in free:
-        step = state.steps[step_id]
-        if step.status in _MAY_HAVE_EFFECT:
-            _begin_undo(turn, step)
+        _begin_undo(turn, state.steps[step_id])
     # An operator may have begun again with a stuck step that the plan had passed.
     if state.undoing:
         return
-    if len(progress.passed) == len(plan.after):
+    assert plan.progress is not None, state.saga_id
+    if len(plan.progress.passed) == len(plan.after):
         _finish(turn, plan)
     elif state.status is not SagaStatus.PARKED:
         stuck = [id_ for id_ in plan.after if state.steps[id_].status is StepStatus.UNDO_STUCK]
-        assert stuck, (state.saga_id, plan, progress.passed)
+        assert stuck, (state.saga_id, plan, plan.progress.passed)
         turn.park(f"cannot undo {', '.join(stuck)}")
-
-
-def _progress(turn: Turn, plan: Plan) -> Progress:
-    """How far a plan has come, from where its steps stand; it is kept while nothing goes back."""
-    steps, at_rest = turn.state.steps, _at_rest(turn)
-    passed: set[StepId] = set()
-    behind: dict[StepId, list[StepId]] = {}
-    for step_id, after in plan.after.items():
-        for before in after:
-            behind.setdefault(before, []).append(step_id)
-        if steps[step_id].status in _BEGUN:
-            passed.update(after)  # what was begun stays begun, whatever an operator begins again
-    for step_id, after in plan.after.items():
-        if steps[step_id].status in at_rest and passed.issuperset(after):
-            passed.add(step_id)
-    missing = {
-        step_id: sum(before not in passed for before in after)
-        for step_id, after in plan.after.items()
-    }
-    places = {step_id: place for place, step_id in enumerate(plan.after)}
-    return Progress(passed, missing, behind, places)
-
-
-def _pass(turn: Turn, progress: Progress, settled: StepId) -> list[StepId]:
-    """The steps that wait for nothing more, in the order of the plan, now that one has settled."""
-    steps, at_rest = turn.state.steps, _at_rest(turn)
-    passed, missing = progress.passed, progress.missing
-    free: list[StepId] = []
-    queue = [settled] if not missing.get(settled, 1) else []
-    while queue:
-        step_id = queue.pop()
-        if step_id in passed:
-            continue
-        if steps[step_id].status not in at_rest:
-            free.append(step_id)
-            continue
-        passed.add(step_id)
-        for other in progress.behind.get(step_id, ()):
-            missing[other] -= 1
-            if not missing[other]:
-                queue.append(other)
-    return sorted(free, key=progress.places.__getitem__)
 
 
 def _forget_progress(turn: Turn) -> None:
     """A step that had settled is open again."""
     if turn.state.plan is not None:
         turn.state.plan.progress = None
-
-
-def _at_rest(turn: Turn) -> frozenset[StepStatus]:
-    return _AT_REST_OR_STUCK if turn.definition.continue_when_stuck else _AT_REST
 
 
 def _begin_undo(turn: Turn, step: Step) -> None:
@@ -379,7 +373,7 @@ def _late_success(turn: Turn, step: Step, fact: ReplyReceived, *, is_open: bool)
         turn.settle(step, StepStatus.DONE)
     if turn.state.status is SagaStatus.ABANDONED:
         return RECORDED  # nobody undoes an abandoned saga
-    if was_undone_blindly or (may_have_effect(step) and has_undo(turn, step)):
+    if was_undone_blindly or has_to_be_undone(turn, step):
         _append_undo(turn, step, keeps_place=keeps_place)
     return RECORDED
 
@@ -402,8 +396,7 @@ def _append_undo(turn: Turn, step: Step, *, keeps_place: bool) -> None:
 
 def _keeps_place(turn: Turn, step: Step) -> bool:
     """Whether the plan has not passed *step* yet, so that the undo with the reply stays there."""
-    plan = turn.state.plan
-    if plan is None or step.id not in plan.after:
-        return False
-    progress = plan.progress = plan.progress or _progress(turn, plan)
-    return all(progress.missing[other] for other in progress.behind.get(step.id, ()))
+    state, continues = turn.state, turn.definition.continue_when_stuck
+    return state.plan is not None and not plans.has_passed(
+        state, state.plan, step, continues=continues
+    )

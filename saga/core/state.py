@@ -38,7 +38,14 @@ from saga.core.identity import (
     intent_id,
     parse_intent_id,
 )
-from saga.core.intents import Awaited, RollbackPlanned, SignalAwaited, TimerArmed, TimerPurpose
+from saga.core.intents import (
+    Awaited,
+    RollbackDue,
+    RollbackPlanned,
+    SignalAwaited,
+    TimerArmed,
+    TimerPurpose,
+)
 from saga.core.program import Program
 from saga.core.status import ISSUED, UNDOING, SagaStatus, StepKind, StepStatus
 from saga.core.values import value
@@ -76,6 +83,8 @@ class Step:
     """A race was decided without it."""
     is_undo_blind: bool = False
     """Its latest undo was issued before any reply was known."""
+    ended: int = 0
+    """Which one it was of the steps that are issued no longer, in the order of that; 0 if it is."""
     reply: Message | None = None
     has_reply: bool = False
 
@@ -101,13 +110,15 @@ class Progress:
 
     *passed* are the steps that hold up no other: settled, with all that they had waited for. Of
     the others, *missing* says how many that they wait for are not passed, and *behind* who waits
-    for them; *places* is the order of the plan.
+    for them; *places* is the order of the plan. *free* are those whose turn has not come, though
+    they wait for nothing: a heap of place and step.
     """
 
     passed: set[StepId]
     missing: dict[StepId, int]
     behind: dict[StepId, list[StepId]]
     places: dict[StepId, int]
+    free: list[tuple[int, StepId]] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -154,6 +165,8 @@ class SagaState:
     """The steps that are issued, and those being undone: a turn may not look at all steps."""
     latest_step: tuple[StepId, ...] = ()
     """The step issued last, on which the next one depends where its entry says nothing."""
+    ended_steps: int = 0
+    """How often a step ended: was issued, and is no longer."""
     undo_contracts: dict[StepId, str] = field(init=False, default_factory=dict)
     """The contract of each step's latest undo, in the order in which the first ones were issued."""
     timers: dict[TimerId, TimerArmed] = field(init=False, default_factory=dict)
@@ -174,6 +187,8 @@ class SagaState:
     is_finishing: bool = False
     is_poisoned: bool = False
     cancel_reason: str | None = None
+    due: RollbackDue | None = None
+    """The rollback that waits for what is in flight."""
     pending_outcome: Message | None = None
     outcome: Message | None = None
     reason: str | None = None
@@ -196,6 +211,7 @@ class SagaState:
         """Note where a step stands from now on."""
         if step.status is ISSUED:
             del self.in_flight[step.id]
+            self.ended_steps = step.ended = self.ended_steps + 1
         elif step.status is UNDOING:
             del self.undoing[step.id]
         step.status = status
@@ -221,6 +237,11 @@ class SagaState:
 
     def is_answered(self, intent_id: IntentId) -> bool:
         return parse_intent_id(intent_id) in self.replies
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether it goes forward no more, though no rollback is planned yet."""
+        return self.cancel_reason is not None or self.due is not None
 
     @property
     def is_started(self) -> bool:

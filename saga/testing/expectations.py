@@ -23,6 +23,7 @@ from saga.core.intents import (
     Noted,
     Patched,
     PlannedUndo,
+    RollbackDue,
     RollbackPlanned,
     SagaAbandoned,
     SagaCleanedUp,
@@ -161,7 +162,7 @@ def parked(reason: str = "") -> Expectation:
 
 
 def planned(*groups: str | tuple[str, ...]) -> Expectation:
-    """A rollback is planned: these steps, in this order; a tuple is undone side by side."""
+    """A rollback is planned: these steps, one by one in this order; a tuple side by side."""
     steps: list[PlannedUndo] = []
     awaited: tuple[StepId, ...] = ()
     for group in groups:
@@ -172,6 +173,14 @@ def planned(*groups: str | tuple[str, ...]) -> Expectation:
             steps.append(PlannedUndo(step=step, after=None if is_behind_last else awaited))
         awaited = side_by_side
     return Expectation(RollbackPlanned, {"steps": tuple(steps)})
+
+
+def rollback_due(
+    reason: str = "", *, code: str | None = None, failed_step: str | None = None
+) -> Expectation:
+    """A rollback waits for what is in flight; *reason* is part of what is said."""
+    said = _given(code=code, failed_step=failed_step)
+    return Expectation(RollbackDue, {"reason": Containing(reason)} | said)
 
 
 def undo_appended(step: str) -> Expectation:
@@ -260,6 +269,8 @@ def _value(entry: Entry, name: str) -> object:
         return entry.body.due_at - entry.at
     if isinstance(entry.body, Shown):
         return dict(entry.body.fields).get(name)
+    if name == "steps" and isinstance(entry.body, RollbackPlanned) and entry.body.one_by_one:
+        return tuple(PlannedUndo(step=planned.step) for planned in entry.body.steps)
     return getattr(entry.body, name)
 
 

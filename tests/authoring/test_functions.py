@@ -20,6 +20,7 @@ from saga.testing import (
     redelivered,
     refused,
     replied,
+    rollback_due,
     rolled_back,
     signalled,
     timed_out,
@@ -238,7 +239,7 @@ def test_any_of_waits_drops_the_losing_wait_and_keeps_its_signal():
 
 
 def test_any_of_step_and_sleep_is_a_timeout_of_ones_own():
-    """The sleep wins, the step is undone when it answers."""
+    """The sleep wins; the step is undone once its answer is there."""
 
     async def order(ctx, placed):
         async def give_up():
@@ -251,7 +252,10 @@ def test_any_of_step_and_sleep_is_a_timeout_of_ones_own():
     (
         running(order)
         .when(OrderPlaced(), after("1m"))
-        .then(issued(Pay), planned("pay"), undo_issued(Refund(receipt=None)))
+        .then(issued(Pay), rollback_due("too slow", code="slow"))
+        .then_waits_for("reply to pay")
+        .when(replied(Pay, Paid()))
+        .then(planned("pay"), undo_issued(Refund(receipt="r-1")))
     )
     (
         running(order)

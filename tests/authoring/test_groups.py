@@ -19,6 +19,7 @@ from saga.testing import (
     published,
     refused,
     replied,
+    rollback_due,
     rolled_back,
     signalled,
     undo_issued,
@@ -79,14 +80,16 @@ class TestFailingFast:
             .then(completed(OrderConfirmed(order_id="n")))
         )
 
-    def test_uncaught_failure_rolls_back_before_the_siblings_have_ended(self):
+    def test_uncaught_failure_rolls_back_once_what_the_siblings_asked_for_has_settled(self):
         async def order(ctx, placed):
             await ctx.all(ctx.do(Pay(), undo=Refund), notify(ctx, "n"), fail="fast")
 
         (
             running(order)
             .when(OrderPlaced(), refused("n", code="no"))
-            .then(issued(Pay), issued(Notify), undo_issued(Refund))
+            .then(issued(Pay), issued(Notify), rollback_due(code="no", failed_step="n"))
+            .when(replied(Pay, Paid()))
+            .then(undo_issued(Refund(receipt="r-1")))
             .when(replied(Refund))
             .then(rolled_back(OrderRejected, code="no", failed_step="n"))
         )

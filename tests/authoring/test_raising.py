@@ -10,7 +10,7 @@ import pytest
 
 from saga.core.intents import SagaAbandoned
 from saga.errors import ReplayMismatch
-from saga.testing import cancelled, given, operator, refused, replied, undo_issued
+from saga.testing import cancelled, failed, given, operator, refused, replied, undo_issued
 from tests.toys import (
     CONTRACTS,
     OrderConfirmed,
@@ -109,14 +109,17 @@ def test_an_abandoned_saga_has_its_outcome_where_that_can_be_made(error):
 
 @pytest.mark.parametrize(
     "ending",
-    [cancelled("enough", mode="immediate"), operator("compensate", reason="enough")],
+    [
+        [cancelled("enough", mode="immediate")],
+        [operator("compensate", reason="enough"), failed(Ship)],
+    ],
     ids=["cancel", "compensate"],
 )
 def test_a_finally_that_raises_does_not_keep_a_saga_from_being_ended(ending, error):
     (
         given(failing(error, "finally"), PLACED, contracts=CONTRACTS)
         .when(replied(Reserve, Reserved()))
-        .when(ending)
+        .when(*ending)
         .then(undo_issued(Unreserve))
         .when(replied(Unreserve))
         .then_status("rolled_back_with_residue")

@@ -284,17 +284,32 @@ def passed_by_definition(scenario, plan):
 
 
 def check_order(scenario, bodies):
-    """The first undo of each step comes in exactly reverse order of its first issue."""
+    """Nothing is undone before what depended on it, and one by one if nobody says otherwise."""
     plans = [one for one in bodies if isinstance(one, RollbackPlanned)]
     if not plans:
         return
     appended = {one.step for one in bodies if isinstance(one, UndoAppended)}
     planned = [undo.step for undo in plans[0].steps if undo.step not in appended]
-    done = list(dict.fromkeys(one.step for one in issued(scenario, Direction.DO)))
+    depends = depends_on(scenario.state.steps)
+    for place, step in enumerate(planned):
+        assert not any(step in depends[later] for later in planned[place + 1 :]), planned
     undone = list(dict.fromkeys(one.step for one in issued(scenario, Direction.UNDO)))
-    assert planned == [step for step in reversed(done) if step in planned]
     undone = [step for step in undone if step in planned]
-    assert undone == [step for step in planned if step in undone]
+    for place, step in enumerate(undone):
+        dependents = {other for other in planned if step in depends[other]}
+        assert dependents <= set(undone[:place]), undone
+    was_stuck = any(getattr(one, "status", None) is StepStatus.UNDO_STUCK for one in bodies)
+    if not scenario.is_parallel and not was_stuck:
+        assert undone == [step for step in planned if step in undone]
+        assert len(scenario.state.undoing) <= 1
+
+
+def depends_on(steps):
+    """Of each step all that it depends on, near and far."""
+    depends = {}
+    for step in steps.values():
+        depends[step.id] = set(step.after).union(*(depends[near] for near in step.after))
+    return depends
 
 
 def check_effects(scenario, end):
@@ -337,6 +352,7 @@ def test_whatever_happens_the_rules_hold_and_every_saga_can_end(tree, happens, o
 
     scenario = given(as_saga(order, **options), OrderPlaced(), contracts=CONTRACTS)
     scenario.continues_when_stuck = options["when_stuck"] == "continue"
+    scenario.is_parallel = options["parallel_undo"]
     check(scenario)
     for kind, pick in happens:
         happening = drawn(scenario, kind, pick)

@@ -27,6 +27,7 @@ from saga.testing import (
     redelivered,
     refused,
     replied,
+    rollback_due,
     rolled_back,
     settled,
     timed_out,
@@ -541,19 +542,25 @@ def test_a_loser_that_is_not_known_yet_is_cancelled_when_it_says_who_it_is():
     )
 
 
-def test_a_saga_that_fails_beside_an_open_child_has_it_undone():
+def test_a_saga_that_fails_beside_an_open_child_waits_for_its_end():
     async def order(ctx, placed):
         await race(ctx)
         raise RollBack("no")
 
+    begun = (OrderPlaced(), child_started("one"), child_started("two"))
     (
-        given(as_saga(order), OrderPlaced(), child_started("one"), child_started("two"))
+        given(as_saga(order), *begun)
         .when(child_completed("two"))
-        .then(child_cancelled("one"), planned("two", "one"), child_undo_asked("two"))
-        .when(child_undone("two"))
-        .then(child_undo_asked("one"))
+        .then(child_cancelled("one"), rollback_due("no"))
         .when(child_rolled_back("one", code="cancelled"))
+        .then(planned("two"), child_undo_asked("two"))
+        .when(child_undone("two"))
         .then(rolled_back(OrderRejected))
+    )
+    (
+        given(as_saga(order), *begun, child_completed("two"))
+        .when(child_completed("one"))
+        .then(planned("one", "two"), child_undo_asked("one"))
     )
 
 

@@ -165,6 +165,7 @@ BODIES = [
     intents.EventAwaited(wait="next-e-1", contracts=("d.evt.e.v1",), signals=("a",), selects=True),
     intents.WaitEnded(wait="next-e-1", took=7),
     intents.Noted(verdict=Verdict.CONFLICTING, subject="s", detail="d"),
+    intents.RollbackDue(reason="r", code="c", failed_step="pay"),
     intents.RollbackPlanned(
         goal=RollbackGoal.ROLLED_BACK,
         steps=(
@@ -176,7 +177,7 @@ BODIES = [
         code="c",
         failed_step=StepId("a"),
     ),
-    intents.RollbackPlanned(goal=RollbackGoal.CLEANED_UP, steps=(), reason="r"),
+    intents.RollbackPlanned(goal=RollbackGoal.CLEANED_UP, steps=(), reason="r", one_by_one=True),
     intents.Patched(patch="p"),
     intents.UndoAppended(step=StepId("a")),
     intents.SagaParked(reason="r"),

@@ -1,7 +1,11 @@
 """SEMANTICS of undoing: what is undone, in what order, with what data, and what remains."""
 
+from dataclasses import replace
+
 import pytest
 
+from saga.contracts import message_of
+from saga.core.intents import IntentIssued, PlannedUndo, RollbackPlanned
 from saga.core.retry import Retry
 from saga.testing import (
     abandoned,
@@ -19,7 +23,9 @@ from saga.testing import (
     redelivered,
     refused,
     replied,
+    rollback_due,
     rolled_back,
+    settled,
     timed_out,
     undo_issued,
     undo_stuck,
@@ -315,13 +321,30 @@ def test_undo_that_missed_its_deadline_succeeds_late():
 
 
 def test_groups_are_undone_one_by_one_by_default():
-    """What was issued side by side is undone in exactly reverse order of issue."""
+    """Of what was issued side by side, the one that ended last is undone first."""
     (
         given(group_saga(), OrderPlaced(), replied(Pay, Paid()), replied(Reserve, Reserved()))
         .when(refused(Ship, "no"))
-        .then(planned("pay", "reserve"), undo_issued(Refund))
-        .when(replied(Refund))
-        .then(undo_issued(Unreserve))
+        .then(planned("reserve", "pay"), undo_issued(Unreserve))
+        .when(replied(Unreserve))
+        .then(undo_issued(Refund))
+    )
+
+
+def test_what_has_not_ended_is_undone_before_its_siblings():
+    """It may still be at work; what was issued last comes first."""
+
+    async def order(ctx, placed):
+        await ctx.all(
+            ctx.do(Reserve(), undo=Unreserve),
+            ctx.do(Pay(), undo=Refund),
+            ctx.do(Ship(), undo=Unship),
+        )
+
+    (
+        given(as_saga(order), OrderPlaced(), replied(Ship))
+        .when(cancelled("no", mode="immediate"))
+        .then(planned("pay", "reserve", "ship"), undo_issued(Refund))
     )
 
 
@@ -331,7 +354,7 @@ def test_parallel_undo_undoes_a_group_side_by_side():
         given(group_saga(parallel_undo=True), OrderPlaced())
         .when(replied(Pay, Paid()), replied(Reserve, Reserved()))
         .when(refused(Ship, "no"))
-        .then(planned(("pay", "reserve")), undo_issued(Refund), undo_issued(Unreserve))
+        .then(planned(("reserve", "pay")), undo_issued(Unreserve), undo_issued(Refund))
         .when(replied(Unreserve))
         .then_nothing()
         .when(replied(Refund))
@@ -339,19 +362,128 @@ def test_parallel_undo_undoes_a_group_side_by_side():
     )
 
 
-def test_stuck_sibling_halts_only_after_the_group_is_through():
-    """Independent branches of a group go on; then the saga parks."""
+async def two_branches(ctx, placed):
+    """Reserve and pay in one branch, look and notify in the other one, each behind the other."""
+
+    async def buy():
+        await ctx.do(Reserve(), undo=Unreserve)
+        await ctx.do(Pay(), undo=Refund, undo_retry=ONCE)
+
+    async def tell():
+        await ctx.do(Notify(), id="note", undo=Unship, undo_retry=ONCE)
+        await ctx.do(Notify(), id="look", kind="read_only")
+        await ctx.do(Notify(), id="second-note", undo=Unship)
+
+    await ctx.all(buy(), tell())
+    await ctx.do(Ship(), retry=ONCE)
+
+
+IN_TWO_BRANCHES = (
+    OrderPlaced(),
+    replied("note"),
+    replied(Reserve, Reserved()),
+    replied("look"),
+    replied(Pay, Paid()),
+    replied("second-note"),
+    refused(Ship, "no"),
+)
+
+
+def plan_of(scenario):
+    """The steps of the plan in order, each with those that it waits for."""
+    plan = scenario.state.plan
+    return {step: list(after) for step, after in plan.after.items()}
+
+
+def test_branches_are_undone_side_by_side_each_in_its_own_order():
+    """A step waits for what depended on it, through a step without an undo too."""
+    scenario = given(as_saga(two_branches, parallel_undo=True), *IN_TWO_BRANCHES)
+    assert plan_of(scenario) == {
+        "second-note": [],
+        "pay": [],
+        "reserve": ["pay"],
+        "note": ["second-note"],
+    }
     (
-        given(group_saga(parallel_undo=True), OrderPlaced())
-        .when(replied(Pay, Paid()), replied(Reserve, Reserved()), refused(Ship, "no"))
-        .when(refused(Refund, "closed"))
-        .then(undo_stuck("pay"))
-        .then_status("rolling_back")
-        .when(replied(Unreserve))
-        .then(parked("cannot undo pay"))
-        .when(operator("skip"))
-        .then(rolled_back(OrderRejected, residue=("pay",)))
+        scenario.then_steps(second_note="undoing", pay="undoing", reserve="done", note="done")
+        .when(replied(Unship, step="second-note"))
+        .then(undo_issued(Unship, step="note"))
+        .when(replied(Refund))
+        .then(undo_issued(Unreserve))
     )
+
+
+def test_branches_are_undone_one_by_one_the_latest_end_first():
+    scenario = given(as_saga(two_branches), *IN_TWO_BRANCHES)
+    assert list(scenario.state.plan.after) == ["second-note", "pay", "reserve", "note"]
+    scenario.when(replied(Unship, step="second-note")).then(undo_issued(Refund))
+    scenario.when(replied(Refund)).then(undo_issued(Unreserve))
+    scenario.when(replied(Unreserve)).then(undo_issued(Unship, step="note"))
+    scenario.when(replied(Unship, step="note")).then(rolled_back(OrderRejected))
+
+
+@pytest.mark.parametrize("options", [{}, {"parallel_undo": True}])
+def test_stuck_step_halts_only_what_it_depended_on(options):
+    """The other branch is undone to its beginning; then the saga parks."""
+    scenario = given(as_saga(two_branches, **options), *IN_TWO_BRANCHES)
+    scenario.when(replied(Unship, step="second-note"), refused(Refund, "closed"))
+    scenario.then_status("rolling_back").then_steps(reserve="done", note="undoing")
+    (
+        scenario.when(replied(Unship, step="note"))
+        .then(parked("cannot undo pay"))
+        .then_steps(reserve="done", pay="undo_stuck")
+        .when(operator("retry", "pay"))
+        .then(undo_issued(Refund, attempt=2))
+        .then_steps(reserve="done")
+        .when(replied(Refund))
+        .then(undo_issued(Unreserve))
+        .when(replied(Unreserve))
+        .then(rolled_back(OrderRejected))
+    )
+
+
+def test_two_stuck_steps_are_named_when_the_saga_parks():
+    (
+        given(as_saga(two_branches), *IN_TWO_BRANCHES)
+        .when(replied(Unship, step="second-note"), refused(Refund, "closed"))
+        .when(refused(Unship, "gone", step="note"))
+        .then(parked("cannot undo pay, note"))
+        .when(operator("skip", "pay"))
+        .then(undo_issued(Unreserve))
+        .when(replied(Unreserve))
+        .then(parked("cannot undo note"))
+        .when(operator("skip", "note"))
+        .then(rolled_back(OrderRejected, residue=("note", "pay")))
+    )
+
+
+def test_plan_of_an_earlier_release_stands():
+    """It undid in the order of issue, each behind the one before it, and goes on like that."""
+    scenario = given(group_saga(), OrderPlaced(), replied(Pay, Paid()))
+    scenario.when(replied(Reserve, Reserved()), refused(Ship, "no"))
+    entries = []
+    for entry in scenario.history:
+        match entry.body:
+            case RollbackPlanned():
+                steps = (PlannedUndo(step="pay"), PlannedUndo(step="reserve"))
+                body = replace(entry.body, steps=steps, one_by_one=None)
+            case IntentIssued(direction="undo"):
+                message = message_of(Refund(receipt="r-1"))
+                body = replace(
+                    entry.body,
+                    step="pay",
+                    contract=message.contract,
+                    payload=message.payload,
+                    undoes="shop.int.pay.v1",
+                    kind="compensatable",
+                )
+            case body:
+                pass
+        entries.append(replace(entry, body=body))
+
+    again = given(group_saga(), history=entries)
+
+    again.when(replied(Refund)).then(undo_issued(Unreserve))
 
 
 def group_saga(**options):
@@ -457,13 +589,75 @@ def test_undo_that_cannot_be_built_parks_and_heals_by_a_deploy():
 
 
 def test_compensate_rolls_back_whatever_the_program_thinks():
-    """An operator can turn a running saga around."""
+    """An operator can turn a running saga around; what is in flight settles first."""
     (
         given(order_saga(), *DONE_TWO)
         .when(operator("compensate", reason="fraud"))
+        .then(rollback_due("fraud", code="compensated"))
+        .then_status("running")
+        .then_waits_for("reply to ship")
+        .when(operator("compensate"))
+        .then(noted("refused", "on its way back"))
+        .when(cancelled("no"))
+        .then(noted("refused", "on its way back"))
+        .when(replied(Ship))
         .then(planned("ship", "pay", "reserve"), undo_issued(Unship))
         .when(operator("compensate"))
         .then(noted("refused", "rolling_back"))
+    )
+
+
+def test_immediate_cancel_does_not_wait_for_what_a_rollback_waits_for():
+    """What is in flight is in doubt at once; the reason stays."""
+    (
+        given(order_saga(), *DONE_TWO, operator("compensate", reason="fraud"))
+        .when(cancelled("now", mode="immediate"))
+        .then(planned("ship", "pay", "reserve"), undo_issued(Unship))
+        .then_steps(ship="undoing")
+        .when(replied(Unship), replied(Refund), replied(Unreserve))
+        .then(
+            undo_issued(Refund),
+            undo_issued(Unreserve),
+            rolled_back(OrderRejected, reason="fraud", code="compensated"),
+        )
+    )
+
+
+def test_rollback_waits_for_what_is_in_flight_and_tries_nothing_again():
+    """A step that fails meanwhile is not retried, and one that waits for its retry is given up."""
+
+    async def order(ctx, placed):
+        await ctx.all(
+            ctx.do(Reserve(), undo=Unreserve, retry=EXACT),
+            ctx.do(Pay(), undo=Refund, retry=EXACT, timeout="30s"),
+            ctx.do(Ship(), undo=Unship, retry=EXACT),
+        )
+
+    (
+        given(as_saga(order), OrderPlaced(), failed(Reserve))
+        .when(operator("compensate"))
+        .then(rollback_due(), settled("reserve", "failed"))
+        .when(failed(Ship))
+        .then(settled("ship", "failed"))
+        .when(after("30s"))
+        .then(settled("pay", "in_doubt"), planned("pay", "ship", "reserve"), undo_issued(Refund))
+    )
+
+
+def test_late_success_before_the_plan_is_made_is_in_it():
+    async def order(ctx, placed):
+        await ctx.all(
+            ctx.do(Pay(), undo=Refund, retry=ONCE, timeout="30s"), ctx.do(Ship(), undo=Unship)
+        )
+
+    (
+        given(as_saga(order), OrderPlaced(), operator("compensate"), after("30s"))
+        .when(replied(Pay, Paid()))
+        .then(noted("late_success"))
+        .when(replied(Ship))
+        .then(planned("ship", "pay"), undo_issued(Unship))
+        .when(replied(Unship))
+        .then(undo_issued(Refund(receipt="r-1")))
     )
 
 

@@ -126,20 +126,20 @@ MUTATIONS = (
     ),
     _mutation(
         "undo in order of issue",
-        "saga/core/rollback.py",
-        "    for step in reversed(list(steps)):\n",
-        "    for step in list(steps):\n",
+        "saga/core/plans.py",
+        "    for step in reversed(in_order):\n",
+        "    for step in in_order:\n",
     ),
     _mutation(
         "refused step undone",
-        "saga/core/rollback.py",
+        "saga/core/plans.py",
         "    {StepStatus.ISSUED, StepStatus.DONE, StepStatus.FAILED, StepStatus.IN_DOUBT}\n",
         "    {StepStatus.ISSUED, StepStatus.DONE, StepStatus.FAILED, StepStatus.IN_DOUBT,"
         " StepStatus.REFUSED}\n",
     ),
     _mutation(
         "failing step not undone",
-        "saga/core/rollback.py",
+        "saga/core/plans.py",
         "    {StepStatus.ISSUED, StepStatus.DONE, StepStatus.FAILED, StepStatus.IN_DOUBT}\n",
         "    {StepStatus.ISSUED, StepStatus.DONE}\n",
     ),
@@ -157,9 +157,9 @@ MUTATIONS = (
     ),
     _mutation(
         "next undo does not wait",
-        "saga/core/rollback.py",
-        "        free = [step_id for step_id in plan.after if not progress.missing[step_id]]\n",
-        "        free = list(plan.after)\n",
+        "saga/core/plans.py",
+        "    if is_undoing(state, plan):\n        return []\n",
+        "",
     ),
     _mutation(
         "losers of a race go on",

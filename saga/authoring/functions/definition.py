@@ -134,7 +134,7 @@ def saga(
         listens: the events of other services that reach a running saga: classes, or `on(…)`.
         rolled_back: the outcome then: an event class, filled by field name from trigger and report
             (`reason`, `code`, `failed_step`, `residue`), or a function `(trigger, report)`.
-        parallel_undo: undo side by side what was done side by side.
+        parallel_undo: undo side by side what did not depend on each other.
         when_stuck: `halt`: a step that cannot be undone parks the saga; `continue`: it is residue.
 
     Raises:

@@ -362,7 +362,7 @@ class Scheduler:
                     self._unawaited.pop(branch, None)
         return call
 
-    def want(self, waiter: Waiter, wanted: object, group: str | None = None) -> None:
+    def want(self, waiter: Waiter, wanted: object) -> None:
         if not isinstance(wanted, Call):
             raise DefinitionError(
                 f"a saga's function may only await what its context gives, not "
@@ -374,7 +374,7 @@ class Scheduler:
         self._unawaited.pop(wanted, None)
         match wanted:
             case StepCall():
-                wanted.group, wanted.after = group, waiter.settled
+                wanted.after = waiter.settled
                 self.steps[wanted.step] = (waiter, wanted)
                 self.commands.append(wanted)
             case SleepCall():
@@ -541,7 +541,7 @@ class Scheduler:
             if isinstance(branch, Coroutine):
                 slot.task = self._begin(branch, slot)
             else:
-                self.want(slot, branch, group.call.group)
+                self.want(slot, branch)
         group.is_beginning = False
         if group.unbegun < len(branches):
             self._waiting = self._waiting or {}

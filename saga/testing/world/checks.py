@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice, pairwise
+from itertools import pairwise
 from typing import NamedTuple, TypeVar
 
 import orjson
@@ -326,41 +326,50 @@ def _direction(history: Sequence[Entry]) -> Iterator[str]:
 
 
 def _plans(history: Sequence[Entry]) -> Iterator[str]:
-    """A plan holds exactly what may have had an effect, in reverse order of issue."""
+    """A plan holds exactly what may have had an effect, what depended on a step before it."""
     for version, plan in _all(history, RollbackPlanned):
-        if plan.goal is not RollbackGoal.ROLLED_BACK:
-            continue
-        before = history[: version - 1]
-        expected: list[str] = []
-        for step, kind in _kinds(before).items():
-            is_done = _is_answered(before, step, "do", ReplyOutcome.DONE)
-            is_refused = _is_answered(before, step, "do", ReplyOutcome.REFUSED)
-            # A pivot that was in flight when the saga was cancelled may still succeed.
-            if kind is StepKind.PIVOT and is_done and plan.code != "cancelled":
-                yield f"entry {version} rolls back past the pivot {step}"
-            if kind is StepKind.COMPENSATABLE and (is_done or not is_refused):
-                expected.insert(0, step)
-        groups = _groups_of(plan)
-        # Within a group the order means nothing.
-        left = iter(expected)
-        in_groups = [set(islice(left, len(group))) for group in groups]
-        if in_groups != [set(group) for group in groups] or list(left):
-            yield f"entry {version} plans to undo {groups}, expected {expected}"
+        planned = [undo.step for undo in plan.steps]
+        yield from _planned_too_early(version, planned, _dependencies(history[: version - 1]))
+        if plan.goal is RollbackGoal.ROLLED_BACK:
+            yield from _planned_set(history[: version - 1], version, plan)
 
 
-def _groups_of(plan: RollbackPlanned) -> list[tuple[str, ...]]:
-    """The steps of a plan that wait for the same others, and so are undone side by side."""
-    groups: list[tuple[str, ...]] = []
-    awaited: tuple[str, ...] | None = None
+def _planned_set(before: Sequence[Entry], version: int, plan: RollbackPlanned) -> Iterator[str]:
+    expected: set[str] = set()
+    for step, kind in _kinds(before).items():
+        is_done = _is_answered(before, step, "do", ReplyOutcome.DONE)
+        is_refused = _is_answered(before, step, "do", ReplyOutcome.REFUSED)
+        # A pivot that was in flight when the saga was cancelled may still succeed.
+        if kind is StepKind.PIVOT and is_done and plan.code != "cancelled":
+            yield f"entry {version} rolls back past the pivot {step}"
+        if kind is StepKind.COMPENSATABLE and (is_done or not is_refused):
+            expected.add(step)
+    planned = [undo.step for undo in plan.steps]
+    if sorted(planned) != sorted(expected):
+        yield f"entry {version} plans to undo {planned}, expected {sorted(expected)}"
+
+
+def _planned_too_early(
+    version: int, planned: Sequence[str], dependencies: Mapping[str, set[str]]
+) -> Iterator[str]:
+    for place, step in enumerate(planned):
+        for later in planned[place + 1 :]:
+            if step in dependencies[later]:
+                yield f"entry {version} plans {step} before {later}, which depended on it"
+
+
+def _dependencies(history: Sequence[Entry]) -> dict[str, set[str]]:
+    """Of each step all those that it depended on, near and far."""
+    dependencies: dict[str, set[str]] = {}
     last: tuple[str, ...] = ()
-    for planned in plan.steps:
-        after: tuple[str, ...] = last if planned.after is None else planned.after
-        if after == awaited:
-            groups[-1] = (*groups[-1], planned.step)
-        else:
-            groups.append((planned.step,))
-        awaited, last = after, (planned.step,)
-    return groups
+    for _, intent in _all(history, IntentIssued):
+        if intent.direction.value != "do" or intent.step in dependencies:
+            continue
+        nearest = last if intent.after is None else intent.after
+        far = (dependencies[step] for step in nearest)
+        dependencies[intent.step] = set(nearest).union(*far)
+        last = (intent.step,)
+    return dependencies
 
 
 def _stuck(history: Sequence[Entry]) -> set[str]:
@@ -369,22 +378,28 @@ def _stuck(history: Sequence[Entry]) -> set[str]:
 
 
 def _undoing(history: Sequence[Entry]) -> Iterator[str]:
-    """A group is undone only after the group before it is undone, or stuck."""
-    groups: list[tuple[str, ...]] = []
-    begun: list[str] = []
+    """What depended on a step is undone before it, or stuck; in turn where the plan says so."""
+    dependencies = _dependencies(history)
+    appended = {undo.step for _, undo in _all(history, UndoAppended)}
+    planned: dict[str, bool] = {}
+    begun: set[str] = set()
     for entry in history:
         body = entry.body
         if isinstance(body, RollbackPlanned):
-            groups += _groups_of(body)
+            in_turn = body.one_by_one or all(undo.after is None for undo in body.steps)
+            planned |= dict.fromkeys((undo.step for undo in body.steps), in_turn)
         if not isinstance(body, IntentIssued) or body.direction.value != "undo":
             continue
         before = history[: entry.version]
-        together = next((group for group in groups if body.step in group), ())
-        settled = {*together, body.step, *_stuck(before)}
-        for other in begun:
-            if other not in settled and not _is_answered(before, other, "undo", ReplyOutcome.DONE):
-                yield f"entry {entry.version} undoes {body.step} while {other} is not undone"
-        begun.append(body.step)
+        settled = {body.step, *_stuck(before)}
+        for other, is_in_turn in planned.items():
+            if other in settled or _is_answered(before, other, "undo", ReplyOutcome.DONE):
+                continue
+            if other in begun and is_in_turn:
+                yield f"entry {entry.version} undoes {body.step} while {other} is being undone"
+            elif other not in appended and body.step in dependencies[other]:
+                yield f"entry {entry.version} undoes {body.step}, and {other} is not undone"
+        begun.add(body.step)
 
 
 def _late_successes(history: Sequence[Entry], *, is_parked: bool) -> Iterator[str]:
@@ -677,17 +692,15 @@ def _standing(history: Sequence[Entry], standing: set[str]) -> Iterator[str]:
 
 
 def _order(history: Sequence[Entry], undone: dict[str, Line]) -> Iterator[str]:
-    """Steps are undone in reverse order of issue, but for late successes and stuck undos."""
+    """What depended on a step is undone before it, but for late successes and stuck undos."""
     late = _stuck(history) | {appended.step for _, appended in _all(history, UndoAppended)}
-    group: dict[str, tuple[int, int]] = {}
-    for version, plan in _all(history, RollbackPlanned):
-        for number, steps in enumerate(_groups_of(plan)):
-            if plan.goal is RollbackGoal.CLEANED_UP:
-                late.update(steps)
-            else:
-                group.update(dict.fromkeys(steps, (version, number)))
-    place = {step: number for number, step in enumerate(_kinds(history))}
+    for _, plan in _all(history, RollbackPlanned):
+        if plan.goal is RollbackGoal.CLEANED_UP:
+            late.update(undo.step for undo in plan.steps)
+    dependencies = _dependencies(history)
     lines = sorted(undone.values(), key=lambda line: line.number)
-    for earlier, later in pairwise(line.step for line in lines if line.step not in late):
-        if group.get(earlier) != group.get(later) and place[earlier] < place[later]:
-            yield f"{earlier} was undone before {later}, which was done after it"
+    in_order = [line.step for line in lines if line.step not in late]
+    for place, earlier in enumerate(in_order):
+        for later in in_order[place + 1 :]:
+            if earlier in dependencies[later]:
+                yield f"{earlier} was undone before {later}, which depended on it"
