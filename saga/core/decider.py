@@ -14,7 +14,7 @@ from typing import Final, Protocol
 from saga.core.events import Event
 from saga.core.identity import SagaId
 from saga.core.intents import Intent
-from saga.core.program import Contracts
+from saga.core.program import Contracts, Line
 from saga.core.state import SagaState
 from saga.core.values import value
 
@@ -45,6 +45,10 @@ class Decision(Protocol):
 
     @property
     def intents(self) -> list[Intent]: ...
+
+    @property
+    def lines(self) -> Sequence[Line] | None:
+        """What it wants to say to a log, once it is stored."""
 
     @property
     def disposition(self) -> Disposition: ...

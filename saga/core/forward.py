@@ -9,7 +9,7 @@ from typing import assert_never
 from saga.core import children, events, intents, program, rollback, showing, waiting
 from saga.core.decider import RECORDED, Disposition
 from saga.core.events import REPLY_DONE, REPLY_FAILED, Arrival, CancelMode, ReplyReceived
-from saga.core.identity import DO, IntentName
+from saga.core.identity import DO, IntentName, MessageId, saga_id
 from saga.core.intents import TimerPurpose, Verdict
 from saga.core.plans import residue_of
 from saga.core.state import SagaState, Step, identity_of
@@ -233,8 +233,24 @@ def _say(turn: Turn, command: program.Saying) -> None:
             turn.record(intents.Patched(patch=patch))
         case program.Show():
             showing.show(turn, command)
+        case program.Signal():
+            turn.record(_signal(turn, command))
+        case program.Line():
+            turn.lines = [*(turn.lines or ()), command]
         case _:
             assert_never(command)
+
+
+def _signal(turn: Turn, command: program.Signal) -> intents.CommandSent:
+    return intents.CommandSent(
+        command=MessageId(f"{turn.state.saga_id}/signal/{command.number}"),
+        act=intents.SentAct.SIGNAL,
+        saga_id=saga_id(command.definition, command.key),
+        definition=command.definition,
+        key=command.key,
+        name=command.name,
+        payload=command.payload,
+    )
 
 
 def _await(turn: Turn, command: program.Await) -> Sequence[program.Command]:

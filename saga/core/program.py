@@ -7,7 +7,7 @@ It must be deterministic: told the same in the same order, it gives the same com
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
@@ -82,6 +82,30 @@ class Tell:
 
 
 @value
+class Signal:
+    """Send a signal to another saga; *number* tells this saga's signals apart."""
+
+    number: int
+    definition: str
+    key: str
+    name: str
+    payload: Json
+
+
+@value
+class Line:
+    """A line for a log: it is written once the turn is stored, and in no replay.
+
+    *level* is that of the standard library; *place* is file, line and function.
+    """
+
+    level: int
+    text: str
+    fields: Mapping[str, object]
+    place: tuple[str, int, str]
+
+
+@value
 class TakePatch:
     """The program has taken the new path of a patch, for the first time."""
 
@@ -111,7 +135,7 @@ class Fail:
     failed_step: StepId | None
 
 
-Saying = Publish | Show | Tell | TakePatch
+Saying = Publish | Show | Tell | Signal | Line | TakePatch
 """What is recorded and changes nothing for the program."""
 Command = DoStep | Sleep | Await | DropBranch | Finish | Fail | Saying
 

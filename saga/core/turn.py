@@ -17,7 +17,7 @@ from saga.core.events import Event, Message, ReplyReceived
 from saga.core.fold import EFFECTS, FACT_EFFECTS, know, take_noted, take_reply
 from saga.core.identity import DO, UNDO, Direction, Instant, IntentName, StepId, TimerId
 from saga.core.intents import Intent, TimerPurpose, Verdict
-from saga.core.program import Definition, DoStep, Finish, Program
+from saga.core.program import Definition, DoStep, Finish, Line, Program
 from saga.core.retry import Retry
 from saga.core.state import SagaState, Step, Unarmed, identity_of
 from saga.core.status import SagaStatus, StepStatus
@@ -40,6 +40,7 @@ class Turn:
         "finish",
         "has_taken_fact",
         "intents",
+        "lines",
         "places",
         "program",
         "recorded",
@@ -61,6 +62,7 @@ class Turn:
         self.places: dict[str, int] | None = None
         self.at = event.at
         self.intents: list[Intent] = []
+        self.lines: list[Line] | None = None
         self.finish: Finish | None = None
         self.has_taken_fact = False
         # None until the saga has begun, and once it is abandoned; then nothing else asks for it.

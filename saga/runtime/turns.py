@@ -33,6 +33,7 @@ from saga.errors import BusUnavailable, DeliveryError, MessageTooLarge, SagaErro
 from saga.ports import Appended, EventStore, HistoryAppend
 from saga.ports.store import DeadLetterReason, DeferralReason
 from saga.runtime.deferred import DeferredRecords
+from saga.runtime.lines import write_lines
 from saga.runtime.outcomes import OutcomeWaiters
 from saga.runtime.relay import Relay
 from saga.runtime.router import Delivery, Reason, Rejected, Router, Skipped
@@ -408,6 +409,8 @@ class Turns:
             self._leave_out(unit, delivery, decision.disposition)
             return
         unit.counts[_RECORDED] += 1
+        if decision.lines:
+            unit.lines = [*(unit.lines or ()), (saga, decision.lines)]
         has_started = saga.turns == 1
         if has_started or state.status is not before:
             unit.count_change(saga, has_started=has_started, before=before)
@@ -536,6 +539,8 @@ class Turns:
         for saga_id, saga in unit.changed.items():
             if saga.version >= LONG_HISTORY_ENTRIES:
                 _tell_of_length(saga, unit.histories[saga_id])
+        if unit.lines:
+            write_lines(unit.lines)
         return appended
 
     async def _publish(self, unit: UnitOfWork, backlog_id: int | None) -> None:

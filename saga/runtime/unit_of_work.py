@@ -13,6 +13,7 @@ from saga.core.durations import SECOND_US
 from saga.core.events import Fact, TimerFired
 from saga.core.identity import DO, Instant, IntentName, SagaId, TimerId
 from saga.core.intents import Intent, IntentIssued, IntentTold, TimerArmed, TimerCancelled
+from saga.core.program import Line
 from saga.core.status import ENDED, SagaStatus
 from saga.ports import (
     Batch,
@@ -137,6 +138,7 @@ class UnitOfWork:
         summaries: index rows of sagas whose histories cannot be brought to life here.
         revisits: sagas whose deferred records may go on after this.
         counts: told to people, decides nothing, as all below.
+        lines: what sagas want to say to a log.
     """
 
     at: Instant
@@ -157,6 +159,7 @@ class UnitOfWork:
     started: list[str] = field(default_factory=list)
     reached: list[Reached] = field(default_factory=list)
     append_s: float = 0.0
+    lines: list[tuple[LoadedSaga, Sequence[Line]]] | None = None
     _issued: dict[SagaId, tuple[int, set[tuple[object, ...]]]] = field(default_factory=dict)
 
     @property

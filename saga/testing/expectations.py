@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
+from pydantic_core import to_jsonable_python
+
 from saga.contracts import Event, Intent, canonical, contract_of, message_of
 from saga.core.durations import Duration, duration_us
 from saga.core.events import Message
@@ -31,6 +33,7 @@ from saga.core.intents import (
     SagaParked,
     SagaResumed,
     SagaRolledBack,
+    SentAct,
     Shown,
     StepSettled,
     TimerArmed,
@@ -126,6 +129,15 @@ def intent_told(intent: Intent[Any] | type[Intent[Any]], *, step: str | None = N
 def shown(**fields: object) -> Expectation:
     """These fields of what people see have changed; None: it is shown no longer."""
     return Expectation(Shown, {name: canonical(value) for name, value in fields.items()})
+
+
+def signal_sent(
+    definition: str, key: str, name: str, payload: object = None, *, command: str | None = None
+) -> Expectation:
+    """Another saga is sent a signal; *command*: under this id."""
+    wanted = {"act": SentAct.SIGNAL, "definition": definition, "key": key, "name": name}
+    wanted["payload"] = canonical(to_jsonable_python(payload))
+    return Expectation(CommandSent, wanted | _given(command=command))
 
 
 def completed(outcome: EventSpec = None, *, residue: tuple[str, ...] = ()) -> Expectation:

@@ -15,6 +15,7 @@ function is not deterministic fails its test at the turn where that shows.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from logging import getLevelName
 from typing import Any, Self
 
 import orjson
@@ -103,6 +104,7 @@ class Scenario:
         self._turns = sum(type(entry.body) in FACTS for entry in history)
         self._last: Event | None = None
         self._deferred: list[Event] = []
+        self._logged: list[str] = []
         self._error: BaseException | None = None
         self._disposition: Disposition | None = None
         self.now = history[-1].at if history else START
@@ -127,6 +129,11 @@ class Scenario:
         return fields
 
     @property
+    def logged(self) -> tuple[str, ...]:
+        """What the last `when` led the saga to say to a log, each with its level: `info: paid`."""
+        return tuple(self._logged)
+
+    @property
     def history(self) -> tuple[Entry, ...]:
         return tuple(self._history)
 
@@ -139,7 +146,7 @@ class Scenario:
     def when(self, *happens: Happens) -> Self:
         """Let something happen, one turn each. What raises in a turn parks the saga."""
         self._no_error()
-        self._fresh = len(self._history)
+        self._fresh, self._logged = len(self._history), []
         self._add_timers()
         for each in happens:
             self._happen(each)
@@ -284,6 +291,8 @@ class Scenario:
             self._fail(event, error)
             return
         self._state, self._disposition = decision.state, decision.disposition
+        for line in decision.lines or ():
+            self._logged.append(f"{getLevelName(line.level).lower()}: {line.text}")
         if decision.disposition is Disposition.RECORDED:
             saga = self.state.saga_id
             self._history += RecordedTurn(saga, len(self._history) + 1, event, decision.intents)

@@ -11,7 +11,7 @@ from pydantic import BaseModel, TypeAdapter
 from saga.contracts import Event, Intent
 from saga.core.events import Arrival, Message
 from saga.core.identity import Instant
-from saga.core.program import DoStep
+from saga.core.program import DoStep, Signal
 from saga.errors import DefinitionError
 
 T = TypeVar("T")
@@ -106,6 +106,17 @@ class NextCall(Call[T]):
 
     def __str__(self) -> str:
         return f"ctx.next({', '.join(each.__name__ for each in self.classes)})"
+
+
+@dataclass(slots=True, eq=False)
+class SignalCall(Call[None]):
+    """A signal to another saga, sent when it is awaited."""
+
+    signal: Signal
+    number: int = field(default=0, init=False)
+
+    def __str__(self) -> str:
+        return f"ctx.signal({self.signal.definition!r}, …)"
 
 
 @dataclass(slots=True, eq=False)

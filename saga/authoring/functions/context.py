@@ -25,6 +25,7 @@ from saga.authoring.functions.calls import (
     DoneCall,
     GroupCall,
     NextCall,
+    SignalCall,
     SleepCall,
     StepCall,
     UndoSpec,
@@ -32,12 +33,13 @@ from saga.authoring.functions.calls import (
 )
 from saga.authoring.functions.children import checked_child, not_known
 from saga.authoring.functions.inspection import not_heard
-from saga.authoring.functions.visible import FIELDS_SHOWN_MAX, shown_fields
+from saga.authoring.functions.signals import check_name, checked_signal
+from saga.authoring.functions.visible import FIELDS_SHOWN_MAX, SagaLog, shown_fields
 from saga.authoring.mapping import check_undo
 from saga.contracts import Contract, Event, Intent, Kind, contract_of, encode, message_of
 from saga.core.durations import Duration, duration_us
 from saga.core.identity import SAGA_NAMESPACE, Instant, SagaId, StepId, instant
-from saga.core.program import Publish, Show, Tell
+from saga.core.program import Line, Publish, Show, Tell
 from saga.core.retry import FOREVER, ONCE, STEP_DEFAULT, UNDO_DEFAULT, Retry, fraction
 from saga.core.status import StepKind
 from saga.core.texts import is_storable, storable
@@ -56,8 +58,6 @@ T4 = TypeVar("T4")
 FailMode = Literal["wait", "fast"]
 StepKindName = Literal["compensatable", "pivot", "retriable", "read_only", "harmless"]
 STEP_ID_CHARS_MAX = 200
-SIGNAL_NAME_CHARS_MAX = 200
-"""As a command has room for."""
 NAME_SHOWN_CHARS_MAX = 60
 _KINDS: Final = {name: StepKind(name) for name in get_args(StepKindName)}
 _PLAIN, _COMPENSATABLE, _INTENT = StepKind.PLAIN, StepKind.COMPENSATABLE, Kind.INTENT
@@ -93,7 +93,7 @@ class Context:
         version: int,
         *,
         made: Callable[[Call[Any], FrameType], Call[Any]],
-        say: Callable[[Publish | Show | Tell], None],
+        say: Callable[[Publish | Show | Tell | Line], None],
         patched: Callable[[str], bool],
         is_known: Callable[[str], bool],
         heard: Mapping[str, bool],
@@ -355,11 +355,7 @@ class Context:
         Raises:
             TimedOut: when awaited: none came within *timeout*.
         """
-        if not name or len(name) > SIGNAL_NAME_CHARS_MAX or not is_storable(name):
-            raise DefinitionError(
-                f"ctx.wait({_shown(name)}): a signal's name has 1 to {SIGNAL_NAME_CHARS_MAX} "
-                f"characters, without NUL or half a surrogate pair"
-            )
+        check_name("ctx.wait", "a signal", name)
         adapter = _adapter(Any if model is None else model)
         timeout_us = None if timeout is None else duration_us(timeout)
         wait = f"wait-{name}-{self._next(f'wait {name}')}"
@@ -460,6 +456,26 @@ class Context:
         if not self._is_over:
             self._say(Tell(self._step_id(None, contract), message_of(intent)))
         return DoneCall()
+
+    def signal(
+        self, definition: str, key: str, name: str, payload: object = None
+    ) -> Awaitable[None]:
+        """Send a signal to the saga of *definition* and *key*; it is on its way when awaited.
+
+        It is kept until that saga waits for one of this name. One that has not begun yet may be
+        sent a signal a little early.
+
+        Args:
+            payload: what JSON can say, a model too.
+        """
+        number = self._next("signal")
+        signal = checked_signal(number, definition, key, name, payload)
+        return self._made(SignalCall(signal), sys._getframe(1))  # noqa: SLF001  # as above
+
+    @property
+    def log(self) -> SagaLog:
+        """A logger: what it is told is written once the turn is stored, and in no replay."""
+        return SagaLog(self._say)
 
     def patched(self, id: str) -> bool:
         """Whether to take the new path of a change that running sagas may have passed already.

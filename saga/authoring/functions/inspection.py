@@ -22,7 +22,9 @@ REFERENCE_DEPTH_MAX = 3
 """How far helper functions are followed when contracts and mistakes are looked for."""
 SOURCE_CHARS_MAX = 100
 """Of a call that an error repeats."""
-AWAITED = frozenset({"do", "sleep", "sleep_until", "wait", "next", "child", "all", "any", "some"})
+AWAITED = frozenset(
+    {"do", "sleep", "sleep_until", "wait", "next", "child", "all", "any", "some", "signal"}
+)
 """The calls of the context that have their effect when they are awaited."""
 
 

@@ -22,6 +22,7 @@ from saga.authoring.functions.calls import (
     Call,
     GroupCall,
     NextCall,
+    SignalCall,
     SleepCall,
     StepCall,
     WaitCall,
@@ -391,6 +392,10 @@ class Scheduler:
                 )
             case GroupCall():
                 self._want_group(waiter, wanted)
+                return
+            case SignalCall():
+                self.commands.append(wanted.signal)
+                self.ready(waiter, None, None)
                 return
             case _:
                 self.ready(waiter, None, None)

@@ -1,15 +1,19 @@
-"""What a running saga lets people see: fields of its own state."""
+"""What a running saga lets people see: fields of its own state, and lines in a log."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+import sys
+from collections.abc import Callable, Mapping
+from types import FrameType
 from typing import Final
 
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from saga.contracts import canonical
 from saga.core.events import Json
-from saga.core.texts import storable
+from saga.core.program import Line
+from saga.core.texts import described, storable
 from saga.errors import DefinitionError, MessageError
 
 FIELDS_SHOWN_MAX: Final = 20
@@ -55,3 +59,66 @@ def _shown(name: str, value: object) -> Json:
     if len(text) > VALUE_CHARS_MAX or _NUL in text:
         return canonical(storable(text, VALUE_CHARS_MAX))
     return text
+
+
+class SagaLog:
+    """The logger of one saga. Its lines have the fields `saga_id`, `definition` and `key`.
+
+    A text may have `%s` and the like, as in the standard library; *fields* stand beside it.
+    """
+
+    __slots__ = ("_say",)
+
+    def __init__(self, say: Callable[[Line], None]) -> None:
+        self._say = say
+
+    def debug(self, text: str, *args: object, **fields: object) -> None:
+        self._line(logging.DEBUG, text, args, fields, sys._getframe(1))  # noqa: SLF001  # whose line it is
+
+    def info(self, text: str, *args: object, **fields: object) -> None:
+        self._line(logging.INFO, text, args, fields, sys._getframe(1))  # noqa: SLF001  # as above
+
+    def warning(self, text: str, *args: object, **fields: object) -> None:
+        self._line(logging.WARNING, text, args, fields, sys._getframe(1))  # noqa: SLF001  # as above
+
+    def error(self, text: str, *args: object, **fields: object) -> None:
+        self._line(logging.ERROR, text, args, fields, sys._getframe(1))  # noqa: SLF001  # as above
+
+    def critical(self, text: str, *args: object, **fields: object) -> None:
+        self._line(logging.CRITICAL, text, args, fields, sys._getframe(1))  # noqa: SLF001  # as above
+
+    def _line(
+        self,
+        level: int,
+        text: str,
+        args: tuple[object, ...],
+        fields: Mapping[str, object],
+        caller: FrameType,
+    ) -> None:
+        if taken := _TAKEN.intersection(fields):
+            raise DefinitionError(
+                f"ctx.log: {min(taken)} is a field of every line: name it otherwise"
+            )
+        place = (caller.f_code.co_filename, caller.f_lineno, caller.f_code.co_name)
+        # As it is now: what it is made of may change before it is written.
+        told = {name: _field(value) for name, value in fields.items()}
+        self._say(Line(level, _text(text, args), told, place))
+
+
+_TAKEN: Final = frozenset(
+    {*vars(logging.makeLogRecord({})), "message", "asctime", "saga_id", "definition", "key"}
+)
+
+
+def _text(text: object, args: tuple[object, ...]) -> str:
+    """A line never fails a turn: what cannot be put together stands apart."""
+    try:
+        return storable(str(text) % args if args else str(text))
+    except Exception as error:  # noqa: BLE001  # users' code: its __str__
+        return storable(f"{text!r}, with {len(args)} arguments that do not fit: {described(error)}")
+
+
+def _field(value: object) -> object:
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    return _text("%s", (value,))
