@@ -21,6 +21,7 @@ from saga.runtime.changed_code import ChangedCode
 from saga.runtime.deferred import DeferredRecords
 from saga.runtime.orchestrator import Orchestrator, Receiver
 from saga.runtime.outcomes import OutcomeWaiters
+from saga.runtime.pauses import Pauses
 from saga.runtime.publisher import Commands, Publisher
 from saga.runtime.relay import RecordEncoder, Relay
 from saga.runtime.router import Router
@@ -117,7 +118,12 @@ class Assembly:
             relay=self.relay,
             clock=self.store_clock,
             waiters=self.waiters,
+            pauses=self.pauses,
         )
+
+    @cached_property
+    def pauses(self) -> Pauses:
+        return Pauses(self.parts.store, self.parts.catalogue)
 
     @cached_property
     def receiver(self) -> Receiver:
@@ -140,6 +146,7 @@ class Assembly:
             relay=self.relay,
             changed_code=ChangedCode(self.parts.store, self.parts.catalogue, self.app.registry),
             clock=self.store_clock,
+            pauses=self.pauses,
         )
 
     @cached_property

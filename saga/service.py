@@ -29,6 +29,7 @@ from saga.ports import Catalogue, EventStore
 from saga.publishing.writer import PublishOptions
 from saga.runtime.idle import Left, Waits
 from saga.runtime.outcomes import Outcome, OutcomePoller, OutcomeWaiters
+from saga.runtime.pauses import wait_for_definition
 from saga.runtime.publisher import Commands
 from saga.runtime.receipts import WAIT_S, Receipt, wait_for_receipt
 from saga.runtime.view import SagaView, view_of
@@ -344,18 +345,55 @@ class Service:
         """
         return await self.commands.send(_id_of(saga_id), act, command_id=command_id, **said)
 
+    async def pause(self, saga_id: SagaNamed, *, reason: str, actor: str | None = None) -> str:
+        """Have a saga act on nothing that comes, until `resume`; the id of the command.
+
+        Raises:
+            UnknownSaga: there is no such saga.
+        """
+        return await self.command(saga_id, CommandAct.PAUSE, reason=reason, actor=actor)
+
+    async def resume(self, saga_id: SagaNamed, *, reason: str, actor: str | None = None) -> str:
+        """End the pause of a saga: what came meanwhile acts now; the id of the command.
+
+        Raises:
+            UnknownSaga: there is no such saga.
+        """
+        return await self.command(saga_id, CommandAct.RESUME, reason=reason, actor=actor)
+
+    async def pause_definition(
+        self, definition: str, *, reason: str, actor: str | None = None
+    ) -> str:
+        """Pause all sagas of a definition, and those yet to come; the id of the command."""
+        said = {"reason": reason, "actor": actor}
+        return await self.commands.send_to_all(definition, CommandAct.PAUSE, **said)
+
+    async def resume_definition(
+        self, definition: str, *, reason: str, actor: str | None = None
+    ) -> str:
+        """End the pause of a definition; the id of the command."""
+        said = {"reason": reason, "actor": actor}
+        return await self.commands.send_to_all(definition, CommandAct.RESUME, **said)
+
     async def receipt(
         self, saga_id: SagaNamed, command_id: str, *, timeout: float = WAIT_S
     ) -> Receipt:
         """What came of a command: applied, refused, or `unknown` if not within *timeout* seconds.
+
+        *saga_id* is a saga, or the name of a definition where the command was for all of its sagas.
 
         Raises:
             CorruptHistory: the saga's history cannot be read.
             StoreUnavailable: the store cannot be asked.
         """
         self._raise_if_failed()
+        named = saga_named(str(saga_id))
+        if named is None:
+            return await wait_for_definition(
+                self._store, str(saga_id), command_id, timeout_s=timeout
+            )
         return await wait_for_receipt(
-            self._store, self.catalogue, _id_of(saga_id), command_id, timeout_s=timeout
+            self._store, self.catalogue, named, command_id, timeout_s=timeout
         )
 
     async def idle(

@@ -29,6 +29,7 @@ CODES = {
     "MessageTooLarge": "message_too_large",
     "RecordsRetracted": "records_retracted",
     "Refused": "refused",
+    "PausesChanged": "pauses_changed",
     "ReplayMismatch": "replay_mismatch",
     "RollBack": "rolled_back",
     "SagaError": "saga",

@@ -191,20 +191,23 @@ class CommandAct(StrEnum):
     ABANDON = "abandon"
     UNDO = "undo"
     """Of a child: only its parent may ask, in the name of the intent that undoes its step."""
+    PAUSE = "pause"
+    RESUME = "resume"
 
 
 class Command(ContractModel):
     """A signal, a cancel or an operator's act, for one saga.
 
     *command_id* is the sender's: the same command sent twice is done once. *definition*
-    is the saga's: whose application does not have it leaves the command alone. *name* and
+    is the saga's: whose application does not have it leaves the command alone. Without a saga a
+    definition is meant, which can be paused and resumed. *name* and
     *payload* belong to signals, *mode* to cancels, *step* to acts about one step. *requested_at* is
     in microseconds UTC.
     """
 
     command_id: Name
     act: CommandAct
-    saga_id: Name
+    saga_id: Name | None = None
     definition: Name | None = None
     name: Name | None = None
     payload: JsonValue = None
@@ -214,8 +217,16 @@ class Command(ContractModel):
     actor: Told | None = None
     requested_at: int | None = Field(default=None, ge=0)
 
+    @property
+    def is_for_all(self) -> bool:
+        """Whether it is for all sagas of its definition."""
+        is_possible = self.act in {CommandAct.PAUSE, CommandAct.RESUME}
+        return self.saga_id is None and self.definition is not None and is_possible
+
     @model_validator(mode="after")
     def _says_enough(self) -> Self:
+        if self.saga_id is None and not self.is_for_all:
+            raise ValueError("it names no saga; only a definition is paused or resumed as a whole")
         if self.act is CommandAct.SIGNAL and self.name is None:
             raise ValueError("a signal needs a name")
         gives_up = self.act is CommandAct.ABANDON or self.mode is CancelMode.ABANDON

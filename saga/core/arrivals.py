@@ -52,6 +52,8 @@ def arrive(state: SagaState, fact: Arrival, _: Instant) -> None:
     wait = next(iter(state.waits.get(channel, ())), None)
     if wait is not None and not selects(state.waited[wait]):
         end_wait(state, wait)
+        if state.pause is not None:
+            _note_taken(state, wait, state.version + 1, fact)
     else:
         # The fact begins its turn.
         state.kept.setdefault(channel, OrderedDict())[state.version + 1] = fact
@@ -77,6 +79,8 @@ def end_by_choice(state: SagaState, ended: WaitEnded, _: Instant) -> None:
     """The effect of the end of a wait that selects."""
     for channel in channels_of(state.waited[ended.wait]):
         if ended.took in state.kept.get(channel, ()):
+            if state.pause is not None:
+                _note_taken(state, ended.wait, ended.took, state.kept[channel][ended.took])
             _take(state, channel, ended.took)
     end_wait(state, ended.wait)
 
@@ -92,9 +96,26 @@ def end_wait(state: SagaState, wait: str) -> None:
             del state.waits[channel]
 
 
+def give_back(state: SagaState, wait: str) -> None:
+    """Keep again what a wait took while the saga was paused: it is given up before it was told."""
+    if state.taken is None or wait not in state.taken:
+        return
+    version, arrival = state.taken.pop(wait)
+    channel = channel_of(arrival)
+    kept = state.kept.pop(channel, OrderedDict())
+    kept[version] = arrival
+    state.kept[channel] = OrderedDict(sorted(kept.items()))
+
+
 def end_waits(state: SagaState) -> None:
     state.waits.clear()
     state.waited.clear()
+
+
+def _note_taken(state: SagaState, wait: str, version: int, arrival: Arrival) -> None:
+    if state.taken is None:
+        state.taken = {}
+    state.taken[wait] = version, arrival
 
 
 def _take(state: SagaState, channel: Channel, version: int) -> None:

@@ -75,6 +75,8 @@ class SagaStarted:
     format: int | None = None
     """1 in a history that was begun before 0.1.0, and None in others."""
     parent: Parent | None = None
+    paused: bool = False
+    """Whether its definition was paused: its code begins when the saga is resumed."""
 
 
 @value
@@ -216,6 +218,29 @@ _UNDO_ANSWERS: Final = dict.fromkeys(ChildStatus, ReplyOutcome.REFUSED) | {
 }
 
 
+class PauseScope(StrEnum):
+    DEFINITION = "definition"
+    """All sagas of the definition are meant."""
+
+
+@value(kw_only=True)
+class Paused:
+    """The saga acts on nothing that comes, until it is resumed; no *scope*: this saga alone."""
+
+    reason: str
+    actor: str | None = None
+    scope: PauseScope | None = None
+
+
+@value(kw_only=True)
+class Resumed:
+    """The pause of this scope has ended."""
+
+    reason: str
+    actor: str | None = None
+    scope: PauseScope | None = None
+
+
 @value(kw_only=True)
 class TurnFailed:
     """The code at hand raised while it took a turn; *position* is the record that it took."""
@@ -243,6 +268,8 @@ Fact = (
     | OperatorActed
     | ChildStarted
     | ChildEnded
+    | Paused
+    | Resumed
     | TurnFailed
     | TimersAdded
 )

@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, TypeAlias
 
 from saga.core import events, intents
-from saga.core.arrivals import arrive, begin_wait, end_by_choice, end_wait, end_waits
+from saga.core.arrivals import arrive, begin_wait, end_by_choice, end_wait, end_waits, give_back
 from saga.core.events import REPLY_DONE, Event
 from saga.core.format_1 import FORMAT_1, take_unsaid
 from saga.core.history import Entry, RecordedTurn, turns
 from saga.core.identity import DO, UNDO, Instant, IntentName, SagaId, StepId, parse_intent_id
-from saga.core.state import Child, Plan, SagaState, Step, identity_of
+from saga.core.state import Child, Pause, Plan, SagaState, Step, identity_of
 from saga.core.status import DONE, ISSUED, TRANSITIONS, UNDOING, SagaStatus, StepKind, StepStatus
 from saga.errors import CorruptHistory
 
@@ -29,6 +29,8 @@ _SAID_BY_OTHERS: Final = frozenset(
         events.OperatorActed,
         events.ChildStarted,
         events.ChildEnded,
+        events.Paused,
+        events.Resumed,
     }
 )
 _LATE: Final = frozenset(
@@ -147,6 +149,8 @@ def _started(state: SagaState, fact: events.SagaStarted, at: Instant) -> None:
     state.format = fact.format
     state.parent = fact.parent
     state.started_at = at
+    if fact.paused:
+        state.pause = Pause(by_definition=True)
 
 
 def _replied(state: SagaState, fact: events.ReplyReceived, _: Instant) -> None:
@@ -241,6 +245,27 @@ def _operator_acted(state: SagaState, fact: events.OperatorActed, _: Instant) ->
         _become(state, status)
 
 
+def _paused(state: SagaState, fact: events.Paused, _: Instant) -> None:
+    if state.pause is None:
+        state.pause, state.taken = Pause(), None
+    pause = state.pause
+    if fact.scope is None:
+        pause.by_saga = True
+    else:
+        pause.by_definition = True
+
+
+def _pause_ended(state: SagaState, fact: events.Resumed, _: Instant) -> None:
+    pause = state.pause
+    assert pause is not None, (state.saga_id, fact)
+    if fact.scope is None:
+        pause.by_saga = False
+    else:
+        pause.by_definition = False
+    if not (pause.by_saga or pause.by_definition):
+        state.pause = None
+
+
 def _turn_failed(state: SagaState, fact: events.TurnFailed, _: Instant) -> None:
     if not state.is_poisoned:
         state.before_failure = (state.status, state.reason)
@@ -310,6 +335,7 @@ def _dropped(state: SagaState, intent: intents.BranchDropped, _: Instant) -> Non
         step.is_dropped = step.has_lost = True
     for wait in intent.waits:
         end_wait(state, wait)
+        give_back(state, wait)
 
 
 def _command_sent(state: SagaState, intent: intents.CommandSent, _: Instant) -> None:
@@ -428,6 +454,7 @@ def _end(state: SagaState, status: SagaStatus, residue: tuple[StepId, ...]) -> N
     state.undo = state.due = None
     state.timers.clear()
     end_waits(state)
+    state.pause = state.taken = None
 
 
 def _rolled_back_status(residue: tuple[StepId, ...]) -> SagaStatus:
@@ -450,6 +477,8 @@ FACT_EFFECTS: Final[dict[type[events.Fact], _Effect]] = {
     events.OperatorActed: _operator_acted,
     events.ChildStarted: _child_started,
     events.ChildEnded: _child_ended,
+    events.Paused: _paused,
+    events.Resumed: _pause_ended,
     events.TurnFailed: _turn_failed,
     events.TimersAdded: _without_effect,
 }

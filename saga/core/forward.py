@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import assert_never
 
-from saga.core import children, events, intents, program, rollback, showing, waiting
+from saga.core import children, events, intents, pauses, program, rollback, showing, waiting
 from saga.core.decider import RECORDED, Disposition
 from saga.core.events import REPLY_DONE, REPLY_FAILED, Arrival, CancelMode, ReplyReceived
 from saga.core.identity import DO, IntentName, MessageId, saga_id
@@ -37,6 +37,9 @@ def start(turn: Turn, fact: events.SagaStarted) -> Disposition:
     turn.take_fact()
     assert state.program is None, state.saga_id
     turn.begin(turn.definition.program(state.saga_id, fact.key))
+    if state.pause is not None:
+        turn.program.know_trigger(fact.trigger)
+        turn.hold()
     run(turn, turn.program.start(fact.trigger, turn.at))
     return RECORDED
 
@@ -72,7 +75,10 @@ def step_due(turn: Turn, step: Step, purpose: TimerPurpose) -> None:
     """A step's deadline has passed, or its next attempt is due."""
     if step.status is not StepStatus.ISSUED:
         return
-    if purpose is TimerPurpose.RETRY:
+    pause = turn.state.pause
+    if purpose is TimerPurpose.RETRY and pause is not None:
+        pause.held.append(pauses.RetryDue(step.id, step.attempts))
+    elif purpose is TimerPurpose.RETRY:
         turn.issue_again(step)
     elif (child := children.child_of(turn.state, step)) is not None:
         children.overdue(turn, step, child)
@@ -267,7 +273,8 @@ def _drop_branch(turn: Turn, command: program.DropBranch) -> None:
     steps = [step for id_ in command.steps if not (step := state.steps[id_]).is_dropped]
     timers = {sleep: turn.timer_id(TimerPurpose.SLEEP, sleep) for sleep in command.sleeps}
     sleeps = tuple(sleep for sleep, timer_id in timers.items() if timer_id in state.timers)
-    waits = tuple(wait for wait in command.waits if wait in state.waited)
+    unseen = pauses.forget(turn.held, command)
+    waits = tuple(wait for wait in command.waits if wait in state.waited or wait in unseen)
     if not steps and not sleeps and not waits:
         return
     were_holding = any(holds_up(state, step) for step in steps)

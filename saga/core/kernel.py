@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import assert_never
 
-from saga.core import child_answers, events, forward, parents, requests, rollback
+from saga.core import child_answers, events, forward, parents, pausing, requests, rollback
 from saga.core.decider import RECORDED, Decider, Decision, Disposition
 from saga.core.events import REPLY_DONE, Event, ReplyReceived
 from saga.core.fold import pass_turn, said
@@ -81,6 +81,8 @@ def _take(turn: Turn, event: Event) -> Disposition:
             return requests.act(turn, fact)
         case events.ChildStarted() | events.ChildEnded():
             return child_answers.take(turn, fact)
+        case events.Paused() | events.Resumed():
+            return pausing.take(turn, fact)
         case events.TimersAdded():
             turn.take_fact()
             turn.arm_unarmed()

@@ -165,6 +165,9 @@ class Program(Protocol):
     def start(self, trigger: Message, at: Instant) -> Sequence[Command]:
         """Begin."""
 
+    def know_trigger(self, trigger: Message) -> None:
+        """Know what the saga began with before it is told: it may end without having begun."""
+
     def succeeded(self, step: StepId, reply: Message | None, at: Instant) -> Sequence[Command]:
         """A step is done; *reply* is None where the intent has no reply of its own."""
 

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import islice
-from typing import Final
+from typing import Any, Final
 
 from saga.core.events import (
     Arrival,
@@ -133,6 +133,19 @@ class Plan:
     progress: Progress | None = field(default=None, compare=False, repr=False)
 
 
+@dataclass(slots=True)
+class Pause:
+    """A saga is paused, by an act on itself, on its definition, or both.
+
+    *held* is what its program is told when it goes on; it is not in the entries, as a program is
+    not, but follows from them.
+    """
+
+    by_saga: bool = False
+    by_definition: bool = False
+    held: list[Any] = field(default_factory=list, compare=False, repr=False)
+
+
 @value
 class Unarmed:
     """A timer that was never armed, and how long after it is armed it is due."""
@@ -203,6 +216,9 @@ class SagaState:
     """Status and reason to go back to when what the saga parked on is settled."""
     before_failure: tuple[SagaStatus, str | None] = (SagaStatus.RUNNING, None)
     """Status and reason to go back to when a failed turn is released."""
+    pause: Pause | None = None
+    taken: dict[str, tuple[int, Arrival]] | None = None
+    """By wait what it took while the saga was paused: given back if the wait is given up then."""
     program: Program | None = field(default=None, compare=False, repr=False)
     unarmed: dict[TimerId, Unarmed] = field(init=False, default_factory=dict, compare=False)
     """Timeouts that the code at hand has and the history has not, of what is still open."""
@@ -299,6 +315,8 @@ def waiting_for(state: SagaState) -> str | None:
         return "undo of " + _some(state.undoing)
     if state.in_flight:
         return _answers(state)
+    if state.pause is not None:
+        return "resume"
     if state.waited:
         return _awaited(state)
     for timer in state.timers.values():

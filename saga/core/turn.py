@@ -7,11 +7,12 @@ after a turn is what its entries say.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final, TypeVarTuple
 
-from saga.core import intents
+from saga.core import intents, pauses
 from saga.core.decider import RECORDED, Disposition
 from saga.core.events import Event, Message, ReplyReceived
 from saga.core.fold import EFFECTS, FACT_EFFECTS, know, take_noted, take_reply
@@ -39,6 +40,7 @@ class Turn:
         "event",
         "finish",
         "has_taken_fact",
+        "held",
         "intents",
         "lines",
         "places",
@@ -64,6 +66,7 @@ class Turn:
         self.intents: list[Intent] = []
         self.lines: list[Line] | None = None
         self.finish: Finish | None = None
+        self.held: deque[pauses.Held] | None = None
         self.has_taken_fact = False
         # None until the saga has begun, and once it is abandoned; then nothing else asks for it.
         self.program: Program = state.program  # type: ignore[assignment]
@@ -75,6 +78,11 @@ class Turn:
         self.program = self.state.program = program
         if self.recorded is not None:
             self._tell(program, self.recorded)
+
+    def hold(self) -> None:
+        """Tell the program nothing until the saga is resumed."""
+        pauses.hold(self.state)
+        self.program = self.state.program  # type: ignore[assignment]  # as above
 
     def policy(self, step: Step) -> DoStep:
         return self.program.policy_of(step.id)

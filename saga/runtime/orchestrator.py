@@ -31,6 +31,7 @@ from saga.ports.store import DAMAGED_OFFSET, Place
 from saga.retrying import Backoff, retried
 from saga.runtime.changed_code import ChangedCode
 from saga.runtime.deferred import DeferredRecords
+from saga.runtime.pauses import Pauses
 from saga.runtime.relay import Relay
 from saga.runtime.statistics import Statistics
 from saga.runtime.store_clock import StoreClock
@@ -83,7 +84,9 @@ class Orchestrator:
         relay: Relay,
         changed_code: ChangedCode,
         clock: StoreClock,
+        pauses: Pauses,
     ) -> None:
+        self._pauses = pauses
         self._store = store
         self._changed_code = changed_code
         self._turns = turns
@@ -123,7 +126,8 @@ class Orchestrator:
     @property
     def is_idle(self) -> bool:
         """Whether nothing is in hand and the last fetch found nothing."""
-        return self.receiver.is_dry and self._batcher.is_idle
+        is_calm = self._batcher.is_idle and not self._pauses.are_looked_for
+        return self.receiver.is_dry and is_calm
 
     def problems(self) -> list[str]:
         """Why this process does not do all of its work now; none while it does."""
@@ -251,6 +255,7 @@ class Orchestrator:
             await self._clock.sleep(SWEEP_S)
             try:
                 await self._sweep()
+                self._batcher.put_resumes(await self._pauses.sweep())
                 await self._relay.take_over()
                 await self._relay.release()
                 await self._relay.record()
@@ -493,6 +498,7 @@ class Batcher:
         self._took_s = self._began_s = self._ended_s = 0.0
         self._are_enough = asyncio.Event()
         self._timers_in_hand: set[TimerId] = set()
+        self._resumes_in_hand: set[SagaId] = set()
         self._revisits_in_hand: set[SagaId] = set()
 
     @property
@@ -528,6 +534,14 @@ class Batcher:
                 self.pending.revisits.append(saga_id)
                 self.has_work.set()
 
+    def put_resumes(self, saga_ids: Sequence[SagaId]) -> None:
+        """Have these sagas go on whose definition is paused no more; those in hand do."""
+        new = [saga_id for saga_id in saga_ids if saga_id not in self._resumes_in_hand]
+        if new:
+            self._resumes_in_hand.update(new)
+            self.pending.resumes.extend(new)
+            self.has_work.set()
+
     def put_looks(self, saga_ids: Sequence[SagaId]) -> None:
         """Have these sagas loaded, and their new timeouts armed."""
         if saga_ids:
@@ -558,7 +572,9 @@ class Batcher:
         records, revisits = pending.records, pending.revisits
         taken, to_revisit = records[:BATCH_RECORDS_MAX], revisits[:REVISITS_MAX]
         batch = InboundBatch(taken, pending.due, to_revisit, pending.looks)
+        batch.resumes = pending.resumes[:REVISITS_MAX]
         self.pending = InboundBatch(records[BATCH_RECORDS_MAX:], revisits=revisits[REVISITS_MAX:])
+        self.pending.resumes = pending.resumes[REVISITS_MAX:]
         self.is_abandoned = False
         self._records_taken = len(batch.records)
         if not self.pending:
@@ -577,6 +593,7 @@ class Batcher:
         if batch.due:
             self._timers_in_hand.difference_update([timer.timer_id for timer in batch.due])
         self._revisits_in_hand.difference_update(batch.revisits)
+        self._resumes_in_hand.difference_update(batch.resumes)
 
     async def finish_or_abandon(self, within_s: float) -> bool:
         """Have all records in hand dealt with before others may read them; whether they were.

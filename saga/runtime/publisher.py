@@ -97,3 +97,12 @@ class Commands:
         )
         await self.publisher.command(command, key=key)
         return command.command_id
+
+    async def send_to_all(
+        self, definition: str, act: CommandAct, *, command_id: str | None = None, **fields: Any
+    ) -> str:
+        """Send a command to all sagas of a definition; its id."""
+        name = command_id or self._new_id()
+        command = Command(command_id=name, act=act, definition=definition, **fields)
+        await self.publisher.command(command, key=definition)
+        return command.command_id

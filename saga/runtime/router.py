@@ -42,8 +42,10 @@ from saga.core.events import (
     Fact,
     Message,
     OperatorActed,
+    Paused,
     ReplyOutcome,
     ReplyReceived,
+    Resumed,
     SagaStarted,
     SignalReceived,
 )
@@ -65,6 +67,7 @@ from saga.core.values import value
 from saga.ports import Inbound
 from saga.ports.bus import why_set_aside
 from saga.ports.store import DeadLetterReason, Skip, SkipReason
+from saga.runtime.pauses import DefinitionAct
 from saga.users_code import is_ours
 
 TRACEPARENT_CHARS_MAX = 100
@@ -93,6 +96,8 @@ class Delivery:
     is_operator: bool = False
     may_be_early: bool = False
     is_perhaps: bool = False
+    is_nudge: bool = False
+    """It says nothing but that the saga may go on, whose definition is paused no more."""
 
     @property
     def abandons(self) -> bool:
@@ -196,7 +201,7 @@ class Router:
 
     def understand(
         self, inbound: Inbound, at: Instant, *, deferred_id: int = 0
-    ) -> list[Delivery] | Rejected | Skipped:
+    ) -> list[Delivery] | Rejected | Skipped | DefinitionAct:
         """The deliveries that *inbound* leads to, or why there are none."""
         try:
             return self._deliveries(inbound, at, deferred_id)
@@ -232,7 +237,7 @@ class Router:
 
     def _deliveries(
         self, inbound: Inbound, at: Instant, deferred_id: int
-    ) -> list[Delivery] | Skipped:
+    ) -> list[Delivery] | Skipped | DefinitionAct:
         topic = self._topics.get(inbound.topic)
         if topic is None:
             raise _Refused(UnreadableCode.UNKNOWN_CONTRACT, f"nobody reads {inbound.topic}")
@@ -242,6 +247,8 @@ class Router:
             source = None
         if topic.path.name == COMMAND_CONTRACT:
             command = self._command(inbound, said, decoded, deferred_id)
+            if command.saga_id is None:
+                return self._definition_act(inbound, command, key)
             event = Event(command_fact(command), at, MessageId(command.command_id), source)
             delivery = Delivery(SagaId(command.saga_id), event, inbound, deferred_id=deferred_id)
             delivery.is_operator = not isinstance(event.fact, SignalReceived)
@@ -310,7 +317,7 @@ class Router:
         assert isinstance(command, Command), command
         if (forged := self._why_forged(inbound, said, deferred_id)) is not None:
             raise _Refused(DeadLetterReason.BAD_SIGNATURE, f"a command: {forged}")
-        if not is_saga_id(command.saga_id):
+        if command.saga_id is not None and not is_saga_id(command.saga_id):
             message = f"{command.saga_id[:100]!r} is no saga id"
             raise _Refused(DeadLetterReason.UNKNOWN_SAGA, message)
         return command
@@ -326,7 +333,18 @@ class Router:
     def _is_for_ours(self, command: Command, key: str) -> bool:
         if command.definition is not None:
             return self._sagas.has(command.definition)
-        return self._sagas.name_of(SagaId(command.saga_id), key) is not None
+        return self._sagas.name_of(SagaId(command.saga_id or ""), key) is not None
+
+    def _definition_act(
+        self, inbound: Inbound, command: Command, key: str
+    ) -> DefinitionAct | Skipped:
+        assert command.definition is not None, command
+        if key != command.definition:
+            message = f"a command to all sagas of {command.definition!r} has another key"
+            raise _Refused(DeadLetterReason.WRONG_KEY, message)
+        if not self._sagas.has(command.definition):
+            return Skipped(inbound, SkipReason.OF_OTHERS)
+        return DefinitionAct(inbound, command)
 
     def _why_not_ours(self, said: Attributes | Said) -> SkipReason:
         source = said.source or ""
@@ -385,7 +403,7 @@ def _reply(intent_id: IntentId, decoded: Decoded, done: Collection[str]) -> Repl
     return ReplyReceived(intent_id, REPLY_DONE, reply)
 
 
-def command_fact(command: Command) -> SignalReceived | CancelRequested | OperatorActed:
+def command_fact(command: Command) -> Fact:
     reason, actor = command.reason or "", command.actor
     match command.act:
         case CommandAct.SIGNAL:
@@ -398,6 +416,10 @@ def command_fact(command: Command) -> SignalReceived | CancelRequested | Operato
         case CommandAct.UNDO:
             undo, mode = IntentId(command.command_id), CancelMode.GRACEFUL
             return CancelRequested(mode=mode, reason=reason, actor=actor, undo=undo)
+        case CommandAct.PAUSE:
+            return Paused(reason=reason, actor=actor)
+        case CommandAct.RESUME:
+            return Resumed(reason=reason, actor=actor)
         case _:
             act = Act(command.act.value)
             return OperatorActed(act=act, reason=reason, step=command.step, actor=actor)

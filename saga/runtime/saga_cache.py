@@ -15,7 +15,7 @@ from typing import Final
 
 from saga.authoring.registry import SagaRegistry
 from saga.core.decider import Decider
-from saga.core.events import SagaStarted, TurnFailed
+from saga.core.events import Paused, PauseScope, Resumed, SagaStarted, TurnFailed
 from saga.core.fold import fold
 from saga.core.history import Entry
 from saga.core.identity import Instant, SagaId
@@ -23,13 +23,13 @@ from saga.core.kernel import decider_without_code
 from saga.core.piecewise import Piecewise, at_once
 from saga.core.replay import is_abandoned, replaying
 from saga.core.showing import shown_json
-from saga.core.state import SagaState, waiting_for
+from saga.core.state import Pause, SagaState, waiting_for
 from saga.core.status import ENDED, SagaStatus
 from saga.core.texts import described, storable
 from saga.core.values import value
 from saga.errors import CorruptHistory, ReplayMismatch, UnknownEntry
 from saga.ports import Catalogue, EventStore, History, SagaSummary
-from saga.ports.store import DeferralReason
+from saga.ports.store import DeferralReason, PausedBy
 from saga.tasks import Interleaved
 from saga.users_code import is_ours
 
@@ -321,8 +321,18 @@ def summary_of(saga: LoadedSaga) -> SagaSummary:
         waiting_for(state),
         state.reason,
         saga.version,
+        paused_by(state.pause),
         None if state.shown is None else shown_json(state),
     )
+
+
+def paused_by(pause: Pause | None) -> str | None:
+    """What pauses a saga, as its index row has it."""
+    if pause is None:
+        return None
+    if pause.by_saga and pause.by_definition:
+        return PausedBy.BOTH.value
+    return (PausedBy.SAGA if pause.by_saga else PausedBy.DEFINITION).value
 
 
 def _summary_of_unloadable(saga: UnloadableSaga, at: Instant) -> SagaSummary:
@@ -339,4 +349,20 @@ def _summary_of_unloadable(saga: UnloadableSaga, at: Instant) -> SagaSummary:
         saga.waiting_for,
         saga.reason,
         len(saga.entries),
+        _paused_in(saga.entries),
     )
+
+
+def _paused_in(entries: Sequence[Entry]) -> str | None:
+    """What pauses a saga whose history cannot be brought to life, as its entries say."""
+    by: set[PauseScope | None] = set()
+    for entry in entries:
+        body = entry.body
+        if isinstance(body, SagaStarted) and body.paused:
+            by.add(PauseScope.DEFINITION)
+        elif isinstance(body, Paused):
+            by.add(body.scope)
+        elif isinstance(body, Resumed):
+            by.discard(body.scope)
+    pause = Pause(by_saga=None in by, by_definition=PauseScope.DEFINITION in by)
+    return paused_by(pause if by else None)

@@ -71,7 +71,7 @@ def try_on(
     """
     if isinstance(history, CorruptHistory):
         return Tried(waits=str(history))
-    saga_id, fact = SagaId(command.saga_id), command_fact(command)
+    saga_id, fact = SagaId(command.saga_id or ""), command_fact(command)
     saga = (
         revive(sagas, saga_id, history)
         if sagas is not None

@@ -10,13 +10,15 @@ import asyncio
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Final, TypeAlias
 
 from saga.core.decider import RECORDED, Disposition
 from saga.core.events import (
     Event,
     Fact,
+    PauseScope,
     ReplyReceived,
+    Resumed,
     SagaStarted,
     TimerFired,
     TimersAdded,
@@ -29,12 +31,13 @@ from saga.core.state import SagaState
 from saga.core.status import ENDED, SagaStatus
 from saga.core.texts import described, storable
 from saga.core.values import value
-from saga.errors import BusUnavailable, DeliveryError, MessageTooLarge, SagaError
+from saga.errors import BusUnavailable, DeliveryError, MessageTooLarge, PausesChanged, SagaError
 from saga.ports import Appended, EventStore, HistoryAppend
 from saga.ports.store import DeadLetterReason, DeferralReason
 from saga.runtime.deferred import DeferredRecords
 from saga.runtime.lines import write_lines
 from saga.runtime.outcomes import OutcomeWaiters
+from saga.runtime.pauses import DefinitionAct, Pauses
 from saga.runtime.relay import Relay
 from saga.runtime.router import Delivery, Reason, Rejected, Router, Skipped
 from saga.runtime.saga_cache import (
@@ -51,6 +54,8 @@ from saga.runtime.unhandled import append_letter
 from saga.runtime.unit_of_work import CHANGES_OF_TIMERS, InboundBatch, UnitOfWork, issued
 from saga.users_code import is_ours, log_raised
 
+_Other: TypeAlias = Rejected | Skipped | DefinitionAct
+_NUDGE: Final = Resumed(reason="", scope=PauseScope.DEFINITION)
 SUSPECTS_MAX = 8
 """Of so many sagas that one record concerns it is found out which one cannot be recorded."""
 _RECORDED: Final = RECORDED.value
@@ -78,7 +83,9 @@ class Turns:
         relay: Relay,
         clock: StoreClock,
         waiters: OutcomeWaiters,
+        pauses: Pauses,
     ) -> None:
+        self._pauses = pauses
         self._router = router
         self._cache = cache
         self._store = store
@@ -96,7 +103,8 @@ class Turns:
         intents leave in the order of its history.
 
         Raises:
-            HistoryConflict: another worker was first; nothing was recorded.
+            HistoryConflict: another worker was first, or what is paused has changed; nothing was
+                recorded.
             AlreadyRecorded: another worker has handled some of the records; nothing was recorded.
             StoreUnavailable: try again; nothing was recorded.
             Unstorable: something in it cannot be recorded; take it apart, then `set_aside`.
@@ -108,6 +116,7 @@ class Turns:
     ) -> CommittedBatch:
         """*failures* are those of deliveries that are known; others are noted there."""
         at = await self._clock.read()
+        await self._pauses.know()
         deliveries, others = await self._understand(batch, at)
         saga_ids = list(
             dict.fromkeys([*[delivery.saga_id for delivery in deliveries], *batch.looks])
@@ -121,12 +130,15 @@ class Turns:
             try:
                 self._look_at(unit, batch.looks)
                 appended = await self._append(unit, batch)
-            except BaseException:
+            except BaseException as error:
+                if isinstance(error, PausesChanged):
+                    self._pauses.forget()
                 let_go(unit.sagas.values())
                 raise
         except BaseException:
             self._check_in(saga_ids)
             raise
+        self._pauses.learn(unit.pauses.values())
         if unit.unhandled.handled:
             unit.revisits.update(batch.revisits)  # more may be deferred behind what was handled
         return CommittedBatch(unit, appended, saga_ids)
@@ -208,10 +220,10 @@ class Turns:
 
     async def _understand(
         self, batch: InboundBatch, at: Instant
-    ) -> tuple[list[Delivery], list[Rejected | Skipped]]:
+    ) -> tuple[list[Delivery], list[_Other]]:
         """What is delivered, and the records that are not."""
         deliveries: list[Delivery] = []
-        others: list[Rejected | Skipped] = []
+        others: list[_Other] = []
         understand = self._router.understand
         for saga_id in batch.revisits:
             for record in await self._deferred.behind(saga_id):
@@ -235,12 +247,15 @@ class Turns:
             due = max(at, timer.due_at)
             event = Event(TimerFired(timer_id=timer.timer_id), due, MessageId(timer.timer_id))
             deliveries.append(Delivery(timer.saga_id, event, None))
+        for saga_id in batch.resumes:
+            event = Event(_NUDGE, at, MessageId(f"{saga_id}/resume"))
+            deliveries.append(Delivery(saga_id, event, None, is_nudge=True))
         return deliveries, others
 
     async def _decide(
         self,
         deliveries: Sequence[Delivery],
-        others: Sequence[Rejected | Skipped],
+        others: Sequence[_Other],
         at: Instant,
         saga_ids: Sequence[SagaId],
         failures: dict[int, BaseException],
@@ -254,6 +269,8 @@ class Turns:
             for other in others:
                 if isinstance(other, Skipped):
                     unit.skip(other)
+                elif isinstance(other, DefinitionAct):
+                    self._pause(unit, other)
                 else:
                     unit.reject(other)
             has_raised = True
@@ -294,6 +311,7 @@ class Turns:
     ) -> bool:
         """Whether a turn raised that is not among *failures*, where all of the batch are noted."""
         broken: set[SagaId] = set()
+        unit.pauses_seen = self._pauses.seen
         for index, delivery in enumerate(deliveries):
             saga_id = delivery.saga_id
             if saga_id in broken:
@@ -309,32 +327,15 @@ class Turns:
         return bool(broken)
 
     def _deliver(self, unit: UnitOfWork, delivery: Delivery, failure: BaseException | None) -> None:
-        saga = unit.sagas.get(delivery.saga_id)
-        intent = delivery.intent
-        if intent is not None and saga is not None and not was_issued(unit, saga, intent):
-            self._ask_the_store(unit, delivery)
-            message = "no such intent was issued before this reply came"
-            _reject(unit, delivery, DeadLetterReason.UNKNOWN_INTENT, message)
-            return
-        if isinstance(saga, UnloadableSaga):
-            found = unit.without_code.get(delivery.saga_id) or without_code(saga)
-            if found is None or not _needs_no_code(found.state, delivery):
-                unit.stand_still(delivery, saga)
-                return
-            if found.state.has_ended:
-                unit.without_code[delivery.saga_id] = found
-                self._handle(unit, found, delivery)
-                return
-            unit.sagas[delivery.saga_id] = saga = found
+        saga = self._saga_for(unit, delivery)
         if saga is None:
-            if delivery.starts is None:
-                self._absent(unit, delivery)
-                return
-            decider = delivery.starts.decider
-            state = decider.initial_state(delivery.saga_id)
-            saga = LoadedSaga(delivery.saga_id, decider, state, 0, unit.at, unit.at)
-            unit.sagas[delivery.saga_id] = saga
+            return
         state = saga.state
+        if failure is None:
+            if self._pauses.paused or state.pause is not None:
+                self._follow_definition(unit, saga, delivery)
+            if delivery.is_nudge:
+                return
         if state.is_poisoned and not delivery.is_operator:
             self._deliver_to_poisoned(unit, saga, delivery)
         elif (self._deferred.sagas or unit.unhandled.deferred_behind) and self._is_out_of_turn(
@@ -344,15 +345,100 @@ class Turns:
             unit.defer(delivery, DeferralReason.BEHIND_DEFERRED, message)
             unit.revisits.add(delivery.saga_id)
         else:
-            if state.unarmed:
-                self._add_timers(unit, saga)
-            if failure is None:
-                self._handle(unit, saga, delivery)
-            elif delivery.abandons:
-                saga.let_go()  # to abandon a saga does not need its code
-                self._handle(unit, saga, delivery)
-            else:
-                self._fail(unit, saga, delivery, failure)
+            self._take_turn(unit, saga, delivery, failure)
+
+    def _saga_for(self, unit: UnitOfWork, delivery: Delivery) -> LoadedSaga | None:
+        """The saga that can take a delivery; None where none can, and that is seen to."""
+        saga = unit.sagas.get(delivery.saga_id)
+        intent = delivery.intent
+        if intent is not None and saga is not None and not was_issued(unit, saga, intent):
+            self._ask_the_store(unit, delivery)
+            message = "no such intent was issued before this reply came"
+            _reject(unit, delivery, DeadLetterReason.UNKNOWN_INTENT, message)
+            return None
+        if isinstance(saga, UnloadableSaga):
+            return self._without_code(unit, saga, delivery)
+        if saga is None:
+            if delivery.starts is None:
+                self._absent(unit, delivery)
+                return None
+            decider = delivery.starts.decider
+            state = decider.initial_state(delivery.saga_id)
+            saga = LoadedSaga(delivery.saga_id, decider, state, 0, unit.at, unit.at)
+            unit.sagas[delivery.saga_id] = saga
+        return saga
+
+    def _without_code(
+        self, unit: UnitOfWork, saga: UnloadableSaga, delivery: Delivery
+    ) -> LoadedSaga | None:
+        """The saga as its entries say, where that is enough for this delivery."""
+        if delivery.is_nudge:
+            return None
+        found = unit.without_code.get(delivery.saga_id) or without_code(saga)
+        if found is None or not _needs_no_code(found.state, delivery):
+            unit.stand_still(delivery, saga)
+            return None
+        if found.state.has_ended:
+            unit.without_code[delivery.saga_id] = found
+            self._handle(unit, found, delivery)
+            return None
+        unit.sagas[delivery.saga_id] = found
+        return found
+
+    def _take_turn(
+        self,
+        unit: UnitOfWork,
+        saga: LoadedSaga,
+        delivery: Delivery,
+        failure: BaseException | None,
+    ) -> None:
+        state = saga.state
+        if state.unarmed:
+            self._add_timers(unit, saga)
+        if failure is None:
+            self._handle(unit, saga, delivery)
+            if delivery.starts is not None and state.pause is not None:
+                self._follow_definition(unit, saga, delivery)
+        elif delivery.abandons:
+            saga.let_go()  # to abandon a saga does not need its code
+            self._handle(unit, saga, delivery)
+        else:
+            self._fail(unit, saga, delivery, failure)
+
+    def _pause(self, unit: UnitOfWork, act: DefinitionAct) -> None:
+        """Have a definition paused, or go on, once this is committed."""
+        row = self._pauses.after(act, unit.at, unit.pauses)
+        unit.counts[_RECORDED if row is not None else Disposition.DUPLICATE.value] += 1
+        if row is not None:
+            unit.pauses[row.definition] = row
+
+    def _follow_definition(self, unit: UnitOfWork, saga: LoadedSaga, delivery: Delivery) -> None:
+        """Write into a history that its definition was paused, or goes on."""
+        state, name = saga.state, saga.decider.name
+        act = self._pauses.paused.get(name)
+        if not saga.version:
+            fact = delivery.event.fact
+            if act is not None and isinstance(fact, SagaStarted):
+                delivery.event = replace(delivery.event, fact=replace(fact, paused=True))
+            return
+        is_paused = state.pause is not None and state.pause.by_definition
+        has_just_begun = saga.turns == 1 and isinstance(delivery.event.fact, SagaStarted)
+        if state.has_ended or state.is_poisoned:
+            return
+        if (act is not None) is is_paused and not (is_paused and has_just_begun):
+            return
+        act = act or self._pauses.ended.get(name)
+        if act is None:
+            return  # the row cannot be read
+        before = state.status
+        try:
+            self._note(unit, saga, act.fact(), f"{name}/{act.command_id}")
+        except BaseException as error:
+            if is_ours(error):
+                raise
+            raise _TurnRaised(error) from error
+        if state.status is not before:
+            unit.count_change(saga, has_started=False, before=before)
 
     def _absent(self, unit: UnitOfWork, delivery: Delivery) -> None:
         """The saga is not there; a record whose saga may yet come waits, but not for ever."""

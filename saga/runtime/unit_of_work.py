@@ -25,7 +25,7 @@ from saga.ports import (
     Source,
     UnhandledRecord,
 )
-from saga.ports.store import DeferralReason, Skip
+from saga.ports.store import DeferralReason, DefinitionPause, Skip
 from saga.runtime.router import Delivery, Rejected, Skipped
 from saga.runtime.saga_cache import LoadedSaga, UnloadableSaga, summary_of
 from saga.runtime.unhandled import dead_letter, deferred
@@ -46,20 +46,21 @@ class InboundBatch:
     """What a unit of work is about.
 
     *revisits* are sagas whose deferred records may go on, *looks* those that this code may have
-    new timeouts for.
+    new timeouts for, *resumes* those whose definition may be paused no more.
     """
 
     records: list[Inbound] = field(default_factory=list)
     due: list[DueTimer] = field(default_factory=list)
     revisits: list[SagaId] = field(default_factory=list)
     looks: list[SagaId] = field(default_factory=list)
+    resumes: list[SagaId] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        return bool(self.records or self.due or self.revisits or self.looks)
+        return bool(self.records or self.due or self.revisits or self.looks or self.resumes)
 
     def halves(self) -> list[InboundBatch]:
         """Two batches to be taken one after the other; none where there is one thing to do."""
-        parts = ("revisits", "records", "due", "looks")
+        parts = ("revisits", "records", "due", "looks", "resumes")
         things = [(part, each) for part in parts for each in getattr(self, part)]
         middle = len(things) // 2
         if not middle:
@@ -136,6 +137,8 @@ class UnitOfWork:
         histories: what these turns add.
         positions: of each source the highest offset that it accounts for.
         summaries: index rows of sagas whose histories cannot be brought to life here.
+        pauses: rows of definitions that are paused by it, or go on; *pauses_seen* is the sum of
+            changes of those rows that it was decided with.
         revisits: sagas whose deferred records may go on after this.
         counts: told to people, decides nothing, as all below.
         lines: what sagas want to say to a log.
@@ -153,6 +156,8 @@ class UnitOfWork:
     positions: dict[Source, int] = field(default_factory=dict)
     outgoing: list[Record] = field(default_factory=list)
     summaries: list[SagaSummary] = field(default_factory=list)
+    pauses: dict[str, DefinitionPause] = field(default_factory=dict)
+    pauses_seen: int | None = None
     revisits: set[SagaId] = field(default_factory=set)
     skipped: defaultdict[Skip, int] = field(default_factory=_COUNTS)
     counts: defaultdict[str, int] = field(default_factory=_COUNTS)
@@ -200,6 +205,8 @@ class UnitOfWork:
 
         The longer a saga has stood still, *since* it parked, the later: its release arms the timer.
         """
+        if delivery.is_nudge:
+            return
         if delivery.inbound is None:
             self._postpone(delivery, self.at if since is None else since)
             return
@@ -263,6 +270,8 @@ class UnitOfWork:
             handled=unhandled.handled,
             outgoing=self.outgoing,
             relayed=relayed,
+            pauses=list(self.pauses.values()),
+            pauses_seen=self.pauses_seen,
         )
 
     def _postpone(self, delivery: Delivery, since: Instant) -> None:

@@ -36,6 +36,7 @@ class SagaView:
     version: int
     key: str
     status: SagaStatus
+    paused: bool
     shown: Mapping[str, Any]
     started_at: datetime
     updated_at: datetime
@@ -65,6 +66,7 @@ def view_of(summary: SagaSummary, history: Sequence[Entry]) -> SagaView:
         version=summary.definition_version,
         key=summary.key,
         status=summary.status,
+        paused=summary.paused is not None,
         shown=shown_of(summary),
         started_at=_moment(summary.started_at),
         updated_at=_moment(summary.updated_at),
@@ -86,6 +88,7 @@ def row_of(summary: SagaSummary) -> dict[str, Any]:
         "version": summary.definition_version,
         "key": summary.key,
         "status": summary.status.value,
+        "paused": summary.paused is not None,
         "shown": shown_of(summary),
         "started_at": iso(summary.started_at),
         "updated_at": iso(summary.updated_at),

@@ -18,8 +18,11 @@ from saga.core.events import (
     Channel,
     Fact,
     OperatorActed,
+    Paused,
+    PauseScope,
     ReplyOutcome,
     ReplyReceived,
+    Resumed,
     SignalReceived,
     TimerFired,
     TurnFailed,
@@ -179,14 +182,25 @@ def cancelled(
 
 
 def operator(
-    act: Act | str,
+    act: str,
     step: str | None = None,
     *,
     reason: str = "on purpose",
     actor: str | None = None,
+    definition: bool = False,
 ) -> Plain:
-    """An operator acts: `retry`, `skip`, `compensate` or `release`."""
-    return Plain(OperatorActed(act=Act(act), reason=reason, step=step, actor=actor))
+    """An operator acts: `retry`, `skip`, `compensate`, `release`, `pause` or `resume`.
+
+    With *definition*, all sagas of the definition are paused, or go on.
+    """
+    scope = PauseScope.DEFINITION if definition else None
+    match act:
+        case "pause":
+            return Plain(Paused(reason=reason, actor=actor, scope=scope))
+        case "resume":
+            return Plain(Resumed(reason=reason, actor=actor, scope=scope))
+        case _:
+            return Plain(OperatorActed(act=Act(act), reason=reason, step=step, actor=actor))
 
 
 def turn_failed(error: str) -> Plain:

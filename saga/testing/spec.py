@@ -36,6 +36,8 @@ from saga.core.events import (
     Fact,
     OperatorActed,
     Parent,
+    Paused,
+    Resumed,
     SagaStarted,
     TimerFired,
     TimersAdded,
@@ -51,7 +53,7 @@ from saga.core.status import SagaStatus
 from saga.core.texts import described
 from saga.testing.children import AsChild
 from saga.testing.expectations import Expectation, is_act, told
-from saga.testing.happenings import After, Happening, Redelivered
+from saga.testing.happenings import After, Happening, Plain, Redelivered
 from saga.users_code import is_ours
 
 START = Instant(1_767_225_600_000_000)
@@ -63,7 +65,7 @@ TIMERS_FIRED_MAX = 300
 DECISIONS_SHOWN_MAX = 40
 """In the report of a failed test."""
 
-_TAKEN_WHILE_PARKED = (OperatorActed, CancelRequested, TurnFailed)
+_TAKEN_WHILE_PARKED = (OperatorActed, Paused, Resumed, CancelRequested, TurnFailed)
 
 Happens = Happening | EventModel | After | AsChild | Redelivered
 
@@ -107,6 +109,8 @@ class Scenario:
         self._logged: list[str] = []
         self._error: BaseException | None = None
         self._disposition: Disposition | None = None
+        self._paused: Paused | None = None
+        """How its definition was paused before the saga began."""
         self.now = history[-1].at if history else START
 
     def __del__(self) -> None:
@@ -226,6 +230,11 @@ class Scenario:
             self._take(self._event(self._told(happens)))
         elif isinstance(happens, AsChild):
             self._take(self._event(self._started(happens.trigger, happens.parent)))
+            paused, self._paused = self._paused, None
+            if paused is not None:
+                self._take(self._event(paused))
+        elif self._state is None and (paused := _pause_of_definition(happens)) is not None:
+            self._paused = paused
         else:
             fact, due_at = happens.fact(self.state, self._history)
             self.now = max(self.now, due_at or self.now)
@@ -256,6 +265,7 @@ class Scenario:
             key=key,
             trigger=message_of(trigger),
             parent=parent,
+            paused=self._paused is not None,
         )
 
     def _pass_time(self, length_us: int) -> None:
@@ -364,6 +374,11 @@ class Scenario:
 
     def _name(self) -> str:
         return f"saga {self._decider.name!r}"
+
+
+def _pause_of_definition(happens: Happening) -> Paused | None:
+    fact = happens.is_what if isinstance(happens, Plain) else None
+    return fact if isinstance(fact, Paused) and fact.scope is not None else None
 
 
 def _let_go(state: SagaState) -> None:

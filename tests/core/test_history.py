@@ -97,6 +97,8 @@ BODIES = [
         failed_step="pay",
         residue=("pay",),
     ),
+    events.Paused(reason="r", scope=events.PauseScope.DEFINITION),
+    events.Resumed(reason="r", actor="a"),
     events.TimersAdded(),
     events.TurnFailed(error="e"),
     events.TurnFailed(

@@ -3,6 +3,7 @@
 import pytest
 
 from saga import Context, Effects, SagaApp, saga
+from saga.core.history import NAME_OF
 from saga.core.identity import saga_id
 from tests.toys import OrderConfirmed, OrderPlaced, Paid, Pay, Refund, Ship
 
@@ -89,3 +90,115 @@ async def test_a_receipt_says_that_a_command_s_turn_failed(places):
         assert result == "unknown"
         assert "RuntimeError: bad luck" in detail
         assert "when the saga is released" in detail
+
+
+async def entries(service, saga=O_1):
+    """What the entries of one saga are called, in order."""
+    return [
+        NAME_OF[type(each.body)]
+        async for _, each in service.catalogue.log()
+        if each.saga_id == saga
+    ]
+
+
+async def row(service, saga=O_1):
+    [found] = await service.catalogue.summaries([saga])
+    return found
+
+
+async def test_a_paused_saga_records_what_comes_and_acts_on_resume(places):
+    async with app_of(approved).service(**places) as service:
+        await service.publish(OrderPlaced())
+        await service.idle(timeout=AT_MOST_S)
+        await told(service, await service.pause(O_1, reason="look first", actor="ann"))
+        signal = await service.signal(O_1, "approval")
+        assert await told(service, signal) == (
+            "applied",
+            "is recorded; nothing follows from it at once",
+        )
+        assert ((await row(service)).status, (await row(service)).paused) == ("running", "saga")
+
+    async with app_of(approved).service(**places) as service:  # as after a crash
+        resume = await service.resume(O_1, reason="all is well")
+        assert await told(service, resume) == ("applied", "completes")
+        assert (await row(service)).paused is None
+        assert (await entries(service))[-4:] == [
+            *("paused", "signal-received", "resumed", "saga-completed")
+        ]
+        again = await service.resume(O_1, reason="r")
+        assert (await told(service, again))[0] == "refused"
+
+
+async def test_a_paused_definition_holds_all_its_sagas(places):
+    """Those that run, with the next event that reaches them, and those that begin."""
+    other = saga_id("order", "o-2")
+    async with app_of(approved).service(**places) as service:
+        await service.publish(OrderPlaced())
+        await service.idle(timeout=AT_MOST_S)
+        pause = await service.pause_definition("order", reason="a bad release", actor="ann")
+        receipt = await service.receipt("order", pause, timeout=AT_MOST_S)
+        assert (receipt.accepted, receipt.detail) == (True, "order is paused")
+        await service.publish(OrderPlaced(order_id="o-2"))
+        await told(service, await service.signal(O_1, "approval"))
+        await service.idle(timeout=AT_MOST_S)
+
+        assert (await entries(service, other)) == ["saga-started", "paused"]
+        assert (await entries(service))[-2:] == ["paused", "signal-received"]
+        assert [(await row(service, each)).paused for each in (O_1, other)] == ["definition"] * 2
+
+    async with app_of(approved).service(**places) as service:
+        again = await service.pause_definition("order", reason="r")
+        receipt = await service.receipt("order", again, timeout=AT_MOST_S)
+        assert (receipt.result, receipt.detail) == ("refused", "order is paused already")
+        resume = await service.resume_definition("order", reason="mended")
+        assert (await service.receipt("order", resume, timeout=AT_MOST_S)).accepted
+        assert (await service.outcome(O_1, timeout=AT_MOST_S)).status == "completed"
+        await service.idle(timeout=AT_MOST_S)
+        assert (await row(service, other)).paused is None
+        assert (await row(service, other)).waiting_for == "signal approval"
+        assert (await entries(service, other))[:4] == [
+            *("saga-started", "paused", "resumed", "intent-issued")
+        ]
+
+
+async def test_a_definition_goes_on_although_nothing_comes_for_its_sagas(places):
+    """Also where the worker died between the row and the histories: another one finds them."""
+
+    async def slept(ctx, placed):
+        await ctx.sleep("1ms")
+        return OrderConfirmed(order_id=placed.order_id)
+
+    async with app_of(slept).service(**places) as service:
+        await service.pause_definition("order", reason="r")
+        sagas = [await service.start(OrderPlaced(order_id=f"o-{number}")) for number in range(5)]
+        await service.idle(timeout=AT_MOST_S)
+        assert {(await row(service, each)).paused for each in sagas} == {"definition"}
+        resume = await service.resume_definition("order", reason="r")
+        assert (await service.receipt("order", resume, timeout=AT_MOST_S)).accepted
+
+    async with app_of(slept).service(**places) as service:
+        for each in sagas:
+            assert (await service.outcome(each, timeout=AT_MOST_S)).status == "completed"
+
+
+async def test_code_that_raises_when_its_definition_goes_on_parks_its_saga_alone(places):
+    async def raising(ctx, placed):
+        await ctx.wait("go")
+        if placed.order_id == "o-1":
+            raise RuntimeError("bad luck")
+
+    other = saga_id("order", "o-2")
+    async with app_of(raising).service(**places) as service:
+        for name in ("o-1", "o-2"):
+            await service.publish(OrderPlaced(order_id=name))
+        await service.idle(timeout=AT_MOST_S)
+        pause = await service.pause_definition("order", reason="r")
+        assert (await service.receipt("order", pause, timeout=AT_MOST_S)).accepted
+        for each in (O_1, other):
+            signal = await service.signal(each, "go")
+            assert (await service.receipt(each, signal, timeout=AT_MOST_S)).accepted
+        await service.resume_definition("order", reason="r")
+
+        assert (await service.outcome(other, timeout=AT_MOST_S)).status == "completed"
+        assert (await service.outcome(O_1, timeout=AT_MOST_S)).status == "parked"
+        assert "turn-failed" in await entries(service)

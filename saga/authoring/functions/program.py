@@ -89,6 +89,9 @@ class FunctionProgram:
         main = self._scheduler.main = Task(self._function(self._context, self._trigger), None)
         return self._run(main, None, None, at)
 
+    def know_trigger(self, trigger: Message) -> None:
+        self._trigger = read(self._registry, trigger)
+
     def succeeded(self, step: StepId, reply: Message | None, at: Instant) -> Sequence[Command]:
         waiter, call = self._scheduler.steps[step]
         waiter.settled = (step,)

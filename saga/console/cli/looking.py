@@ -128,7 +128,7 @@ async def show(session: Session, saga: Id) -> None:
         if name == "shown":
             for field, shown in cell.items():
                 printer.say(f"{'shown':<12} {field} = {_as_json(shown)}")
-        elif cell is not None:
+        elif cell is not None and cell is not False:
             printer.say(f"{name:<12} {cell}")
     if view.residue:
         printer.say(f"{'residue':<12} {', '.join(view.residue)}", style="red")
@@ -239,7 +239,7 @@ def _print_sagas(printer: Printer, rows: Sequence[SagaSummary]) -> None:
     cells: dict[str, list[str | None]] = {
         "id": [row.saga_id for row in rows],
         "saga": [f"{row.definition}/{row.key}" for row in rows],
-        "status": [row.status.value for row in rows],
+        "status": [f"{row.status.value}{', paused' if row.paused else ''}" for row in rows],
         "started": [iso(row.started_at)[:19].replace("T", " ") for row in rows],
         "shown": [_told(row) or None for row in rows],
         "reason, or what it waits for": [row.reason or row.waiting_for for row in rows],

@@ -9,7 +9,7 @@ import typer
 
 from saga.console.cli.commands import Id
 from saga.console.cli.output import Misused, NotSo
-from saga.console.cli.sending import Sending, send
+from saga.console.cli.sending import Sending, send, send_to_all
 from saga.console.cli.session import Session
 from saga.contracts import CommandAct, Unreadable, canonical_text
 from saga.core.events import CancelMode
@@ -19,6 +19,14 @@ Reason = Annotated[
 ]
 Step = Annotated[
     str | None, typer.Argument(metavar="STEP", help="The step, where there is a choice.")
+]
+
+MaybeId = Annotated[
+    str | None,
+    typer.Argument(metavar="[ID]", help="A saga id, or definition/key.", show_default=False),
+]
+Definition = Annotated[
+    str | None, typer.Option("--definition", metavar="NAME", help="All sagas of this definition.")
 ]
 
 
@@ -82,6 +90,49 @@ async def compensate(session: Session, saga: Id, *, reason: Reason, sending: Sen
 async def release(session: Session, saga: Id, *, reason: Reason, sending: Sending) -> int:
     """Let a saga go on that a failed turn has parked; deferred records follow in order."""
     return await send(session, saga, CommandAct.RELEASE, sending, reason=reason)
+
+
+async def pause(
+    session: Session,
+    saga: MaybeId = None,
+    *,
+    definition: Definition = None,
+    reason: Reason,
+    sending: Sending,
+) -> int:
+    """Have a saga, or all of a definition, act on nothing that comes, until it is resumed."""
+    named = {"saga": saga, "definition": definition}
+    return await _for_one_or_all(session, CommandAct.PAUSE, sending, **named, reason=reason)
+
+
+async def resume(
+    session: Session,
+    saga: MaybeId = None,
+    *,
+    definition: Definition = None,
+    reason: Reason,
+    sending: Sending,
+) -> int:
+    """End a pause: what came meanwhile acts now, in order."""
+    named = {"saga": saga, "definition": definition}
+    return await _for_one_or_all(session, CommandAct.RESUME, sending, **named, reason=reason)
+
+
+async def _for_one_or_all(
+    session: Session,
+    act: CommandAct,
+    sending: Sending,
+    *,
+    saga: str | None,
+    definition: str | None,
+    reason: str,
+) -> int:
+    if (saga is None) is (definition is None):
+        raise Misused(f"name the saga to {act.value}, or --definition for all sagas of one")
+    if saga is not None:
+        return await send(session, saga, act, sending, reason=reason)
+    assert definition is not None
+    return await send_to_all(session, definition, act, sending, reason=reason)
 
 
 async def abandon(session: Session, saga: Id, *, reason: Reason, sending: Sending) -> int:

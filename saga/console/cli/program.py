@@ -44,6 +44,8 @@ COMMANDS: Final[dict[str, Callable[..., Any]]] = {
     "compensate": operating.compensate,
     "release": operating.release,
     "abandon": operating.abandon,
+    "pause": operating.pause,
+    "resume": operating.resume,
     "replay": auditing.replay,
     "topics ls": contracts.topics_ls,
     "topics check": contracts.topics_check,

@@ -6,6 +6,7 @@ turn, for which the sender waits.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, Final
 
 import typer
@@ -21,6 +22,7 @@ from saga.core.history import History
 from saga.core.values import value
 from saga.errors import CorruptHistory
 from saga.ports import SagaSummary
+from saga.runtime.pauses import is_paused, receipt_from, wait_for_definition
 from saga.runtime.receipts import WAIT_S, Receipt, Result, receipt_of, wait_for_receipt
 from saga.runtime.router import command_fact
 from saga.runtime.trial import possible_acts, try_on
@@ -55,8 +57,7 @@ class Sending:
 
 async def send(session: Session, saga: str, act: CommandAct, sending: Sending, **said: Any) -> int:
     """Send a command to a saga, wait for what comes of it, and print that."""
-    if not said.get("reason", "-").strip():
-        raise Misused("--reason is empty: readers of the history will want to know why")
+    _check_reason(said.get("reason", "-"))
     command_id = sending.command_id or new_id()
     async with session.reading(to_act=True) as store:
         summary = await find_saga(store, saga)
@@ -73,6 +74,52 @@ async def send(session: Session, saga: str, act: CommandAct, sending: Sending, *
             await session.send(command, key=summary.key)
             receipt = await _outcome(store, summary, command, sending)
     return finish(session.printer, receipt, has_waited=not sending.no_wait)
+
+
+async def send_to_all(
+    session: Session, definition: str, act: CommandAct, sending: Sending, *, reason: str
+) -> int:
+    """Send a command to all sagas of a definition, wait for what comes of it, and print that."""
+    _check_reason(reason)
+    command = Command(
+        command_id=sending.command_id or new_id(),
+        act=act,
+        definition=definition,
+        reason=reason,
+        actor=sending.actor,
+    )
+    command_id = command.command_id
+    async with session.reading(to_act=True) as store:
+        rows = {row.definition: row for row in await store.store.pauses()}
+        receipt = receipt_from(rows.values(), definition, command_id)
+        if receipt is not None and receipt.accepted:
+            receipt = replace(receipt, result=Result.DUPLICATE)
+        stands = definition in rows and is_paused(rows[definition])
+        if receipt is None and stands is (act is CommandAct.PAUSE):
+            standing = "is paused already" if stands else "is not paused"
+            why = f"{definition} {standing}: nothing was sent"
+            receipt = Receipt(command_id, Result.REFUSED, why)
+        if receipt is None:
+            await _must_be_known(session, store, definition)
+            await session.send(command, key=definition)
+            receipt = Receipt(command_id, Result.UNKNOWN, NOT_WAITED)
+            if not sending.no_wait:
+                receipt = await wait_for_definition(
+                    store.store, definition, command_id, timeout_s=sending.wait
+                )
+    return finish(session.printer, receipt, has_waited=not sending.no_wait)
+
+
+async def _must_be_known(session: Session, store: OpenedStore, definition: str) -> None:
+    if session.sagas is not None and session.sagas.has(definition):
+        return
+    if not await store.catalogue.sagas(definition=definition, limit=1):
+        raise NotSo(f"neither the application nor the store has a saga definition {definition!r}")
+
+
+def _check_reason(reason: str) -> None:
+    if not reason.strip():
+        raise Misused("--reason is empty: readers of the history will want to know why")
 
 
 def finish(printer: Printer, receipt: Receipt, *, has_waited: bool) -> int:

@@ -117,3 +117,42 @@ def test_waiting_for_a_worker_that_is_not_there_ends_in_time(waiting):
     assert called.code == 1
     assert (called.row["accepted"], called.row["result"]) == (False, "unknown")
     assert "no worker" in called.err
+
+
+def test_a_paused_saga_is_shown_so_and_goes_on_when_it_is_resumed(waiting):
+    assert call("show", waiting, "--json").row["paused"] is False
+    assert call("pause", waiting, "--reason", "look", "--no-wait").code == 0
+    call("run", "--until-idle").fails(0)
+    [row] = call("ls", "--definition", "leave", "--json").rows
+    assert (row["status"], row["paused"]) == ("running", True)
+    assert "running, paused" in call("ls").out
+    call("pause", waiting, "--reason", "r").fails(1, "paused already")
+
+    call("signal", waiting, "approval", '{"by": "eve"}', "--no-wait").fails(0)
+    assert status(waiting) == "running"
+    call("resume", waiting, "--reason", "fine", "--no-wait").fails(0)
+
+    assert status(waiting) == "completed"
+    call("resume", waiting, "--reason", "r").fails(1, "completed already")
+
+
+def test_a_paused_definition_holds_its_sagas(waiting):
+    named = ("--definition", "leave", "--reason", "r")
+    assert call("pause", *named, "--id", "p-1", "--no-wait", "--json").row == sent("p-1")
+    call("run", "--until-idle").fails(0)
+
+    assert call("pause", *named, "--id", "p-1", "--json").row["result"] == "duplicate"
+    call("pause", *named).fails(1, "leave is paused already")
+    call("signal", waiting, "approval", '{"by": "eve"}', "--no-wait").fails(0)
+    assert status(waiting) == "running"
+    assert call("show", waiting, "--json").row["paused"] is True
+    call("resume", waiting, "--reason", "r").fails(1, "resume the definition")
+    assert call("resume", *named, "--no-wait").code == 0
+    assert status(waiting) == "completed"
+    call("resume", *named).fails(1, "leave is not paused")
+
+
+def test_a_pause_names_a_saga_or_a_definition(looking):
+    call("pause", "--reason", "r").fails(2, "--definition")
+    call("pause", "leave/ann", "--definition", "leave", "--reason", "r").fails(2, "--definition")
+    call("pause", "--definition", "laeve", "--reason", "r").fails(1, "'laeve'")

@@ -10,7 +10,7 @@ from tests.console.toys import ORDER
 
 COMMANDS = [
     *("run", "publish", "ls", "show", "history", "signal", "cancel", "timers", "dlq", "retry"),
-    *("skip", "compensate", "release", "abandon", "replay", "topics", "config"),
+    *("skip", "compensate", "release", "abandon", "pause", "resume", "replay", "topics", "config"),
 ]
 
 

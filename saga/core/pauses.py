@@ -1,0 +1,116 @@
+"""Pauses: what a paused saga holds back, and tells its program when it goes on.
+
+Theory of operation: while a saga is paused, `Holding` stands between the kernel and the program.
+Facts have their plain effect, steps settle, timers fire; but what the program would be told is
+held, in order, and so is a retry that is due. The rollback asks the program as ever, so cancels
+and rollbacks go on. What is held follows from the history: a replay holds the same.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from functools import partial
+from inspect import isfunction, signature
+from typing import Any, Final, cast
+
+from saga.core.identity import Instant, StepId
+from saga.core.program import Command, DropBranch, Program
+from saga.core.state import Pause, SagaState
+from saga.core.values import value
+
+_TOLD: Final = {
+    name: list(signature(method).parameters).index("at") - 1
+    for name, method in vars(Program).items()
+    if isfunction(method) and signature(method).return_annotation == "Sequence[Command]"
+}
+"""The methods by which a program is told something, and the place of the time among what it is."""
+
+
+@value
+class Told:
+    """Something the program is to be told."""
+
+    method: str
+    said: tuple[Any, ...]
+    named: tuple[tuple[str, object], ...]
+
+    def tell(self, program: Program, at: Instant) -> Sequence[Command]:
+        """Tell it now, at the time of this turn."""
+        said = list(self.said)
+        said[_TOLD[self.method]] = at
+        commands: Sequence[Command] = getattr(program, self.method)(*said, **dict(self.named))
+        return commands
+
+    def is_for(self, dropped: DropBranch) -> bool:
+        """Whether it concerns what has been given up meanwhile."""
+        about = self.said[0]
+        match self.method:
+            case "slept":
+                return about in dropped.sleeps
+            case "arrived" | "timed_out":
+                return about in dropped.waits
+        return about in dropped.steps
+
+
+@value
+class RetryDue:
+    """A step whose next attempt is due, and how many were made by then."""
+
+    step: StepId
+    attempts: int
+
+
+Held = Told | RetryDue
+
+
+class Holding:
+    """A program that is told nothing, and has all of it kept; else it is the program itself."""
+
+    __slots__ = ("_pause", "program")
+
+    def __init__(self, program: Program, pause: Pause) -> None:
+        self.program = program
+        self._pause = pause
+
+    @property
+    def patches(self) -> frozenset[str] | None:
+        return self.program.patches
+
+    @patches.setter
+    def patches(self, patches: frozenset[str] | None) -> None:
+        self.program.patches = patches
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  # whatever the program has
+        if name in _TOLD:
+            return partial(self._hold, name)
+        return getattr(self.program, name)
+
+    def _hold(self, method: str, *said: object, **named: object) -> Sequence[Command]:
+        self._pause.held.append(Told(method, said, tuple(named.items())))
+        return ()
+
+
+def hold(state: SagaState) -> None:
+    """Have the program of a paused saga be told nothing from here on."""
+    assert state.pause is not None, state.saga_id
+    program = held_by(state)
+    if program is not None and program is state.program:
+        state.program = cast("Program", Holding(program, state.pause))
+
+
+def held_by(state: SagaState) -> Program | None:
+    """The program itself, of a saga that is paused or not."""
+    program = state.program
+    return program.program if isinstance(program, Holding) else program
+
+
+def forget(held: deque[Held] | None, dropped: DropBranch) -> frozenset[str]:
+    """Tell nothing more to a branch that is given up; its waits whose arrivals it never saw."""
+    if not held:
+        return frozenset()
+    told = [each for each in held if isinstance(each, Told) and each.is_for(dropped)]
+    left = [each for each in held if each not in told]
+    held.clear()
+    held.extend(left)
+    return frozenset(each.said[0] for each in told if each.method == "arrived")

@@ -1,0 +1,73 @@
+"""Pausing a saga and having it go on, as people ask for it. A refusal is recorded too."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from saga.core import events, forward, pauses
+from saga.core.decider import RECORDED, Disposition
+from saga.core.intents import Verdict
+from saga.core.state import SagaState
+from saga.core.status import ISSUED
+from saga.core.turn import Turn
+
+
+def take(turn: Turn, fact: events.Paused | events.Resumed) -> Disposition:
+    """Pause a saga, or have it go on."""
+    return _pause(turn, fact) if isinstance(fact, events.Paused) else _resume(turn, fact)
+
+
+def _pause(turn: Turn, fact: events.Paused) -> Disposition:
+    """From here on the saga acts on nothing that comes, but settles and undoes."""
+    state = turn.state
+    if state.has_ended:
+        return turn.note(Verdict.AFTER_END, "pause", f"the saga is {state.status.value}")
+    if (refusal := turn.refusal(_why_not_to_pause, state, fact)) is not None:
+        return turn.note(Verdict.REFUSED, "pause", refusal)
+    turn.take_fact()
+    turn.hold()
+    return RECORDED
+
+
+def _why_not_to_pause(state: SagaState, fact: events.Paused) -> str | None:
+    is_paused = fact.scope is None and state.pause is not None and state.pause.by_saga
+    return "it is paused already" if is_paused else None
+
+
+def _resume(turn: Turn, fact: events.Resumed) -> Disposition:
+    """End a pause; where that was the last one, what came meanwhile acts now, in order."""
+    state = turn.state
+    if state.has_ended:
+        return turn.note(Verdict.AFTER_END, "resume", f"the saga is {state.status.value}")
+    if (refusal := turn.refusal(_why_not_to_resume, state, fact)) is not None:
+        return turn.note(Verdict.REFUSED, "resume", refusal)
+    pause, program = state.pause, pauses.held_by(state)
+    assert pause is not None, (state.saga_id, fact)
+    turn.take_fact()
+    if state.pause is None and program is not None:
+        turn.program = state.program = program
+        turn.held = deque(pause.held)
+        while turn.held and turn.finish is None:
+            _tell(turn, turn.held.popleft())
+    return RECORDED
+
+
+def _why_not_to_resume(state: SagaState, fact: events.Resumed) -> str | None:
+    if state.pause is None:
+        return "it is not paused"
+    if state.is_poisoned:
+        return "parked by a failed turn: release it first"
+    if fact.scope is None and not state.pause.by_saga:
+        return "its definition is paused, not this saga alone: resume the definition"
+    if fact.scope is not None and not state.pause.by_definition:
+        return "its definition is not paused"
+    return None
+
+
+def _tell(turn: Turn, held: pauses.Held) -> None:
+    if isinstance(held, pauses.RetryDue):
+        step = turn.state.steps[held.step]
+        if step.is_backing_off and step.attempts == held.attempts and step.status is ISSUED:
+            turn.issue_again(step)
+    elif forward.is_asked(turn):
+        forward.run(turn, held.tell(turn.program, turn.at))
