@@ -13,6 +13,7 @@ from saga.core.status import SagaStatus
 from saga.effects import EffectContext, Effects
 from saga.errors import ChildRolledBack, Refused, RollBack, StepFailed, TimedOut
 from saga.publishing import Outbox, Publisher, SyncPublisher
+from saga.runtime.middleware import TurnInfo
 from saga.runtime.outcomes import Outcome
 from saga.runtime.view import SagaView
 from saga.service import Service
@@ -39,6 +40,7 @@ __all__ = [
     "StepFailed",
     "SyncPublisher",
     "TimedOut",
+    "TurnInfo",
     "on",
     "saga",
     "upcast",

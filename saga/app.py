@@ -17,6 +17,8 @@ class SagaApp(Application):
 
     *contracts* are classes or modules of them, beside those that sagas and effect services name.
     *name* tells it from other applications of its namespace; that of its first saga by default.
+    *around_turns* are functions `(TurnInfo)` that give a context manager, within which each turn is
+    taken: for traces, metrics and logs.
 
     Raises:
         DefinitionError: something in it cannot work; names file and line.

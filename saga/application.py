@@ -16,6 +16,7 @@ from saga.contracts import ContractModel, ContractRegistry, Kind, contract_of, d
 from saga.effects import Effects
 from saga.errors import DefinitionError
 from saga.ports import TopicSpec
+from saga.runtime.middleware import AroundTurn
 from saga.runtime.router import Router
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class Application:
         effects: Sequence[Effects] = (),
         contracts: Sequence[type[ContractModel] | ModuleType] = (),
         name: str | None = None,
+        around_turns: Sequence[AroundTurn] = (),
     ) -> None:
         if name is not None and not _NAME.fullmatch(name):
             raise DefinitionError(
@@ -50,6 +52,7 @@ class Application:
         _check_services(effects)
         self.sagas = tuple(sagas)
         self.effects = tuple(effects)
+        self.around_turns = tuple(around_turns)
         self.contracts = ContractRegistry(_all_contracts(sagas, effects, contracts))
         self.registry = SagaRegistry(sagas, self.contracts)
         # Its first saga's: no other application of the namespace has that, and it seldom changes.

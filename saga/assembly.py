@@ -119,6 +119,7 @@ class Assembly:
             clock=self.store_clock,
             waiters=self.waiters,
             pauses=self.pauses,
+            around=self.app.around_turns,
         )
 
     @cached_property

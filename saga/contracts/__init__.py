@@ -37,14 +37,24 @@ from saga.contracts.models import (
     business_key,
     contract_of,
     dlq_name,
+    intent_cancelled_name,
     intent_done_name,
     intent_failed_name,
+    intent_progress_name,
     is_contract,
     parse_contract_name,
     reply_contract_names,
     upcast,
 )
-from saga.contracts.registry import Command, CommandAct, ContractRegistry, IntentDone, IntentFailed
+from saga.contracts.registry import (
+    Command,
+    CommandAct,
+    ContractRegistry,
+    IntentCancelled,
+    IntentDone,
+    IntentFailed,
+    IntentProgress,
+)
 from saga.contracts.topics import TopicNames
 
 __all__ = [
@@ -60,8 +70,10 @@ __all__ = [
     "Decoded",
     "Event",
     "Intent",
+    "IntentCancelled",
     "IntentDone",
     "IntentFailed",
+    "IntentProgress",
     "Kind",
     "TopicNames",
     "Unreadable",
@@ -77,8 +89,10 @@ __all__ = [
     "dlq_name",
     "encode",
     "encode_for_readers",
+    "intent_cancelled_name",
     "intent_done_name",
     "intent_failed_name",
+    "intent_progress_name",
     "is_contract",
     "message_of",
     "parse_contract_name",

@@ -196,9 +196,10 @@ def reply_headers(
     at: Instant,
     saga_id: str,
     traceparent: str | None = None,
+    id_: str | None = None,
 ) -> Said:
-    """The headers of an answer: its id is `{intent id}/reply`, its cause the intent."""
-    name = f"{intent_id}/reply"
+    """The headers of an answer: its id is `{intent id}/reply` or *id_*, its cause the intent."""
+    name = id_ or f"{intent_id}/reply"
     return Said(name, contract_name, source, at, saga_id, intent_id, name, None, traceparent)
 
 

@@ -41,7 +41,10 @@ CONTRACT_NAME_CHARS_MAX = 160
 NAME_PART = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?")
 """One part of a name: small letters, digits and inner hyphens."""
 INTENT_DONE = "intent-done"
+INTENT_PROGRESS = "intent-progress"
+INTENT_CANCELLED = "intent-cancelled"
 INTENT_FAILED = "intent-failed"
+_REPLY_NAMES = (INTENT_DONE, INTENT_FAILED, INTENT_PROGRESS)
 COMMAND_CONTRACT = "saga.ctl.command.v1"
 VERSION_END = 10**6
 Reply_co = TypeVar("Reply_co", bound="Event | None", covariant=True)
@@ -106,8 +109,8 @@ class Contract:
 
     @property
     def is_internal(self) -> bool:
-        """Whether the engine itself defines this contract: commands, and the two common replies."""
-        return self.kind is Kind.CONTROL or self.name in (INTENT_DONE, INTENT_FAILED)
+        """Whether the engine itself defines this contract: commands, and the common replies."""
+        return self.kind is Kind.CONTROL or self.name in _REPLY_NAMES
 
 
 class ContractModel(BaseModel):
@@ -273,6 +276,16 @@ def intent_done_name(domain: str) -> str:
 def intent_failed_name(domain: str) -> str:
     """The contract that says an intent of *domain* was refused or failed."""
     return f"{domain}.evt.{INTENT_FAILED}.v1"
+
+
+def intent_progress_name(domain: str) -> str:
+    """The contract by which a service says that it still works on an intent of *domain*."""
+    return f"{domain}.evt.{INTENT_PROGRESS}.v1"
+
+
+def intent_cancelled_name(domain: str) -> str:
+    """The contract that tells services of *domain* that nobody waits for an intent any more."""
+    return f"{domain}.ctl.{INTENT_CANCELLED}.v1"
 
 
 def dlq_name(contract_name: str) -> str:
@@ -447,9 +460,9 @@ def _topic_parts(topic: object) -> tuple[str, str]:
             f'has topic={topic!r}: expected "<domain>.<name>", two parts of small letters, digits'
             ' and hyphens, for example "orders.order-placed"'
         )
-    if name in (INTENT_DONE, INTENT_FAILED):
+    if name in _REPLY_NAMES:
         raise DefinitionError(
-            f"has topic={topic!r}: {INTENT_DONE!r} and {INTENT_FAILED!r} are the names of the"
+            f"has topic={topic!r}: {', '.join(map(repr, _REPLY_NAMES))} are the names of the"
             " replies that every domain has; choose another name"
         )
     return domain, name

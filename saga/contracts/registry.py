@@ -11,15 +11,17 @@ from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import AfterValidator, Field, JsonValue, model_validator
 
 from saga.contracts.json_text import shortened
 from saga.contracts.models import (
     CONTRACT_NAME_CHARS_MAX,
+    INTENT_CANCELLED,
     INTENT_DONE,
     INTENT_FAILED,
+    INTENT_PROGRESS,
     Contract,
     ContractModel,
     Kind,
@@ -29,6 +31,7 @@ from saga.contracts.models import (
     parse_contract_name,
 )
 from saga.core.events import CancelMode, Json
+from saga.core.identity import ID_BYTES_MAX
 from saga.core.texts import is_storable, storable
 from saga.core.values import value
 from saga.errors import DefinitionError, UnknownContract
@@ -181,6 +184,22 @@ class IntentFailed(ContractModel):
     message: Told | None = None
 
 
+class IntentProgress(ContractModel):
+    """A service still works on an intent: the step's deadline begins anew."""
+
+    note: Told | None = None
+
+
+class IntentCancelled(ContractModel):
+    """Nobody waits for the answer to an intent any more: its time is up, or its step was given up.
+
+    A notice to the service that may be at work on it, and no more: an answer counts as ever.
+    """
+
+    intent_id: Annotated[str, Field(min_length=1, max_length=ID_BYTES_MAX)]
+    reason: Told
+
+
 class CommandAct(StrEnum):
     SIGNAL = "signal"
     CANCEL = "cancel"
@@ -238,11 +257,20 @@ class Command(ContractModel):
 COMMAND = Contract(domain="saga", name="command", kind=Kind.CONTROL, version=1, model=Command)
 
 
-def internal_replies(domain: str) -> tuple[Contract, Contract]:
-    return (
-        Contract(domain=domain, name=INTENT_DONE, kind=Kind.EVENT, version=1, model=IntentDone),
-        Contract(domain=domain, name=INTENT_FAILED, kind=Kind.EVENT, version=1, model=IntentFailed),
-    )
+_OF_EVERY_DOMAIN: Final = (
+    (INTENT_DONE, Kind.EVENT, IntentDone),
+    (INTENT_FAILED, Kind.EVENT, IntentFailed),
+    (INTENT_PROGRESS, Kind.EVENT, IntentProgress),
+    (INTENT_CANCELLED, Kind.CONTROL, IntentCancelled),
+)
+
+
+def internal_contracts(domain: str) -> list[Contract]:
+    """What is said of the intents of *domain*, beside their own replies."""
+    return [
+        Contract(domain=domain, name=name, kind=kind, version=1, model=model)
+        for name, kind, model in _OF_EVERY_DOMAIN
+    ]
 
 
 def _closure(models: Iterable[type[ContractModel]]) -> dict[str, Contract]:
@@ -263,7 +291,7 @@ def _closure(models: Iterable[type[ContractModel]]) -> dict[str, Contract]:
                 where=contract.where,
             )
     domains = {contract.domain for contract in contracts.values() if contract.kind is Kind.INTENT}
-    internal = [COMMAND, *(reply for domain in domains for reply in internal_replies(domain))]
+    internal = [COMMAND, *(each for domain in domains for each in internal_contracts(domain))]
     return contracts | {contract.contract_name: contract for contract in internal}
 
 

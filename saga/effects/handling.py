@@ -25,13 +25,22 @@ from saga.core.values import value
 from saga.effects.contained import in_handler
 from saga.effects.inbox import Answer, Conflict, FailureCode, NothingToUndo, Run, judge
 from saga.effects.limits import Gate
-from saga.effects.registration import CallNext, EffectContext, Handler, Middleware, Starter
+from saga.effects.line import AsyncLine, CancelledIntents, Line, ThreadLine
+from saga.effects.registration import (
+    NOBODY,
+    CallNext,
+    EffectContext,
+    Handler,
+    Middleware,
+    Starter,
+)
 from saga.effects.request import Request, Subscription
 from saga.errors import (
     BusUnavailable,
     DefinitionError,
     MalformedMessage,
     Refused,
+    SagaError,
     StoreUnavailable,
     TaskEnded,
     TransactionEnded,
@@ -129,6 +138,9 @@ class Handling:
         self._answer = answer
         self._pool = WorkerPool(self._handle, parts.clock, parts.settings)
         self._commit_backoff = parts.backoff()
+        self.cancelled: Final = CancelledIntents()
+        self._line = AsyncLine(self.cancelled, self._tell)
+        self._thread_line: Line = NOBODY
         self._middleware = parts.subscription.effects.middleware
         self._gates: dict[str, Gate] = {}
         """By the name of the handler, of those that have limits."""
@@ -136,6 +148,7 @@ class Handling:
 
     def start(self, tasks: Tasks) -> None:
         self._tasks = tasks
+        self._thread_line = ThreadLine(self.cancelled, self._tell, asyncio.get_running_loop())
         tasks.start(self._pool.run(tasks), "the handlers")
 
     def end(self) -> None:
@@ -244,6 +257,7 @@ class Handling:
                 key=request.key,
                 attempt=request.attempt,
                 db=unit.db if handler.is_async else unit.thread_db,
+                line=self._line if handler.is_async else self._thread_line,
             )
             if handler.uses_raw and handler.is_async:
                 await context.db.fetch(BEGINNING)  # only here can it wait for the connection
@@ -283,6 +297,18 @@ class Handling:
 
     async def _call_in_thread(self, handler: Handler, *arguments: object) -> object:
         return _reply_in(await _in_thread(self._threads, handler.function, *arguments))
+
+    async def _tell(self, intent_id: str, note: str | None) -> None:
+        """Publish that the work on an intent goes on; while the bus is away, nothing is told."""
+        request = self._pool.request_of(intent_id)
+        if request is None or not request.route.is_intent:
+            return
+        record = self._parts.subscription.progress(request, note, self._parts.clock.now())
+        try:
+            await self._parts.bus.publish([record])
+        except SagaError as error:
+            text = "progress on %s is not told: %s"
+            log.info(text, intent_id, error, extra=_place_of(request, str(error)))
 
     async def _why_too_large(self, request: Request, row: InboxRow) -> str | None:
         """Why the answer cannot be published, before anything is kept: its topic refuses it."""
@@ -484,6 +510,11 @@ class WorkerPool:
         self._filled.set()
         if self._in_work:
             self._is_kept_waiting.set()
+
+    def request_of(self, intent_id: str) -> Request | None:
+        """The request in work of this id; None once its handler has ended."""
+        runs = self._in_work.values()
+        return next((run.request for run in runs if run.request.message_id == intent_id), None)
 
     async def _watch(self, tasks: Tasks) -> None:
         """Have others join while the queue waits for a slow handler."""

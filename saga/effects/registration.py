@@ -6,6 +6,7 @@ import inspect
 import math
 import sys
 from collections.abc import Awaitable, Callable
+from dataclasses import field
 from functools import partial
 from types import CodeType
 from typing import Any, Final, TypeVar, get_type_hints
@@ -14,6 +15,7 @@ from saga.contracts import Contract, ContractModel, Event, Intent, contract_of
 from saga.contracts.models import NAME_PART
 from saga.core.identity import SagaId
 from saga.core.values import value
+from saga.effects.line import Line
 from saga.errors import DefinitionError
 
 NAME_CHARS_MAX: Final = 100
@@ -25,6 +27,7 @@ MiddlewareT = TypeVar("MiddlewareT", bound=Middleware)
 MIDDLEWARE_ARGUMENTS: Final = 3
 
 _UNKNOWN: Final = object()
+NOBODY: Final = Line()
 
 
 @value(kw_only=True)
@@ -40,6 +43,8 @@ class EffectContext:
         idempotency_key: the same for every attempt; hand it on to systems that take one.
         saga_id: the saga that asks; for a fact the saga it is about, empty where it names none.
         attempt: 1 for the first.
+        cancelled: whether the saga waits no more: the step's time is up, or it was given up. Raise
+            whatever you like then; an answer counts as ever, so that its effect is undone.
         db: the tables, inside the transaction in which the answer is kept: a write happens once.
             `execute(sql, **params)` returns the number of rows touched, `fetch(sql, **params)` a
             list of dicts; parameters are written `:name`; `async` handlers await both. `raw` is the
@@ -53,6 +58,18 @@ class EffectContext:
     attempt: int
     # A `Database` in async handlers, a `ThreadDatabase` in sync ones; one annotation serves both.
     db: Any
+    line: Line = field(default=NOBODY, repr=False)
+
+    @property
+    def cancelled(self) -> bool:
+        return self.line.is_cancelled(self.intent_id)
+
+    def progress(self, note: str | None = None) -> Any:
+        """Say that the work goes on, and have the step's deadline begin anew.
+
+        Awaited in `async` handlers, a plain call in sync ones. It may be lost, as a notice may.
+        """
+        return self.line.progress(self.intent_id, note)
 
 
 @value(kw_only=True)

@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 from saga.contracts import (
     ContractModel,
     ContractRegistry,
+    IntentCancelled,
     Kind,
     TopicNames,
     Unreadable,
@@ -24,8 +25,10 @@ from saga.contracts import (
     contract_of,
     decode_accepted,
     decode_record,
+    intent_cancelled_name,
     intent_done_name,
     intent_failed_name,
+    intent_progress_name,
     reply_contract_names,
 )
 from saga.contracts import cloudevents as ce
@@ -33,7 +36,9 @@ from saga.contracts.registry import ReadPath
 from saga.contracts.signatures import SigningKeys
 from saga.core.events import EMPTY_JSON, REPLY_DONE, Json, ReplyOutcome
 from saga.core.identity import DO, ID_BYTES_MAX, Direction, Instant, SagaId, parse_intent_id
+from saga.core.texts import storable
 from saga.core.values import value
+from saga.effects.line import NOTE_CHARS_MAX
 from saga.effects.registration import Effects, Handler
 from saga.errors import DefinitionError
 from saga.ports.bus import Inbound, Record, why_set_aside
@@ -148,6 +153,13 @@ def group_of(service: str, names: TopicNames) -> str:
     return names.topic(f"effects.{service}")
 
 
+class Notice(NamedTuple):
+    """Nobody waits for the answer to an intent any more."""
+
+    inbound: Inbound
+    intent_id: str
+
+
 class Subscription:
     """The topics of one service: how their records are read, and how they are answered.
 
@@ -178,12 +190,15 @@ class Subscription:
         self._registry = registry
         self._names = names
         self._signing = signing
+        domains = {each.handler.contract.domain for each in self.routes.values() if each.is_intent}
+        notices = [intent_cancelled_name(domain) for domain in domains]
+        self.notices: Final = {names.topic(name): registry.paths[name] for name in notices}
         self._reply_topics: dict[str, str] = {}
         self._source = names.source("effects", effects.name)
 
     @property
     def topics_read(self) -> tuple[str, ...]:
-        return tuple(sorted(self.routes))
+        return tuple(sorted((*self.routes, *self.notices)))
 
     @property
     def topics_written(self) -> tuple[str, ...]:
@@ -191,11 +206,14 @@ class Subscription:
         # `intent-done` in any case: an undo with nothing to undo is answered there.
         contracts = {name for intent in intents for name in reply_contract_names(intent)}
         contracts |= {intent_done_name(intent.domain) for intent in intents}
+        contracts |= {intent_progress_name(intent.domain) for intent in intents}
         return tuple(sorted({self._names.topic(name) for name in contracts}))
 
-    def read(self, inbound: Inbound) -> Request | Rejected:
+    def read(self, inbound: Inbound) -> Request | Notice | Rejected:
         route = self.routes.get(inbound.topic)
         if route is None:
+            if inbound.topic in self.notices:
+                return self._read_notice(inbound)
             message = f"this service has no handler for {inbound.topic}"
             return Rejected(inbound, DeadLetterReason.UNKNOWN_TOPIC, message)
         headers = inbound.headers
@@ -231,6 +249,21 @@ class Subscription:
         of_whom = message_id, own_key, order_key, attempt, saga, direction
         return Request(*content, *of_whom, undoes, said.traceparent, refusal)
 
+    def _read_notice(self, inbound: Inbound) -> Notice | Rejected:
+        path = self.notices[inbound.topic]
+        _, _, decoded = decode_record(path, inbound.headers, inbound.value)
+        if isinstance(decoded, Unreadable):
+            return Rejected(inbound, decoded.code, decoded.message)
+        assert isinstance(decoded.model, IntentCancelled), decoded
+        return Notice(inbound, decoded.model.intent_id)
+
+    def progress(self, request: Request, note: str | None, at: Instant) -> Record:
+        """That the work on *request*, an intent, goes on."""
+        contract = intent_progress_name(request.route.handler.contract.domain)
+        said = {} if note is None else {"note": storable(note, NOTE_CHARS_MAX)}
+        id_ = f"{request.message_id}/progress/{at}"
+        return self._answer(request, contract, canonical(said), at, id_)
+
     def reply(self, request: Request, row: InboxRow) -> Record | None:
         """The answer to publish; None where *request* is a fact, which is not answered."""
         route = request.route
@@ -240,11 +273,17 @@ class Subscription:
             contract, payload = row.contract or route.done, row.payload or EMPTY_JSON
         else:
             contract, payload = route.failed, _failure(row)
+        return self._answer(request, contract, payload, row.handled_at)
+
+    def _answer(
+        self, request: Request, contract: str, payload: Json, at: Instant, id_: str | None = None
+    ) -> Record:
         headers = ce.reply_headers(
             intent_id=request.message_id,
             contract_name=contract,
             source=self._source,
-            at=row.handled_at,
+            at=at,
+            id_=id_,
             saga_id=request.saga_id,
             traceparent=request.traceparent,
         )

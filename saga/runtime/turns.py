@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Final, TypeAlias
 
 from saga.core.decider import RECORDED, Disposition
@@ -36,6 +37,7 @@ from saga.ports import Appended, EventStore, HistoryAppend
 from saga.ports.store import DeadLetterReason, DeferralReason
 from saga.runtime.deferred import DeferredRecords
 from saga.runtime.lines import write_lines
+from saga.runtime.middleware import AroundTurn, info_of, taken_within
 from saga.runtime.outcomes import OutcomeWaiters
 from saga.runtime.pauses import DefinitionAct, Pauses
 from saga.runtime.relay import Relay
@@ -84,6 +86,7 @@ class Turns:
         clock: StoreClock,
         waiters: OutcomeWaiters,
         pauses: Pauses,
+        around: Sequence[AroundTurn] = (),
     ) -> None:
         self._pauses = pauses
         self._router = router
@@ -93,6 +96,7 @@ class Turns:
         self._relay = relay
         self._clock = clock
         self._waiters = waiters
+        self._around = around
         self._busy: set[SagaId] = set()
         self._freed = asyncio.Event()
 
@@ -483,7 +487,11 @@ class Turns:
             delivery.event = replace(delivery.event, at=saga.last_at)
         before, was_poisoned = state.status, state.is_poisoned
         try:
-            decision = saga.decider.handle(state, delivery.event)
+            if self._around:
+                info, take = info_of(saga, delivery.event), saga.decider.handle
+                decision = taken_within(self._around, info, partial(take, state, delivery.event))
+            else:
+                decision = saga.decider.handle(state, delivery.event)
             if decision.disposition is RECORDED:
                 self._record(unit, saga, delivery.event, decision.intents)
         except BaseException as error:

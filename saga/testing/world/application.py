@@ -15,7 +15,7 @@ from typing import Any, Final
 from saga.app import SagaApp
 from saga.contracts import ContractModel, Event, Intent, contract_of
 from saga.effects import EffectContext, Effects
-from saga.effects.registration import Handler
+from saga.effects.registration import Handler, Limits
 from saga.errors import DefinitionError
 from saga.testing.world.checks import Line
 from saga.testing.world.isolation import working_for
@@ -77,9 +77,12 @@ def ledger(database: EffectsDatabase) -> list[Line]:
     return lines
 
 
-def _handle(service: Effects, model: type[ContractModel], function: Function) -> None:
+def _handle(
+    service: Effects, model: type[ContractModel], function: Function, limits: Limits | None = None
+) -> None:
     assert issubclass(model, Intent), model
-    service.on(model)(function)
+    limits = limits or Limits()
+    service.on(model, at_once=limits.at_once, per_second=limits.per_second)(function)
 
 
 def _cloned(
@@ -89,8 +92,10 @@ def _cloned(
     clone = Effects(service.name)
     for starter in service.starters:
         clone.on_start(starter.function)
+    for middleware in service.middleware:
+        clone.around(middleware)
     for model, handler in service.intents.items():
-        _handle(clone, model, function_of(model, handler))
+        _handle(clone, model, function_of(model, handler), handler.limits)
     for model, handler in service.facts.items():
         assert issubclass(model, Event), model
         clone.listens(model)(handler.function)
@@ -99,7 +104,13 @@ def _cloned(
 
 def _copied(app: SagaApp, effects: list[Effects]) -> SagaApp:
     contracts = [contract.model for contract in app.contracts.published]
-    return SagaApp(sagas=app.sagas, effects=effects, contracts=contracts)
+    return SagaApp(
+        sagas=app.sagas,
+        effects=effects,
+        contracts=contracts,
+        name=app.name,
+        around_turns=app.around_turns,
+    )
 
 
 def _watched(_: type[ContractModel], handler: Handler) -> Function:
