@@ -30,6 +30,8 @@ class Disposition(StrEnum):
     """Another trigger, of another content, has begun the saga of this key: a dead letter."""
     AFTER_END = "after_end"
     """An event of others, for a saga that has ended: counted, no entry."""
+    NO_NEWS = "no_news"
+    """It changes nothing now: counted, no entry."""
     UNKNOWN = "unknown_intent"
     """It answers an intent that was never issued: the record is a dead letter."""
 

@@ -91,6 +91,14 @@ class ReplyReceived:
 
 
 @value(kw_only=True)
+class ProgressReceived:
+    """A service said that it still works on an attempt, which takes its time."""
+
+    intent_id: IntentId
+    note: str | None = None
+
+
+@value(kw_only=True)
 class TimerFired:
     timer_id: TimerId
 
@@ -261,6 +269,7 @@ class TimersAdded:
 Fact = (
     SagaStarted
     | ReplyReceived
+    | ProgressReceived
     | TimerFired
     | SignalReceived
     | EventReceived

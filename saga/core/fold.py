@@ -9,6 +9,7 @@ functions, so what it knows is what the history says (`docs/reference/history.md
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
 from saga.core import events, intents
@@ -367,6 +368,12 @@ def _shown(state: SagaState, intent: intents.Shown, _: Instant) -> None:
     }
 
 
+def _moved(state: SagaState, intent: intents.TimerMoved, _: Instant) -> None:
+    timer = state.timers.get(intent.timer_id)
+    if timer is not None:
+        state.timers[intent.timer_id] = replace(timer, due_at=intent.due_at)
+
+
 def _step_of(state: SagaState, timer: intents.TimerArmed) -> Step:
     return state.steps[StepId(timer.target.rpartition("/")[0])]
 
@@ -470,6 +477,7 @@ _Effect: TypeAlias = Callable[[SagaState, Any, Instant], None]
 FACT_EFFECTS: Final[dict[type[events.Fact], _Effect]] = {
     events.SagaStarted: _started,
     events.ReplyReceived: _replied,
+    events.ProgressReceived: _without_effect,
     events.TimerFired: _timer_fired,
     events.SignalReceived: arrive,
     events.EventReceived: arrive,
@@ -493,6 +501,7 @@ EFFECTS: Final[dict[type[intents.Intent], _Effect]] = {
     intents.Shown: _shown,
     intents.TimerArmed: _armed,
     intents.TimerCancelled: _cancelled,
+    intents.TimerMoved: _moved,
     intents.SignalAwaited: begin_wait,
     intents.EventAwaited: begin_wait,
     intents.WaitEnded: end_by_choice,

@@ -158,6 +158,14 @@ class TimerCancelled:
 
 
 @value(kw_only=True)
+class TimerMoved:
+    """The timer is due at another time than it was armed for."""
+
+    timer_id: TimerId
+    due_at: Instant
+
+
+@value(kw_only=True)
 class SignalAwaited:
     """The program waits for a signal of this name; the oldest one that was kept ends the wait."""
 
@@ -322,6 +330,7 @@ Intent = (
     | Shown
     | TimerArmed
     | TimerCancelled
+    | TimerMoved
     | SignalAwaited
     | EventAwaited
     | WaitEnded

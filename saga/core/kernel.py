@@ -10,9 +10,18 @@ the state. This module only opens the door to each.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import assert_never
+from typing import TypeAlias, assert_never
 
-from saga.core import child_answers, events, forward, parents, pausing, requests, rollback
+from saga.core import (
+    child_answers,
+    deadlines,
+    events,
+    forward,
+    parents,
+    pausing,
+    requests,
+    rollback,
+)
 from saga.core.decider import RECORDED, Decider, Decision, Disposition
 from saga.core.events import REPLY_DONE, Event, ReplyReceived
 from saga.core.fold import pass_turn, said
@@ -54,6 +63,21 @@ def decider_without_code(name: str, version: int) -> Decider:
     return decider_for(Definition(name, version, "", _no_program))
 
 
+_Others: TypeAlias = (
+    events.ProgressReceived
+    | events.SignalReceived
+    | events.EventReceived
+    | events.CancelRequested
+    | events.OperatorActed
+    | events.ChildStarted
+    | events.ChildEnded
+    | events.Paused
+    | events.Resumed
+    | events.TimersAdded
+)
+"""Facts whose repetition is known by their cause alone."""
+
+
 def _no_program(saga_id: SagaId, _: str) -> Program:
     raise AssertionError(saga_id)
 
@@ -73,6 +97,15 @@ def _take(turn: Turn, event: Event) -> Disposition:
         case _ if (identity := identity_of(event)) in turn.state.causes:
             is_same = turn.state.causes[identity] == said(fact)
             return Disposition.DUPLICATE if is_same else Disposition.CONFLICT
+        case _:
+            return _take_new(turn, fact)
+
+
+def _take_new(turn: Turn, fact: _Others) -> Disposition:
+    """Take a fact whose cause this saga does not know."""
+    match fact:
+        case events.ProgressReceived():
+            return deadlines.progress(turn, fact)
         case events.SignalReceived() | events.EventReceived():
             return forward.arrived(turn, fact)
         case events.CancelRequested():
@@ -128,6 +161,8 @@ def _timer(turn: Turn, fact: events.TimerFired) -> Disposition:
         return Disposition.DUPLICATE
     if timer is None:
         return turn.note(Verdict.STALE, fact.timer_id, "it is armed no longer: nothing comes of it")
+    if turn.at < timer.due_at and turn.recorded is None:
+        return Disposition.NO_NEWS  # it was moved when it had been found due
     turn.take_fact()
     match timer.purpose:
         case TimerPurpose.SLEEP:

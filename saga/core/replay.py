@@ -43,7 +43,9 @@ _STANDS: Final[dict[type, tuple[str, ...]]] = {
     **dict.fromkeys(_WITH_OUTCOME, ("outcome",)),
 }
 """What of a decision is not compared as it is: messages are read first."""
-_APART: Final = frozenset({TimerArmed, intents.TimerCancelled, intents.Patched, intents.Shown})
+_APART: Final = frozenset(
+    {TimerArmed, intents.TimerCancelled, intents.TimerMoved, intents.Patched, intents.Shown}
+)
 """Not compared in their places: timers are by their ids; a patch is retired by asking no more.
 
 What is shown is part of no decision."""

@@ -25,7 +25,7 @@ from saga.core.values import value
 from saga.effects.contained import in_handler
 from saga.effects.inbox import Answer, Conflict, FailureCode, NothingToUndo, Run, judge
 from saga.effects.limits import Gate
-from saga.effects.line import AsyncLine, CancelledIntents, Line, ThreadLine
+from saga.effects.line import AsyncLine, CancelledIntents, Line, ThreadLine, nothing
 from saga.effects.registration import (
     NOBODY,
     CallNext,
@@ -298,12 +298,16 @@ class Handling:
     async def _call_in_thread(self, handler: Handler, *arguments: object) -> object:
         return _reply_in(await _in_thread(self._threads, handler.function, *arguments))
 
-    async def _tell(self, intent_id: str, note: str | None) -> None:
-        """Publish that the work on an intent goes on; while the bus is away, nothing is told."""
+    def _tell(self, intent_id: str, note: str | None) -> Coroutine[Any, Any, None]:
+        """Say that the work on an intent goes on, if it does."""
         request = self._pool.request_of(intent_id)
         if request is None or not request.route.is_intent:
-            return
+            return nothing()
         record = self._parts.subscription.progress(request, note, self._parts.clock.now())
+        return self._publish_progress(intent_id, request, record)
+
+    async def _publish_progress(self, intent_id: str, request: Request, record: Record) -> None:
+        """While the bus is away, nothing is told."""
         try:
             await self._parts.bus.publish([record])
         except SagaError as error:
@@ -513,7 +517,7 @@ class WorkerPool:
 
     def request_of(self, intent_id: str) -> Request | None:
         """The request in work of this id; None once its handler has ended."""
-        runs = self._in_work.values()
+        runs = list(self._in_work.values())  # asked from threads, too
         return next((run.request for run in runs if run.request.message_id == intent_id), None)
 
     async def _watch(self, tasks: Tasks) -> None:

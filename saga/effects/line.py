@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
-from typing import Final
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final
 
 from typing_extensions import override
 
@@ -19,8 +19,8 @@ NOTE_CHARS_MAX: Final = 1_000
 
 log = logging.getLogger(__name__)
 
-Tell = Callable[[str, str | None], Awaitable[None]]
-"""Publishes progress on an intent, by its id, with a note."""
+Tell = Callable[[str, str | None], Coroutine[Any, Any, None]]
+"""Makes what publishes progress on an intent in work, by its id, with a note."""
 
 
 class CancelledIntents:
@@ -47,7 +47,7 @@ class Line:
 
     def progress(self, intent_id: str, note: str | None) -> Awaitable[None] | None:
         del intent_id, note
-        return _nothing()
+        return nothing()
 
 
 class AsyncLine(Line):
@@ -77,11 +77,9 @@ class ThreadLine(AsyncLine):
 
     @override
     def progress(self, intent_id: str, note: str | None) -> None:
-        asyncio.run_coroutine_threadsafe(self._told(intent_id, note), self._loop)
-
-    async def _told(self, intent_id: str, note: str | None) -> None:
-        await self._tell(intent_id, note)
+        # Made now: the handler may have ended when it runs.
+        asyncio.run_coroutine_threadsafe(self._tell(intent_id, note), self._loop)
 
 
-async def _nothing() -> None:
+async def nothing() -> None:
     """Nobody listens."""

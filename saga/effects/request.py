@@ -6,6 +6,7 @@ answer sent again has the same bytes.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import field
 from functools import partial
@@ -48,6 +49,8 @@ from saga.ports.store import DeadLetterReason
 INTENT_ID_CHARS_MAX: Final = 100
 """How much of a wrong intent id a message quotes."""
 _DIGEST_BYTES: Final = 16
+
+log = logging.getLogger(__name__)
 
 
 class Rejected(NamedTuple):
@@ -157,7 +160,7 @@ class Notice(NamedTuple):
     """Nobody waits for the answer to an intent any more."""
 
     inbound: Inbound
-    intent_id: str
+    intent_id: str | None
 
 
 class Subscription:
@@ -249,11 +252,13 @@ class Subscription:
         of_whom = message_id, own_key, order_key, attempt, saga, direction
         return Request(*content, *of_whom, undoes, said.traceparent, refusal)
 
-    def _read_notice(self, inbound: Inbound) -> Notice | Rejected:
+    def _read_notice(self, inbound: Inbound) -> Notice:
+        """One that cannot be read says nothing: nothing rests on it."""
         path = self.notices[inbound.topic]
         _, _, decoded = decode_record(path, inbound.headers, inbound.value)
         if isinstance(decoded, Unreadable):
-            return Rejected(inbound, decoded.code, decoded.message)
+            log.info("a notice cannot be read: %s", decoded.message, extra={"reason": decoded.code})
+            return Notice(inbound, None)
         assert isinstance(decoded.model, IntentCancelled), decoded
         return Notice(inbound, decoded.model.intent_id)
 

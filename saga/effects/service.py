@@ -217,7 +217,8 @@ class EffectsService:
             if isinstance(read, Rejected):
                 rejected.append(read)
             elif isinstance(read, Notice):
-                self._handling.cancelled.add(read.intent_id)
+                if read.intent_id is not None:
+                    self._handling.cancelled.add(read.intent_id)
                 noticed.append(read.inbound)
             else:
                 requests.append(read)

@@ -14,7 +14,13 @@ from sys import maxsize
 from types import MappingProxyType
 from typing import TypeAlias
 
-from saga.contracts import COMMAND_CONTRACT, TopicNames
+from saga.contracts import (
+    COMMAND_CONTRACT,
+    IntentCancelled,
+    TopicNames,
+    encode,
+    intent_cancelled_name,
+)
 from saga.contracts import cloudevents as ce
 from saga.contracts.between_sagas import command_text
 from saga.contracts.keys import key_in
@@ -52,6 +58,7 @@ from saga.ports import (
 )
 from saga.ports.bus import HEADERS_USUAL_BYTES, RecordLimits
 from saga.retrying import Backoff, retried
+from saga.runtime.notices import Notice
 from saga.runtime.unhandled import dlq_record
 
 TAKEOVER_S = 2.0
@@ -561,6 +568,17 @@ class RecordEncoder:
         assert isinstance(headers, ce.Said), headers
         signed = self._signing.signed(record.topic, record.key, record.value, headers)
         return Record(record.topic, record.key, record.value, signed)
+
+    def notice(
+        self, notice: Notice, *, saga: SagaId, at: Instant, definition: str, key: str
+    ) -> Record:
+        """The record that tells a service of an intent for which nobody waits any more."""
+        id_ = f"{notice.intent_id}/cancelled"
+        contract = intent_cancelled_name(notice.contract.partition(".")[0])
+        value = encode(IntentCancelled(intent_id=notice.intent_id, reason=notice.reason)).encode()
+        source = self._source(definition)
+        headers = ce.Said(id_, contract, source, at, saga, notice.intent_id, id_)
+        return Record(self._topic(contract), key.encode(), value, headers)
 
     def _check(self, record: Record) -> None:
         """Raise MessageTooLarge for what the bus would refuse: before it is stored, never after."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from saga.authoring.registry import Registered, SagaRegistry
 from saga.contracts import (
@@ -16,6 +17,7 @@ from saga.contracts import (
     ContractRegistry,
     Decoded,
     IntentFailed,
+    IntentProgress,
     Kind,
     TopicNames,
     Unreadable,
@@ -27,6 +29,7 @@ from saga.contracts import (
     decode_record,
     intent_done_name,
     intent_failed_name,
+    intent_progress_name,
     reply_contract_names,
 )
 from saga.contracts import Event as EventModel
@@ -43,6 +46,7 @@ from saga.core.events import (
     Message,
     OperatorActed,
     Paused,
+    ProgressReceived,
     ReplyOutcome,
     ReplyReceived,
     Resumed,
@@ -72,6 +76,7 @@ from saga.users_code import is_ours
 
 TRACEPARENT_CHARS_MAX = 100
 SOURCE_CHARS_MAX = 200
+_NOT_DONE: Final = (intent_failed_name, intent_progress_name)
 
 Reason = DeadLetterReason | UnreadableCode
 
@@ -167,8 +172,9 @@ class Router:
         intents = [each for each in contracts.contracts if each.kind is Kind.INTENT]
         # Replies without content; whose intents have one, answer with a contract of their own.
         self._done = {intent_done_name(each.domain) for each in intents if each.reply is None}
-        failed = {intent_failed_name(each.domain) for each in intents}
-        self._only_replies = self._done | failed
+        domains = {each.domain for each in intents}
+        others = {name(domain) for domain in domains for name in _NOT_DONE}
+        self._only_replies = self._done | others
         listened = {COMMAND_CONTRACT, *self._only_replies}
         answers = [contract_of(each.reply).contract_name for each in intents if each.reply]
         # As they are once they are read: in their current version.
@@ -193,7 +199,7 @@ class Router:
         self._answers_to = {
             each.contract_name: frozenset(
                 current
-                for name in reply_contract_names(each)
+                for name in (*reply_contract_names(each), intent_progress_name(each.domain))
                 for current in (name, contracts.current(name).contract_name)
             )
             for each in intents
@@ -394,8 +400,12 @@ def _start(
     return SagaStarted(name, version, fingerprint, key, trigger, traceparent)
 
 
-def _reply(intent_id: IntentId, decoded: Decoded, done: Collection[str]) -> ReplyReceived:
+def _reply(
+    intent_id: IntentId, decoded: Decoded, done: Collection[str]
+) -> ReplyReceived | ProgressReceived:
     model, contract = decoded.model, decoded.contract_name
+    if type(model) is IntentProgress:
+        return ProgressReceived(intent_id=intent_id, note=model.note)
     if type(model) is IntentFailed:
         outcome = ReplyOutcome(model.outcome)
         return ReplyReceived(intent_id, outcome, code=model.code, message=model.message)

@@ -38,6 +38,7 @@ from saga.ports.store import DeadLetterReason, DeferralReason
 from saga.runtime.deferred import DeferredRecords
 from saga.runtime.lines import write_lines
 from saga.runtime.middleware import AroundTurn, info_of, taken_within
+from saga.runtime.notices import GIVING_UP, notices
 from saga.runtime.outcomes import OutcomeWaiters
 from saga.runtime.pauses import DefinitionAct, Pauses
 from saga.runtime.relay import Relay
@@ -61,6 +62,7 @@ _NUDGE: Final = Resumed(reason="", scope=PauseScope.DEFINITION)
 SUSPECTS_MAX = 8
 """Of so many sagas that one record concerns it is found out which one cannot be recorded."""
 _RECORDED: Final = RECORDED.value
+_NOTEWORTHY: Final = CHANGES_OF_TIMERS | GIVING_UP
 _STILL: Final = ENDED | {SagaStatus.PARKED}
 log = logging.getLogger(__name__)
 
@@ -500,7 +502,7 @@ class Turns:
             # The saga's own code: recorded as a fact once the batch has begun again.
             raise _TurnRaised(error) from error
         if decision.disposition is not RECORDED:
-            self._leave_out(unit, delivery, decision.disposition)
+            self._leave_out(unit, saga, delivery, decision.disposition)
             return
         unit.counts[_RECORDED] += 1
         if decision.lines:
@@ -513,13 +515,19 @@ class Turns:
         if delivery.inbound is None or delivery.deferred_id:
             unit.settle(delivery)
 
-    def _leave_out(self, unit: UnitOfWork, delivery: Delivery, disposition: Disposition) -> None:
+    def _leave_out(
+        self, unit: UnitOfWork, saga: LoadedSaga, delivery: Delivery, disposition: Disposition
+    ) -> None:
         """What becomes of a delivery that led to no entry."""
         if disposition is Disposition.UNKNOWN:
             self._ask_the_store(unit, delivery)
         unit.counts[disposition.value] += 1
         match disposition:
             case Disposition.DUPLICATE:
+                unit.settle(delivery)
+            case Disposition.NO_NEWS if isinstance(fact := delivery.event.fact, TimerFired):
+                unit.timers.arm_again([saga.state.timers[fact.timer_id]], saga.saga_id)
+            case Disposition.NO_NEWS:
                 unit.settle(delivery)
             case Disposition.CONFLICT:
                 message = "the same id came before with another content"
@@ -554,8 +562,14 @@ class Turns:
                 traceparent=state.traceparent,
                 are_stored=False,
             )
-            if not CHANGES_OF_TIMERS.isdisjoint(map(type, intents)):
+            if not _NOTEWORTHY.isdisjoint(map(type, intents)):
                 unit.timers.note(saga_id, intents)
+                for notice in notices(state, event.fact, intents):
+                    name, key = saga.decider.name, state.key
+                    record = encoder.notice(
+                        notice, saga=saga_id, at=event.at, definition=name, key=key
+                    )
+                    unit.outgoing.append(record)
         history = unit.histories.get(saga_id)
         if history is None:
             unit.changed[saga_id] = saga

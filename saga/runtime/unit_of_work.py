@@ -12,7 +12,14 @@ from typing import Any, Final, NamedTuple
 from saga.core.durations import SECOND_US
 from saga.core.events import Fact, TimerFired
 from saga.core.identity import DO, Instant, IntentName, SagaId, TimerId
-from saga.core.intents import Intent, IntentIssued, IntentTold, TimerArmed, TimerCancelled
+from saga.core.intents import (
+    Intent,
+    IntentIssued,
+    IntentTold,
+    TimerArmed,
+    TimerCancelled,
+    TimerMoved,
+)
 from saga.core.program import Line
 from saga.core.status import ENDED, SagaStatus
 from saga.ports import (
@@ -34,7 +41,7 @@ POSTPONED_S = 30
 """How long a due timer is left alone whose saga stands still, at least."""
 POSTPONED_S_MAX = 300
 """A worker may postpone one just after another has released the saga: no later than by so much."""
-CHANGES_OF_TIMERS: Final = frozenset({TimerArmed, TimerCancelled})
+CHANGES_OF_TIMERS: Final = frozenset({TimerArmed, TimerCancelled, TimerMoved})
 _SOURCE: Final = attrgetter("topic", "partition")
 _OFFSET: Final = attrgetter("offset")
 _COUNTS: Final[Callable[[], defaultdict[Any, int]]] = partial(defaultdict, int)
@@ -103,6 +110,9 @@ class TimerChanges:
         for intent in intents:
             if type(intent) is TimerArmed:
                 self.armed[intent.timer_id] = DueTimer(intent.timer_id, saga_id, intent.due_at)
+            elif type(intent) is TimerMoved:
+                due = DueTimer(intent.timer_id, saga_id, intent.due_at)
+                (self.armed if due.timer_id in self.armed else self.moved)[due.timer_id] = due
             elif type(intent) is TimerCancelled and not self.armed.pop(intent.timer_id, None):
                 self.cleared.append(intent.timer_id)
 

@@ -20,6 +20,7 @@ from saga.core.events import (
     OperatorActed,
     Paused,
     PauseScope,
+    ProgressReceived,
     ReplyOutcome,
     ReplyReceived,
     Resumed,
@@ -72,6 +73,21 @@ class Reply:
             message=self.message,
         )
         return reply, None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A service says that it still works on an intent."""
+
+    subject: Subject
+    note: str | None
+    attempt: int | None
+
+    def fact(self, state: SagaState, history: Sequence[Entry]) -> tuple[Fact, Instant | None]:
+        issued = _issued(self.subject, None, state, history)
+        attempt = issued.attempt if self.attempt is None else self.attempt
+        id_ = intent_id(state.saga_id, issued.step, issued.direction, attempt)
+        return ProgressReceived(intent_id=id_, note=self.note), None
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +175,11 @@ def failed(
 ) -> Reply:
     """An attempt failed."""
     return Reply(what, ReplyOutcome.FAILED, code=code, message=message, step=step, attempt=attempt)
+
+
+def progressed(on: Subject, note: str | None = None, *, attempt: int | None = None) -> Progress:
+    """A service says that it still works on an intent, so that its deadline begins anew."""
+    return Progress(on, note, attempt)
 
 
 def timed_out(what: Awaited) -> Deadline:

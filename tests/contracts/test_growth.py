@@ -238,7 +238,7 @@ def test_an_effect_service_refuses_a_record_in_as_long_as_it_is() -> None:
     async def note(intent: Note, ctx: EffectContext) -> None: ...
 
     subscription = Subscription(effects, CONTRACTS, TopicNames("test", "saga"))
-    (topic,) = subscription.topics_read
+    (topic,) = subscription.routes
 
     def refused(value: bytes) -> None:
         assert _reason(subscription.read(_inbound(topic, value))) is UnreadableCode.TOO_DEEP

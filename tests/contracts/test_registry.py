@@ -41,8 +41,10 @@ def test_replies_and_internal_contracts_come_along():
 
     assert [one.contract_name for one in registry.contracts] == [
         "registry-orders.evt.placed.v1",
+        "registry-payments.ctl.intent-cancelled.v1",
         "registry-payments.evt.intent-done.v1",
         "registry-payments.evt.intent-failed.v1",
+        "registry-payments.evt.intent-progress.v1",
         "registry-payments.evt.paid.v1",
         "registry-payments.int.pay.v1",
         "saga.ctl.command.v1",

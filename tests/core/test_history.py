@@ -70,6 +70,8 @@ BODIES = [
     events.ReplyReceived(
         intent_id=IntentId("i"), outcome=ReplyOutcome.REFUSED, code="c", message=""
     ),
+    events.ProgressReceived(intent_id=IntentId("i")),
+    events.ProgressReceived(intent_id=IntentId("i"), note="half"),
     events.TimerFired(timer_id=TimerId("t")),
     *(
         events.SignalReceived(name="s", payload=Json(text))
@@ -161,6 +163,7 @@ BODIES = [
         timer_id=TimerId("t"), due_at=Instant(5), purpose=TimerPurpose.SLEEP, target="sleep-1"
     ),
     intents.TimerCancelled(timer_id=TimerId("t")),
+    intents.TimerMoved(timer_id=TimerId("t"), due_at=Instant(5)),
     intents.SignalAwaited(wait="wait-a-1", name="a"),
     intents.SignalAwaited(wait="wait-a-1", name="a", refused=2),
     intents.EventAwaited(wait="next-e-1", contracts=("d.evt.e.v1",)),

@@ -274,10 +274,15 @@ async def test_a_failing_on_start_ends_the_start():
 
 async def test_what_is_written_and_read_is_known_beforehand(scenario):
     """So that the topics can be made."""
-    assert scenario.service.subscription.topics_read == (TOPIC, "test.toys.shop.int.refund.v1")
+    assert scenario.service.subscription.topics_read == (
+        "test.toys.shop.ctl.intent-cancelled.v1",
+        TOPIC,
+        "test.toys.shop.int.refund.v1",
+    )
     assert scenario.service.subscription.topics_written == (
         "test.toys.shop.evt.intent-done.v1",
         "test.toys.shop.evt.intent-failed.v1",
+        "test.toys.shop.evt.intent-progress.v1",
         "test.toys.shop.evt.paid.v1",
     )
     assert scenario.service.subscription.group == "test.toys.effects.wallets"

@@ -355,6 +355,7 @@ def test_topics_are_those_that_anything_listens_to(scenario):
                 "toys.evt.reserved.v2",
                 "toys.evt.intent-done.v1",
                 "toys.evt.intent-failed.v1",
+                "toys.evt.intent-progress.v1",
                 "saga.ctl.command.v1",
             )
         )

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import NamedTuple, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 import orjson
 
 from saga.contracts import Command, Event, TopicNames, contract_of
+from saga.contracts.models import INTENT_CANCELLED, INTENT_PROGRESS
 from saga.core.events import ReplyOutcome, ReplyReceived, SagaStarted, TimerFired
 from saga.core.history import FACTS, Entry
 from saga.core.identity import DO, SagaId, TimerId, intent_id
@@ -31,6 +32,7 @@ from saga.core.intents import (
     StepSettled,
     TimerArmed,
     TimerCancelled,
+    TimerMoved,
     UndoAppended,
     Verdict,
 )
@@ -247,6 +249,11 @@ def _timers(history: Sequence[Entry]) -> Iterator[str]:
                     yield f"timer {timer_id} is armed twice"
                 names.add(timer_id)
                 armed[timer_id] = timer
+            case TimerMoved(timer_id=timer_id, due_at=due_at):
+                if timer_id in armed:
+                    armed[timer_id] = replace(armed[timer_id], due_at=due_at)
+                else:
+                    yield f"timer {timer_id} is moved and was not armed"
             case TimerCancelled(timer_id=timer_id):
                 if armed.pop(timer_id, None) is None:
                     yield f"timer {timer_id} is cancelled and was not armed"
@@ -508,6 +515,10 @@ def _due_to(entry: Entry) -> tuple[str, str, str] | None:
     return None
 
 
+_NOTICE: Final = f".ctl.{INTENT_CANCELLED}."
+_PROGRESS: Final = f".evt.{INTENT_PROGRESS}."
+
+
 def _id_of(saga_id: SagaId, intent: IntentIssued) -> str:
     return f"{saga_id}/{intent.step}/{intent.direction.value}/{intent.attempt}"
 
@@ -517,6 +528,8 @@ def _outbox(evidence: Evidence, due: Mapping[str, Due]) -> Iterator[str]:
     first: dict[str, Inbound] = {}
     reached: dict[tuple[SagaId, str], int] = {}
     for number, record in evidence.published:
+        if _NOTICE in record.topic:
+            continue  # no history has to say it
         if ".dlq." in record.topic or not evidence.is_ours(record):
             if ".int." in record.topic and record.value not in evidence.log.garbage:
                 yield f"an intent from nowhere: {record}"
@@ -556,6 +569,8 @@ def _accounting(evidence: Evidence) -> Iterator[str]:
     for _, record in evidence.published:
         if record.topic not in evidence.heard or record.value in evidence.log.garbage:
             continue
+        if _PROGRESS in record.topic:
+            continue  # most of it is no news
         kept = unhandled.get(record.position)
         headers = headers_of(record)
         record_id, answered = headers.get("ce_id", ""), headers.get("ce_causationid")

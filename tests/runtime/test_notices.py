@@ -1,0 +1,142 @@
+"""Services are told of intents for which nobody waits any more, and say that they work on."""
+
+import json
+
+import pytest
+
+from saga import Context, saga
+from saga.contracts import CommandAct
+from saga.contracts import cloudevents as ce
+from saga.core.events import CancelMode, ProgressReceived
+from saga.core.intents import TimerMoved
+from tests.records import header
+from tests.runtime.fixtures import NAMES, Scenario, order_id
+from tests.runtime.toys import OrderPlaced, Reserve, Reserved, Ship, Unreserve
+
+CANCELLED = "toys.ctl.intent-cancelled.v1"
+PROGRESS = "toys.evt.intent-progress.v1"
+
+
+@saga("order", version=1, starts_on=OrderPlaced)
+async def racing(ctx: Context, placed: OrderPlaced) -> None:
+    """A step with a deadline beside one without; the first to be done wins."""
+    first = ctx.do(Reserve(order_id=placed.order_id), undo=Unreserve, timeout="30s")
+    await ctx.any(first, ctx.do(Ship(order_id=placed.order_id)))
+    await ctx.sleep("1d")
+
+
+@pytest.fixture
+def scenario():
+    return Scenario(racing)
+
+
+async def begun(scenario: Scenario) -> Scenario:
+    await scenario.take(scenario.event(OrderPlaced(order_id="o-1", amount=3), "o-1"))
+    return scenario
+
+
+def told(scenario: Scenario) -> list[tuple[str, str]]:
+    """The intents of the notices, without their saga, and why nobody waits."""
+    notices = [json.loads(record.value) for record in scenario.on(CANCELLED)]
+    return [(each["intent_id"].partition("/")[2], each["reason"]) for each in notices]
+
+
+def progress(scenario: Scenario, step: str = "reserve", attempt: int = 1, note=None):
+    intent = f"{order_id()}/{step}/do/{attempt}"
+    value = json.dumps({"note": note} if note else {}).encode()
+    headers = ((ce.CAUSATION_ID, intent.encode()), (ce.ID, f"p-{scenario.clock.now()}".encode()))
+    return scenario.record(NAMES.topic(PROGRESS), b"o-1", value, headers)
+
+
+async def test_a_missed_deadline_is_told(scenario: Scenario) -> None:
+    await begun(scenario)
+    scenario.clock.advance(31)
+    await scenario.take_due()
+
+    assert told(scenario) == [("reserve/do/1", "its time is up")]
+    (notice,) = scenario.on(CANCELLED)
+    assert notice.key == b"o-1"
+    assert header(notice, ce.CAUSATION_ID) == f"{order_id()}/reserve/do/1"
+    scenario.check()
+
+
+async def test_a_step_that_lost_a_race_is_told(scenario: Scenario) -> None:
+    await begun(scenario)
+    (ship,) = scenario.on(Ship)
+    await scenario.take(scenario.reply(ship))
+
+    assert told(scenario) == [("reserve/do/1", "its step was given up")]
+    scenario.check()
+
+
+async def test_an_immediate_cancel_is_told_and_a_graceful_one_waits(scenario: Scenario) -> None:
+    await begun(scenario)
+    saga = order_id()
+    await scenario.take(scenario.command(saga, CommandAct.CANCEL, id="c-1", reason="no"))
+    assert told(scenario) == []
+    mode = CancelMode.IMMEDIATE
+    again = scenario.command(saga, CommandAct.CANCEL, id="c-2", reason="now", mode=mode)
+    await scenario.take(again)
+
+    assert told(scenario) == [
+        ("reserve/do/1", "its saga goes on without it"),
+        ("ship/do/1", "its saga goes on without it"),
+    ]
+
+
+async def test_what_is_answered_in_time_is_told_of_nothing(scenario: Scenario) -> None:
+    await begun(scenario)
+    (reserve,) = scenario.on(Reserve)
+    (ship,) = scenario.on(Ship)
+    await scenario.take(scenario.reply(reserve, Reserved(shelf="s-1")), scenario.reply(ship))
+
+    assert [intent for intent, _ in told(scenario)] == ["ship/do/1"]  # which lost
+
+
+async def test_progress_puts_a_deadline_off_in_the_due_index(scenario: Scenario) -> None:
+    await begun(scenario)
+    scenario.clock.advance(20)
+    await scenario.take(progress(scenario, note="half"))
+    scenario.clock.advance(20)
+    await scenario.take_due()
+
+    bodies = [entry.body for entry in scenario.history(order_id())]
+    assert isinstance(bodies[-2], ProgressReceived)
+    assert isinstance(bodies[-1], TimerMoved)
+    assert told(scenario) == []
+    scenario.clock.advance(11)
+    await scenario.take_due()
+    assert told(scenario) == [("reserve/do/1", "its time is up")]
+    scenario.check()
+
+
+async def test_a_timer_that_was_found_due_before_it_was_moved_fires_later(
+    scenario: Scenario,
+) -> None:
+    await begun(scenario)
+    scenario.clock.advance(29)
+    await scenario.take(progress(scenario))
+    (moved,) = await scenario.store.due_timers(until=scenario.clock.now() + 60_000_000, limit=9)
+    stale = type(moved)(moved.timer_id, moved.saga_id, scenario.clock.now())
+    before = scenario.history(order_id())
+    await scenario.take(due=[stale])
+
+    assert scenario.history(order_id()) == before
+    assert await scenario.store.due_timers(until=moved.due_at, limit=9) == [moved]
+    scenario.check()
+
+
+async def test_progress_on_what_was_never_asked_is_a_dead_letter(scenario: Scenario) -> None:
+    await begun(scenario)
+    await scenario.take(progress(scenario, step="nothing"))
+
+    (letter,) = scenario.dead_letters()
+    assert letter.reason == "unknown_intent"
+
+
+async def test_progress_without_a_cause_is_a_dead_letter(scenario: Scenario) -> None:
+    await begun(scenario)
+    await scenario.take(scenario.record(NAMES.topic(PROGRESS), b"o-1", b"{}"))
+
+    (letter,) = scenario.dead_letters()
+    assert letter.reason == "no_causation"
