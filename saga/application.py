@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from saga.authoring import SagaDefinition, SagaRegistry
 from saga.contracts import ContractModel, ContractRegistry, Kind, contract_of, dlq_name, is_contract
+from saga.contracts.between_sagas import CHILD_CONTRACTS
 from saga.effects import Effects
 from saga.errors import DefinitionError
 from saga.ports import TopicSpec
@@ -76,6 +77,8 @@ class Application:
         """Every topic that this application publishes to or reads."""
         router = Router(self.registry, self.contracts, names)
         topics = {names.topic(contract.contract_name) for contract in self.contracts.contracts}
+        if self.sagas:  # any saga may be another one's child
+            topics.update(map(names.topic, CHILD_CONTRACTS))
         topics.update(router.topics)
         read = [*map(names.contract_name, router.topics), *self._handled]
         topics.update(names.topic(dlq_name(name)) for name in read if name is not None)

@@ -127,6 +127,8 @@ class TestTopics:
             for name in (
                 "saga.ctl.command.v1",
                 "saga.dlq.command.v1",
+                "saga.evt.child-ended.v1",
+                "saga.evt.child-started.v1",
                 "shop.ctl.intent-cancelled.v1",
                 "shop.dlq.intent-done.v1",
                 "shop.dlq.intent-failed.v1",

@@ -58,6 +58,7 @@ class ChildEnded(Event, topic="saga.child-ended", version=1):
 
 CHILD_STARTED: Final = contract_of(ChildStarted).contract_name
 CHILD_ENDED: Final = contract_of(ChildEnded).contract_name
+CHILD_CONTRACTS: Final = frozenset({CHILD_STARTED, CHILD_ENDED})
 
 
 def child_fact(

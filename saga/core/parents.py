@@ -63,7 +63,7 @@ def _why_not(state: SagaState, undo_intent: IntentId, program: Program | None) -
         (state.is_past_pivot, "past its pivot the saga only goes forward"),
         (
             state.status is SagaStatus.COMPLETED and program is None,
-            "no worker here has the version of its definition: deploy it, and retry the undo",
+            "no code here can run it: deploy the version of its definition, and retry the undo",
         ),
     )
     return next((refusal for is_so, refusal in refusals if is_so), None)

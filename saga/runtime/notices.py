@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 from saga.core.events import Fact, TimerFired
-from saga.core.identity import DO, IntentId, intent_id, parse_intent_id
+from saga.core.identity import DO, IntentId, StepId, intent_id, parse_intent_id
 from saga.core.intents import BranchDropped, Intent, StepSettled, TimerPurpose, purpose_of
 from saga.core.state import SagaState, Step
 from saga.core.status import ISSUED, StepStatus
@@ -29,24 +29,37 @@ class Notice(NamedTuple):
 
 
 def notices(state: SagaState, fact: Fact, decided: Sequence[Intent]) -> Iterator[Notice]:
-    """For which intents nobody waits any more since this turn, which has led to *state*."""
+    """For which intents nobody waits any more since this turn, which has led to *state*.
+
+    No service works on a step that has started a child: that is told by a command.
+    """
+    children = state.children or {}
+    for step, notice in _given_up(state, fact, decided):
+        if step not in children:
+            yield notice
+
+
+def _given_up(
+    state: SagaState, fact: Fact, decided: Sequence[Intent]
+) -> Iterator[tuple[StepId, Notice]]:
     missed = _missed(fact)
     name = None if missed is None else parse_intent_id(missed)
     if missed is not None and name is not None and name.step in state.steps:
         step = state.steps[name.step]
         is_do = name.direction is DO
         contract = step.contract if is_do else state.undo_contracts[step.id]
-        yield Notice(missed, contract, TIME_IS_UP)
+        yield step.id, Notice(missed, contract, TIME_IS_UP)
     for intent in decided:
         match intent:
             case BranchDropped(steps=steps):
                 for step in map(state.steps.__getitem__, steps):
                     if step.status is ISSUED and not step.is_backing_off:
-                        yield Notice(_latest(state, step), step.contract, GIVEN_UP)
+                        yield step.id, Notice(_latest(state, step), step.contract, GIVEN_UP)
             case StepSettled(step=id_, status=StepStatus.IN_DOUBT, direction=direction) if (
                 direction is DO and missed is None
             ):
-                yield Notice(_latest(state, state.steps[id_]), state.steps[id_].contract, IN_DOUBT)
+                step = state.steps[id_]
+                yield id_, Notice(_latest(state, step), step.contract, IN_DOUBT)
 
 
 def _missed(fact: Fact) -> IntentId | None:

@@ -22,13 +22,13 @@ from saga.contracts import (
     intent_cancelled_name,
 )
 from saga.contracts import cloudevents as ce
-from saga.contracts.between_sagas import command_text
+from saga.contracts.between_sagas import CHILD_ENDED, CHILD_STARTED, child_text, command_text
 from saga.contracts.keys import key_in
 from saga.contracts.signatures import SigningKeys
 from saga.core.durations import SECOND_US
-from saga.core.events import Fact, Message, SagaStarted
-from saga.core.history import Entry
-from saga.core.identity import DO, Instant, SagaId, idempotency_key
+from saga.core.events import ChildStarted, Fact, Message, Parent
+from saga.core.history import Entry, RecordedTurn, turns
+from saga.core.identity import DO, UNDO, Instant, SagaId, idempotency_key
 from saga.core.intents import (
     CommandSent,
     EventPublished,
@@ -58,6 +58,7 @@ from saga.ports import (
 )
 from saga.ports.bus import HEADERS_USUAL_BYTES, RecordLimits
 from saga.retrying import Backoff, retried
+from saga.runtime.children import start_of, told_to_parent
 from saga.runtime.notices import Notice
 from saga.runtime.unhandled import dlq_record
 
@@ -331,12 +332,17 @@ class Relay:
                 message = "cannot publish for saga %s: its history is corrupt"
                 log.error(message, saga_id, extra={"saga_id": saga_id})
                 continue
-            begins = (entry.body for entry in history if isinstance(entry.body, SagaStarted))
-            begin = next(begins, None)
-            if begin is None:
+            start = start_of(history)
+            if start is None:
                 continue  # its very first turn failed: there is nothing to publish yet
-            name, key, trace = begin.definition, begin.key, begin.traceparent
-            records += self.encoder.records(group, definition=name, key=key, traceparent=trace)
+            begin, parent = start
+            records += self.encoder.records(
+                group,
+                definition=begin.definition,
+                key=begin.key,
+                traceparent=begin.traceparent,
+                parent=parent,
+            )
         return records
 
     def _backoff(self) -> Backoff:
@@ -474,19 +480,54 @@ class RecordEncoder:
         definition: str,
         key: str,
         traceparent: str | None,
+        parent: Parent | None = None,
     ) -> list[Record]:
-        """The records of *entries*, in order; always the same bytes."""
+        """The records of whole turns, in order; always the same bytes."""
         records: list[Record] = []
-        for entry in entries:
+        for turn in turns(entries):
+            event = turn.event
             records += self.records_of(
-                entry.saga_id,
-                entry.at,
-                entry.cause,
-                (entry.body,),
+                turn.saga_id,
+                event.at,
+                event.cause,
+                (event.fact, *turn.decided),
                 definition=definition,
                 key=key,
                 traceparent=traceparent,
             )
+            records += self.told_to_parent(
+                turn, parent, definition=definition, key=key, traceparent=traceparent
+            )
+        return records
+
+    def told_to_parent(
+        self,
+        turn: RecordedTurn,
+        parent: Parent | None,
+        *,
+        definition: str,
+        key: str,
+        traceparent: str | None,
+        are_stored: bool = True,
+    ) -> list[Record]:
+        """The records by which a child tells its *parent* of a turn; raises as `records_of`."""
+        source, at = self._source(definition), turn.event.at
+        records: list[Record] = []
+        for told, parent_key in told_to_parent(turn, parent, definition=definition, key=key):
+            has_begun = isinstance(told, ChildStarted)
+            contract = CHILD_STARTED if has_begun else CHILD_ENDED
+            headers = ce.Said(
+                f"{told.intent_id}/{'started' if has_begun else 'ended'}",
+                contract,
+                source,
+                at,
+                turn.saga_id,
+                told.intent_id,
+                traceparent=traceparent,
+            )
+            text = child_text(told).encode()
+            record = self._signed(Record(self._topic(contract), parent_key.encode(), text, headers))
+            records.append(record if are_stored else self._checked(record))
         return records
 
     def records_of(
@@ -512,7 +553,12 @@ class RecordEncoder:
         for body in bodies:
             message: _Said
             undoes: str | None = None
+            parent_key: str | None = None
             if type(body) is IntentIssued:
+                if body.child:
+                    if body.direction is UNDO:
+                        continue  # a command says it
+                    parent_key = key
                 message, undoes = body, body.undoes
                 same_for_retries = idempotency_key(saga, body.step, body.direction)
                 id_ = f"{same_for_retries}/{body.attempt}"
@@ -525,13 +571,11 @@ class RecordEncoder:
                 id_ = f"{same_for_retries}/1"
             elif isinstance(body, _OUTCOMES) and body.outcome is not None:
                 message = body.outcome
-                id_ = same_for_retries = f"{saga}/outcome"
+                id_ = same_for_retries = _outcome_id(saga, body)
             elif type(body) is CommandSent:
                 sender = f"{definition}/{key}"
                 command = self._command(saga, at, cause, body, source=source, sender=sender)
-                if not are_stored:
-                    self._check(command)
-                records.append(command)
+                records.append(command if are_stored else self._checked(command))
                 continue
             else:
                 continue
@@ -539,6 +583,8 @@ class RecordEncoder:
             headers = ce.Said(
                 id_, contract, source, at, saga, cause, same_for_retries, undoes, traceparent
             )
+            if parent_key is not None:
+                headers.causation_id, headers.parent_key = id_, parent_key
             record_key = sagas_key
             if contract in self._own_keys:
                 record_key = self._own_key(message) or sagas_key
@@ -580,6 +626,10 @@ class RecordEncoder:
         headers = ce.Said(id_, contract, source, at, saga, notice.intent_id, id_)
         return Record(self._topic(contract), key.encode(), value, headers)
 
+    def _checked(self, record: Record) -> Record:
+        self._check(record)
+        return record
+
     def _check(self, record: Record) -> None:
         """Raise MessageTooLarge for what the bus would refuse: before it is stored, never after."""
         contract = self.names.contract_name(record.topic)
@@ -601,6 +651,12 @@ def _through_last_before(backlog: Sequence[Backlog], before: Instant) -> Sequenc
     """Batches up to the last one appended *before*: younger ones among them committed earlier."""
     ends = [place for place, batch in enumerate(backlog, 1) if batch.appended_at < before]
     return backlog[: ends[-1]] if ends else ()
+
+
+def _outcome_id(saga: SagaId, end: SagaCompleted | SagaRolledBack | SagaAbandoned) -> str:
+    """A child that had completed and is undone has a second outcome."""
+    is_second = not isinstance(end, SagaCompleted) and end.undo is not None
+    return f"{saga}/outcome/undone" if is_second else f"{saga}/outcome"
 
 
 def _saga_of(record: Record) -> SagaId:

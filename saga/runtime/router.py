@@ -33,6 +33,12 @@ from saga.contracts import (
     reply_contract_names,
 )
 from saga.contracts import Event as EventModel
+from saga.contracts.between_sagas import (
+    CHILD_CONTRACTS,
+    ChildEnded,
+    ChildStarted,
+    child_fact,
+)
 from saga.contracts.cloudevents import Attributes, Said, read_headers
 from saga.contracts.registry import ReadPath
 from saga.contracts.signatures import SigningKeys
@@ -45,6 +51,7 @@ from saga.core.events import (
     Fact,
     Message,
     OperatorActed,
+    Parent,
     Paused,
     ProgressReceived,
     ReplyOutcome,
@@ -71,6 +78,7 @@ from saga.core.values import value
 from saga.ports import Inbound
 from saga.ports.bus import why_set_aside
 from saga.ports.store import DeadLetterReason, Skip, SkipReason
+from saga.runtime.children import parent_of
 from saga.runtime.pauses import DefinitionAct
 from saga.users_code import is_ours
 
@@ -103,6 +111,12 @@ class Delivery:
     is_perhaps: bool = False
     is_nudge: bool = False
     """It says nothing but that the saga may go on, whose definition is paused no more."""
+
+    @property
+    def undoes(self) -> bool:
+        """Whether it has a child undone, which may have ended."""
+        fact = self.event.fact
+        return isinstance(fact, CancelRequested) and fact.undo is not None
 
     @property
     def abandons(self) -> bool:
@@ -146,12 +160,14 @@ class _Topic:
         expected: who speaks on it: a history names only others.
         starts: the sagas that its messages start.
         answers: whether one that names an intent as its cause is the reply to it.
+        is_engines: whether it is read for all sagas: commands, and what children say.
     """
 
     path: ReadPath
     expected: str
     starts: Sequence[Registered]
     answers: bool
+    is_engines: bool
 
 
 class Router:
@@ -175,7 +191,8 @@ class Router:
         domains = {each.domain for each in intents}
         others = {name(domain) for domain in domains for name in _NOT_DONE}
         self._only_replies = self._done | others
-        listened = {COMMAND_CONTRACT, *self._only_replies}
+        engines = {COMMAND_CONTRACT, *(name for name in CHILD_CONTRACTS if name in contracts)}
+        listened = {*engines, *self._only_replies}
         answers = [contract_of(each.reply).contract_name for each in intents if each.reply]
         # As they are once they are read: in their current version.
         replies = {contracts.current(name).contract_name for name in answers}
@@ -188,12 +205,14 @@ class Router:
             starts = sagas.started_by(current)
             is_answer = name in answered or name in self._only_replies
             speaks = ("effects", name.partition(".")[0]) if is_answer else ("publisher",)
+            speaks = ("sagas",) if name in CHILD_CONTRACTS else speaks
             self._topics[names.topic(name)] = _Topic(
                 contracts.paths[name],
                 names.source(*speaks),
                 starts,
                 # An event that starts sagas may name an intent as its mere cause.
                 current in replies or not starts,
+                name in engines,
             )
         self.topics = tuple(sorted(self._topics))
         self._answers_to = {
@@ -214,11 +233,14 @@ class Router:
         except _Refused as refused:
             return Rejected(inbound, refused.reason, refused.message, deferred_id)
 
-    def misfit(self, state: SagaState, delivery: Delivery) -> Rejected | None:
+    def misfit(self, state: SagaState, delivery: Delivery) -> Rejected | Skipped | None:
         """Why a reply cannot be what the intent asked for, or a command is not for this saga."""
         inbound, intent = delivery.inbound, delivery.intent
         if inbound is None or delivery.starts is not None:
             return None
+        if state.children is not None and _only_names(state, delivery):
+            reason = self._why_not_ours(read_headers(inbound.headers))
+            return Skipped(inbound, reason, delivery.deferred_id)
         if state.key and inbound.key != state.key.encode():
             what = "command" if intent is None else "reply"
             message = f"a {what} to a saga of key {state.key!r} has another key"
@@ -251,21 +273,16 @@ class Router:
         source = said.source
         if source == topic.expected:
             source = None
-        if topic.path.name == COMMAND_CONTRACT:
-            command = self._command(inbound, said, decoded, deferred_id)
-            if command.saga_id is None:
-                return self._definition_act(inbound, command, key)
-            event = Event(command_fact(command), at, MessageId(command.command_id), source)
-            delivery = Delivery(SagaId(command.saga_id), event, inbound, deferred_id=deferred_id)
-            delivery.is_operator = not isinstance(event.fact, SignalReceived)
-            delivery.may_be_early = self._is_for_ours(command, key)
-            return [delivery]
+        if topic.is_engines:
+            is_command = topic.path.name == COMMAND_CONTRACT
+            read = self._commanded if is_command else self._told_by_child
+            return read(inbound, said, decoded, at=at, source=source, deferred_id=deferred_id)
         # Its position identifies a record as well.
         cause = MessageId(said.id or "/".join(map(str, inbound.position)))
         contract, starters = decoded.contract_name, topic.starts
         deliveries: list[Delivery] = []
         causation, own_key = said.causation_id, None
-        intent = parse_intent_id(causation) if causation and topic.answers else None
+        intent = parse_intent_id(causation) if causation and _may_answer(topic, said) else None
         forged = None if intent is None else self._why_forged(inbound, said, deferred_id)
         if intent is not None and causation is not None and forged is None:
             event = Event(_reply(IntentId(causation), decoded, self._done), at, cause, source)
@@ -279,7 +296,7 @@ class Router:
         elif forged is not None:
             raise _Refused(DeadLetterReason.BAD_SIGNATURE, f"a reply: {forged}")
         for registered in starters:
-            fact = _start(registered, said, decoded, own_key)
+            fact = _start(registered, said, decoded, own_key, parent_of(said))
             event = Event(fact, at, cause, source)
             id_ = saga_id(fact.definition, fact.key)
             start = Delivery(id_, event, inbound, registered, contract, None, deferred_id)
@@ -328,6 +345,50 @@ class Router:
             raise _Refused(DeadLetterReason.UNKNOWN_SAGA, message)
         return command
 
+    def _commanded(
+        self,
+        inbound: Inbound,
+        said: Attributes | Said,
+        decoded: Decoded,
+        *,
+        at: Instant,
+        source: str | None,
+        deferred_id: int,
+    ) -> list[Delivery] | DefinitionAct | Skipped:
+        command = self._command(inbound, said, decoded, deferred_id)
+        key = (inbound.key or b"").decode()
+        if command.saga_id is None:
+            return self._definition_act(inbound, command, key)
+        event = Event(command_fact(command), at, MessageId(command.command_id), source)
+        delivery = Delivery(SagaId(command.saga_id), event, inbound, deferred_id=deferred_id)
+        is_signal = isinstance(event.fact, SignalReceived)
+        delivery.is_operator = not is_signal and not delivery.undoes
+        delivery.may_be_early = self._is_for_ours(command, key)
+        return [delivery]
+
+    def _told_by_child(
+        self,
+        inbound: Inbound,
+        said: Attributes | Said,
+        decoded: Decoded,
+        *,
+        at: Instant,
+        source: str | None,
+        deferred_id: int,
+    ) -> list[Delivery]:
+        contract, causation = decoded.contract_name, said.causation_id
+        intent = parse_intent_id(causation) if causation else None
+        if intent is None or causation is None:
+            message = f"{contract} names no intent in its ce_causationid"
+            raise _Refused(DeadLetterReason.NO_CAUSATION, message)
+        if (forged := self._why_forged(inbound, said, deferred_id)) is not None:
+            raise _Refused(DeadLetterReason.BAD_SIGNATURE, f"what a child says: {forged}")
+        model = decoded.model
+        assert isinstance(model, (ChildStarted, ChildEnded)), model
+        cause = MessageId(said.id or "/".join(map(str, inbound.position)))
+        event = Event(child_fact(IntentId(causation), model), at, cause, source)
+        return [Delivery(intent.saga_id, event, inbound, None, contract, intent, deferred_id)]
+
     def _why_forged(
         self, inbound: Inbound, said: Attributes | Said, deferred_id: int
     ) -> str | None:
@@ -368,6 +429,21 @@ class _Refused(Exception):
         self.message = message
 
 
+def _may_answer(topic: _Topic, said: Attributes | Said) -> bool:
+    """Whether a record may be a reply; one that starts a child names the intent that sent it."""
+    return topic.answers and not said.parent_key
+
+
+def _only_names(state: SagaState, delivery: Delivery) -> bool:
+    """Whether a record names an intent that started a child, and is not what a child says.
+
+    Whatever a child says in its first turn names that intent as its cause.
+    """
+    if delivery.intent is None or delivery.contract in CHILD_CONTRACTS:
+        return False
+    return state.children is not None and delivery.intent.step in state.children
+
+
 def _own_key(decoded: Decoded, key: str) -> str | None:
     """The key that a trigger names, if any, under which it has to travel."""
     try:
@@ -381,7 +457,11 @@ def _own_key(decoded: Decoded, key: str) -> str | None:
 
 
 def _start(
-    registered: Registered, said: Attributes | Said, decoded: Decoded, own_key: str | None
+    registered: Registered,
+    said: Attributes | Said,
+    decoded: Decoded,
+    own_key: str | None,
+    parent: Parent | None,
 ) -> SagaStarted:
     model, decider = decoded.model, registered.decider
     assert isinstance(model, EventModel), model
@@ -397,7 +477,7 @@ def _start(
         traceparent = None
     trigger = Message(decoded.contract_name, decoded.payload)
     name, version, fingerprint = decider.name, decider.version, decider.fingerprint
-    return SagaStarted(name, version, fingerprint, key, trigger, traceparent)
+    return SagaStarted(name, version, fingerprint, key, trigger, traceparent, parent=parent)
 
 
 def _reply(

@@ -35,6 +35,7 @@ from saga.core.values import value
 from saga.errors import BusUnavailable, DeliveryError, MessageTooLarge, PausesChanged, SagaError
 from saga.ports import Appended, EventStore, HistoryAppend
 from saga.ports.store import DeadLetterReason, DeferralReason
+from saga.runtime.children import concerns_a_parent
 from saga.runtime.deferred import DeferredRecords
 from saga.runtime.lines import write_lines
 from saga.runtime.middleware import AroundTurn, info_of, taken_within
@@ -482,7 +483,7 @@ class Turns:
         state = saga.state
         misfit = self._router.misfit(state, delivery)
         if misfit is not None:
-            _reject(unit, delivery, misfit.reason, misfit.message)
+            _refuse(unit, delivery, misfit)
             return
         if delivery.event.at < saga.last_at:
             # No entry is dated before the one before it, whatever has become of clocks meanwhile.
@@ -570,6 +571,15 @@ class Turns:
                         notice, saga=saga_id, at=event.at, definition=name, key=key
                     )
                     unit.outgoing.append(record)
+        if concerns_a_parent(turn, state.parent):
+            unit.outgoing += encoder.told_to_parent(
+                turn,
+                state.parent,
+                definition=saga.decider.name,
+                key=state.key,
+                traceparent=state.traceparent,
+                are_stored=False,
+            )
         history = unit.histories.get(saga_id)
         if history is None:
             unit.changed[saga_id] = saga
@@ -604,7 +614,7 @@ class Turns:
         text = described(error)
         unit.counts["failed_turns"] += 1
         before = saga.state.status
-        if before.is_ended:
+        if before.is_ended and not delivery.undoes:
             _reject(unit, delivery, DeadLetterReason.TURN_FAILED, text)
             return
         started = delivery.event.fact
@@ -738,6 +748,16 @@ def _let_go_on(unit: UnitOfWork, saga: LoadedSaga, *, was_poisoned: bool) -> Non
     unit.revisits.add(saga.saga_id)
     if was_poisoned and not saga.state.is_poisoned:
         unit.timers.arm_again(saga.state.timers.values(), saga.saga_id)
+
+
+def _refuse(unit: UnitOfWork, delivery: Delivery, misfit: Rejected | Skipped) -> None:
+    """Leave out a record that is not meant for the saga it reached."""
+    if isinstance(misfit, Rejected):
+        _reject(unit, delivery, misfit.reason, misfit.message)
+    elif delivery.is_perhaps:
+        unit.settle(delivery)
+    else:
+        unit.skip(misfit)
 
 
 def _reject(unit: UnitOfWork, delivery: Delivery, reason: Reason, message: str) -> None:

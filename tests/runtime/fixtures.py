@@ -285,7 +285,8 @@ class Scenario:
         invariants.check_live(self.app, self.cache, histories)
         if is_all_published:
             published = [record for part in self.bus.partitions.values() for record in part.records]
-            invariants.check_published(NAMES, histories, published)
+            own_keys = self.app.contracts.own_keys
+            invariants.check_published(NAMES, histories, published, own_keys)
 
 
 def order_id(key: str = "o-1") -> SagaId:

@@ -1,14 +1,15 @@
 """What holds for every store and every bus after whatever happened to them."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 from saga.contracts import TopicNames
-from saga.core.events import SagaStarted
-from saga.core.history import Entry
+from saga.core.history import Entry, History, turns
 from saga.core.identity import SagaId
 from saga.core.replay import replay
 from saga.core.state import SagaState, snapshot
 from saga.ports import Inbound
+from saga.runtime.children import start_of
 from saga.runtime.relay import RecordEncoder
 from saga.runtime.saga_cache import LoadedSaga, definition_of
 
@@ -48,20 +49,28 @@ NOTICE = "ctl.intent-cancelled.v1"
 
 
 def check_published(
-    names: TopicNames, histories: Mapping[SagaId, Sequence[Entry]], published: Sequence[Inbound]
+    names: TopicNames,
+    histories: Mapping[SagaId, Sequence[Entry]],
+    published: Sequence[Inbound],
+    own_keys: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """What sagas have published is what their histories say, with the same bytes and in order.
 
     *published* is in order per topic.
     """
-    outgoing = RecordEncoder(names, record_bytes_max=RECORD_BYTES_MAX)
+    outgoing = RecordEncoder(names, record_bytes_max=RECORD_BYTES_MAX, own_keys=own_keys)
     stored: dict[str, dict[tuple[str, str], tuple]] = {}
     for saga_id, history in histories.items():
-        started = next((e.body for e in history if isinstance(e.body, SagaStarted)), None)
-        if started is None:
+        start = start_of(History(turns(history)))
+        if start is None:
             continue
+        started, parent = start
         records = outgoing.records(
-            history, definition=started.definition, key=started.key, traceparent=started.traceparent
+            history,
+            definition=started.definition,
+            key=started.key,
+            traceparent=started.traceparent,
+            parent=parent,
         )
         stored[saga_id] = {
             (record.topic, dict(record.headers)["ce_id"].decode()): (
@@ -78,7 +87,8 @@ def check_published(
             continue  # it tells what no history has to say
         if "/sagas/" not in (headers.get("ce_source") or b"").decode():
             continue
-        mine = seen.setdefault(headers["ce_subject"].decode(), {})
+        sender = headers.get("ce_subject") or headers["ce_correlationid"]  # of a command
+        mine = seen.setdefault(sender.decode(), {})
         name, said = (
             (record.topic, headers["ce_id"].decode()),
             (record.key, record.value, record.headers),

@@ -24,6 +24,7 @@ from saga.contracts import (
     is_contract,
     reply_contract_names,
 )
+from saga.contracts.between_sagas import CHILD_CONTRACTS
 from saga.contracts.lockfile import Lock, check, lock_of, lock_text, read_lock
 from saga.contracts.topics import Document, Participant, TopicSettings, asyncapi_document
 from saga.effects import Effects, Subscription
@@ -256,6 +257,8 @@ def participant(app: Application, settings: Settings, name: str) -> Participant:
         contracts = [contract_of(model) for model in filter(is_contract, saga.contracts())]
         received = {contract_of(trigger).contract_name for trigger in saga.starts_on}
         received.update(_replies(contracts))
+        if saga.has_children:
+            received |= CHILD_CONTRACTS
         receives |= {old for each in received for old in app.contracts.names_read_as(each)}
         sends |= {contract.contract_name for contract in contracts} - received
     return Participant(

@@ -13,6 +13,7 @@ from saga.console.cli.contracts import participant
 from saga.console.cli.output import Misused
 from saga.console.cli.session import Session
 from saga.contracts import COMMAND_CONTRACT, Kind, TopicNames
+from saga.contracts.between_sagas import CHILD_CONTRACTS
 from saga.effects import Subscription
 from saga.runtime.router import Router
 from saga.runtime.unhandled import dlq_topic
@@ -109,6 +110,11 @@ def _orchestrator(app: Application, settings: Settings, router: Router) -> Itera
             yield Right(ORCHESTRATOR, WRITE, "topic", topic, "intents")
         elif contract.contract_name in sent or topic not in read:
             yield Right(ORCHESTRATOR, WRITE, "topic", topic, "outcomes and other events of sagas")
+    told = sorted(map(names.topic, CHILD_CONTRACTS))
+    yield from _each(ORCHESTRATOR, WRITE, told, "what children tell their parents")
+    if any(saga.has_children for saga in app.sagas):
+        topic = names.topic(COMMAND_CONTRACT)
+        yield Right(ORCHESTRATOR, WRITE, "topic", topic, "cancels and undos of children")
     yield from _dead_letters(ORCHESTRATOR, router.topics, names)
 
 
