@@ -76,13 +76,12 @@ def to_turn(saga_id: SagaId, topic: str, state: bytes, *, version: int = 0) -> R
         raise CorruptHistory(saga_id, version, f"is missing; {plain['version']} follows")
     if not plain_entries:
         raise CorruptHistory(saga_id, first, "the turn cannot be read: it has no entries")
-    number, name, bodies = first, None, []
+    number, plain_entry, bodies = first, None, []
     try:
         for number, plain_entry in enumerate(plain_entries, first):
-            name = None
-            name = plain_entry.pop("type")
-            bodies.append(body_from_plain(saga_id, number, name, plain_entry, _text))
+            bodies.append(body_from_plain(saga_id, number, plain_entry, _text))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
+        name = plain_entry.get("type") if isinstance(plain_entry, dict) else None
         problem = f"the entry {name!r} cannot be read: {error}"
         raise CorruptHistory(saga_id, number, problem) from error
     return RecordedTurn(saga_id, first, Event(bodies[0], at, cause, source), bodies[1:])
@@ -130,4 +129,4 @@ def saga_id_of(originator_id: str) -> SagaId:
 
 
 def _text(value: Any) -> Json:
-    return Json(_dumps(value, option=_SORTED).decode())
+    return Json(_dumps(value, None, _SORTED).decode())

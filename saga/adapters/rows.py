@@ -119,7 +119,7 @@ class DamagedRow(ValueError):
     """Raised where a row cannot be read: others are."""
 
 
-_STATUSES: Final = frozenset(status.value for status in SagaStatus)
+_STATUSES: Final = {status.value: status for status in SagaStatus}
 _OUTCOMES: Final = frozenset(outcome.value for outcome in ReplyOutcome)
 _UNHANDLED_KINDS: Final = frozenset(kind.value for kind in UnhandledKind)
 _IS: Final[dict[str, Callable[[Any], bool]]] = {
@@ -360,7 +360,7 @@ def to_summary(row: Sequence[Any], *, text: Text = as_it_is) -> SagaSummary:
         definition=text(definition),
         definition_version=definition_version,
         key=text(key),
-        status=SagaStatus(status),
+        status=_STATUSES[status],
         started_at=Instant(started_at),
         updated_at=Instant(updated_at),
         waiting_for=None if waiting_for is None else text(waiting_for),

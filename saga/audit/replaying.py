@@ -83,21 +83,21 @@ def _replay(
     """How many entries there are, and the first that the code does not decide."""
     if isinstance(history, CorruptHistory):
         return 0, ReplayMismatch(history.version, history.problem, "nothing: it cannot be read")
-    if not history:
+    if not (entries := len(history)):
         return 0, ReplayMismatch(1, "nothing, though the index names this saga", "nothing")
     name, version = _pinned(history, summary)
     registered = sagas.find(name, version)
     if registered is None:
         recorded = f"saga {name!r} version {version}"
         decided = "nothing: this application has no such version of it"
-        return len(history), ReplayMismatch(1, recorded, decided)
+        return entries, ReplayMismatch(1, recorded, decided)
     try:
         state = replayed(registered.decider, summary.saga_id, history)
     except ReplayMismatch as error:
-        return len(history), error
+        return entries, error
     if state.program is not None:
         state.program.close()
-    return len(history), None
+    return entries, None
 
 
 def replayed(decider: Decider, saga_id: SagaId, history: Sequence[Entry]) -> SagaState:

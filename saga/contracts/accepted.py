@@ -6,14 +6,15 @@ alone: without limits, patterns and validators. New messages never come this way
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from functools import lru_cache
 from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel, TypeAdapter
 from pydantic_core import CoreSchema, SchemaValidator
+from typing_extensions import override
 
 Model = TypeVar("Model", bound=BaseModel)
 T = TypeVar("T")
@@ -75,14 +76,19 @@ def read_accepted_as(adapter: TypeAdapter[T], payload: str) -> T:
     return read
 
 
-@contextmanager
-def accepting(is_accepted: Callable[[BaseModel], bool]) -> Iterator[None]:
+class Accepting(AbstractContextManager[None]):
     """While it is open, a message that its contract refuses may be made if it *is_accepted*."""
-    token = _accepted.set(is_accepted)
-    try:
-        yield
-    finally:
-        _accepted.reset(token)
+
+    def __init__(self, is_accepted: Callable[[BaseModel], bool]) -> None:
+        self._is_accepted = is_accepted
+
+    @override
+    def __enter__(self) -> None:
+        self._token = _accepted.set(self._is_accepted)
+
+    @override
+    def __exit__(self, *_: object) -> None:
+        _accepted.reset(self._token)
 
 
 def make_accepted(made: BaseModel, values: Mapping[str, Any]) -> bool:

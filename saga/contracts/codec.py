@@ -14,8 +14,7 @@ import orjson
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticSerializationError
 
-from saga.contracts.accepted import accepting as accepted_again
-from saga.contracts.accepted import read_accepted
+from saga.contracts.accepted import Accepting, read_accepted
 from saga.contracts.cloudevents import (
     SIGNATURE,
     TRACEPARENT,
@@ -262,7 +261,7 @@ def accepting(
                     accepted.add(message_of(_read_stored(path, message.payload)))
         return isinstance(made, ContractModel) and message_of(made) in accepted
 
-    return accepted_again(is_accepted)
+    return Accepting(is_accepted)
 
 
 def _read_stored(path: ReadPath, payload: Json) -> ContractModel:

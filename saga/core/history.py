@@ -11,8 +11,9 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from enum import Enum
+from functools import partial
 from itertools import chain
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from types import NoneType
 from typing import Any, Final, NamedTuple, get_args, get_origin, get_type_hints, overload
 
@@ -112,6 +113,7 @@ TIME_END: Final = 253_402_300_800_000_000
 """The first microsecond that no date of four digits tells."""
 _Reader = Callable[[Any], Any]
 _Getter = Callable[[Any], tuple[Any, ...]]
+_Order = Callable[[list[Any]], Sequence[Any]]
 
 
 class _Shape(NamedTuple):
@@ -128,16 +130,20 @@ class _Shape(NamedTuple):
     """The fields that hold any JSON."""
     has_members: bool
     """Whether `fields` is an object of any members."""
+    is_by_name: bool
+    """Whether it takes its fields by their names only."""
 
 
 class _Reading(NamedTuple):
-    """How entries of one type are read that have the same fields."""
+    """How entries of one type are read that have the same fields; each is meant by its place."""
 
-    kind: type
-    readers: tuple[tuple[str, _Reader], ...]
-    message: str
-    json: tuple[str, ...]
-    has_members: bool
+    make: Callable[..., Any]
+    order: _Order
+    """Gives the values as *make* takes them."""
+    readers: tuple[tuple[int, _Reader], ...]
+    message: int | None
+    json: tuple[int, ...]
+    members: int | None
 
 
 class _Writer(NamedTuple):
@@ -169,6 +175,7 @@ def _shape(kind: type) -> _Shape:
         message=next((name for name, hint in types.items() if hint is Message), ""),
         json=tuple(name for name, hint in types.items() if hint is Json),
         has_members=kind is Shown,
+        is_by_name=any(each.kw_only for each in fields(kind)),
     )
 
 
@@ -343,57 +350,75 @@ def body_to_plain(body: Fact | Intent, embed: Callable[[Json], object]) -> dict[
 def from_plain(
     saga_id: SagaId, version: int, name: str, plain: dict[str, Any], text: Callable[[Any], Json]
 ) -> Entry:
-    """The entry that `to_plain` described; *plain* is used up, *text* reverses *embed*.
+    """The entry that `to_plain` described; *text* reverses *embed*.
 
     Raises:
         UnknownEntry: a newer release wrote it: its name, a field or a value is not known here.
         KeyError, TypeError, ValueError: a field is missing, or has no such value.
     """
-    at, cause, source = plain.pop("at"), plain.pop("cause"), plain.pop("source", None)
+    body = {"type": name, **plain}
+    at, cause, source = body.pop("at"), body.pop("cause"), body.pop("source", None)
     check_origin(at, cause)
-    body = body_from_plain(saga_id, version, name, plain, text)
-    return Entry(saga_id, version, at, cause, body, source)
+    return Entry(saga_id, version, at, cause, body_from_plain(saga_id, version, body, text), source)
 
 
 def body_from_plain(
-    saga_id: SagaId, version: int, name: str, plain: dict[str, Any], text: Callable[[Any], Json]
+    saga_id: SagaId, version: int, plain: dict[str, Any], text: Callable[[Any], Json]
 ) -> Any:  # noqa: ANN401  # a fact or an intent, which is which says its place
-    """What `from_plain` makes of one entry, and not of the whole turn."""
+    """What `body_to_plain` described; *text* reverses *embed*. Raises as `from_plain`."""
+    values = [*plain.values()]
     # Whether it is sound, and how it is read, follows from which fields there are, of what types.
-    seen = (name, *plain, *map(type, plain.values()))
+    seen = (plain["type"], *plain, *map(type, values))
     reading = _SOUND.get(seen)
     if reading is None:
-        reading = _SOUND[seen] = _reading(saga_id, version, name, plain)
-    kind, readers, message_field, json, has_members = reading
-    field = ""
-    for field in json:
-        plain[field] = text(plain[field])
-    if message_field:
-        message = plain[message_field]
-        plain[message_field] = Message(message["contract"], text(message["payload"]))
-    elif has_members:
-        plain["fields"] = tuple((name, text(said)) for name, said in plain["fields"].items())
+        reading = _SOUND[seen] = _reading(saga_id, version, plain)
+    make, order, readers, message, json, members = reading
+    for place in json:
+        values[place] = text(values[place])
+    if message is not None:
+        said = values[message]
+        values[message] = Message(said["contract"], text(said["payload"]))
+    elif members is not None:
+        values[members] = tuple((each, text(said)) for each, said in values[members].items())
+    place = 0
     try:
-        for field, read in readers:
-            plain[field] = read(plain[field])
+        for place, read in readers:
+            values[place] = read(values[place])
     except KeyError as error:
-        unknown = f"{error} in {field!r}"
-        raise UnknownEntry(saga_id, version, _NOT_KNOWN.format(unknown, name)) from None
-    return kind(**plain)
+        unknown = f"{error} in {[*plain][place]!r}"
+        raise UnknownEntry(saga_id, version, _NOT_KNOWN.format(unknown, seen[0])) from None
+    return make(*order(values))
 
 
-def _reading(saga_id: SagaId, version: int, name: str, plain: dict[str, Any]) -> _Reading:
+def _reading(saga_id: SagaId, version: int, plain: dict[str, Any]) -> _Reading:
     """How an entry is read that has no other fields than *plain*."""
+    name = plain["type"]
     shape = _SHAPES.get(name)
     if shape is None:
         raise UnknownEntry(saga_id, version, f"there is no entry {name!r} in this version of saga")
     _check_plain(shape, plain)
-    if unknown := ", ".join(sorted(plain.keys() - set(shape.names))):
+    if unknown := ", ".join(sorted(plain.keys() - {"type", *shape.names})):
         raise UnknownEntry(saga_id, version, _NOT_KNOWN.format(unknown, name))
+    given = [*plain]
+    present = tuple(field for field in shape.names if field in plain)
+    # Names cost as much as all else, so they are given only where others would take the places.
+    is_by_place = present == shape.names[: len(present)] and not shape.is_by_name
     return _Reading(
-        shape.kind,
-        tuple((field, read) for field, read in shape.readers if field in plain),
-        shape.message if shape.message in plain else "",
-        tuple(field for field in shape.json if field in plain),
-        shape.has_members and "fields" in plain,
+        shape.kind if is_by_place else partial(_by_name, shape.kind, present),
+        _order([given.index(field) for field in present]),
+        tuple((given.index(field), read) for field, read in shape.readers if field in plain),
+        given.index(shape.message) if shape.message in plain else None,
+        tuple(given.index(field) for field in shape.json if field in plain),
+        given.index("fields") if shape.has_members and "fields" in plain else None,
     )
+
+
+def _order(places: Sequence[int]) -> _Order:
+    if len(places) > 1:
+        return itemgetter(*places)
+    first = min(places, default=0)
+    return itemgetter(slice(first, first + len(places)))  # of one place it gives no sequence
+
+
+def _by_name(kind: type, names: tuple[str, ...], *values: object) -> Any:  # noqa: ANN401  # as above
+    return kind(**dict(zip(names, values, strict=True)))

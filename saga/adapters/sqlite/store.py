@@ -8,9 +8,10 @@ share the pages that a commit writes; an originator id is that number as 32 hex 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from functools import partial
-from itertools import count
+from itertools import count, groupby
+from operator import itemgetter
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import orjson
@@ -153,7 +154,7 @@ _PAUSE_CHANGES: Final = "SELECT coalesce(sum(changes), 0) FROM paused_definition
 _PAUSE: Final = ManyRows("INSERT OR REPLACE INTO paused_definitions VALUES {values}", 3)
 _RELAYED: Final = ManyRows("DELETE FROM backlog WHERE backlog_id IN {rows}", 1)
 _HISTORIES: Final = ManyRows(
-    "SELECT i.saga_id, e.originator_version, e.topic, e.state, i.version "
+    "SELECT i.saga_id, i.version, e.originator_version, e.topic, e.state "
     "FROM {rows} AS r CROSS JOIN saga_index AS i ON i.saga_id = r.column1 "
     "LEFT JOIN stored_events AS e ON e.originator_id = printf('%032x', i.number)",
     1,
@@ -315,19 +316,10 @@ class SqliteEventStore(EventStore):
         wanted = dict.fromkeys(saga_ids)
 
         def query(cursor: sqlite3.Cursor) -> dict[SagaId, Piecewise[History | CorruptHistory]]:
-            known: dict[SagaId, object] = {}
-            by_saga: dict[SagaId, list[tuple[int, str, bytes]]] = {}
             found = _HISTORIES.fetch(cursor, [(saga_id,) for saga_id in wanted])
-            for saga_id, number, topic, state, version in found:
-                known[saga_id] = version
-                turns = by_saga.setdefault(saga_id, [])
-                if number is not None:
-                    turns.append((number, topic, state))
             return {
-                saga_id: reading_history(
-                    saga_id, sorted(rows, key=_turn_number), known=known[saga_id]
-                )
-                for saga_id, rows in by_saga.items()
+                saga_id: reading_history(saga_id, _in_order(rows), known=known)
+                for (saga_id, known), rows in groupby(found, key=itemgetter(0, 1))
             }
 
         def query_and_read(cursor: sqlite3.Cursor) -> dict[SagaId, History | CorruptHistory]:
@@ -683,7 +675,7 @@ def _is_stored(batch: Batch, turns: Sequence[Turn], cursor: sqlite3.Cursor) -> b
     """Whether *batch* is stored, judging by its first turn or position."""
     if turns:
         rows = _HISTORIES.fetch(cursor, [turns[0][:1]])
-        return any((number, state) == turns[0][1:] for _, number, _, state, _ in rows)
+        return any((number, state) == turns[0][1:] for *_, number, _, state in rows)
     source, offset = next(iter(batch.positions.items()))
     return _POSITIONS.fetch(cursor, [(tracking_name(source),)]) == [(tracking_name(source), offset)]
 
@@ -719,10 +711,14 @@ def _position(row: Sequence[Any]) -> Sequence[Any]:
     return row
 
 
-def _turn_number(turn: tuple[Any, ...]) -> tuple[bool, int]:
-    """Damaged numbers go last."""
-    number = turn[0]
-    return (False, number) if type(number) is int else (True, 0)
+def _in_order(rows: Iterable[tuple[Any, ...]]) -> Sequence[tuple[int, str, bytes]]:
+    """The turns of one saga, whose *rows* begin with what they share; damaged numbers go last."""
+    turns = [row[2:] for row in rows if row[2] is not None]
+    try:
+        turns.sort()
+    except TypeError:
+        turns.sort(key=lambda turn: (False, turn[0]) if type(turn[0]) is int else (True, 0))
+    return turns
 
 
 _KNOWN_STATUSES: Final = ", ".join(f"'{status}'" for status in SagaStatus)
