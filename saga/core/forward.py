@@ -6,17 +6,25 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import assert_never
 
-from saga.core import children, events, intents, pauses, program, rollback, showing, waiting
+from saga.core import (
+    children,
+    events,
+    intents,
+    parking,
+    pauses,
+    program,
+    rollback,
+    showing,
+    waiting,
+)
 from saga.core.decider import RECORDED, Disposition
 from saga.core.events import REPLY_DONE, REPLY_FAILED, Arrival, CancelMode, ReplyReceived
 from saga.core.identity import DO, IntentName, MessageId, saga_id
 from saga.core.intents import TimerPurpose, Verdict
 from saga.core.plans import residue_of
-from saga.core.state import SagaState, Step, identity_of
+from saga.core.state import Step, identity_of
 from saga.core.status import ISSUED, StepKind, StepStatus
 from saga.core.turn import Turn
-
-_GAVE_OUT = frozenset({StepStatus.FAILED, StepStatus.REFUSED, StepStatus.IN_DOUBT})
 
 
 def start(turn: Turn, fact: events.SagaStarted) -> Disposition:
@@ -48,7 +56,7 @@ def reply(turn: Turn, step: Step, name: IntentName, fact: ReplyReceived) -> Disp
     """A service answered a step's attempt for the first time."""
     state = turn.state
     if step.status is not ISSUED:
-        if fact.outcome is REPLY_DONE and holds_up(state, step):
+        if fact.outcome is REPLY_DONE and parking.holds_up(state, step):
             return _succeed_at_last(turn, step, fact)
         return rollback.late_reply(turn, step, fact)
     has_ended = state.status.is_ended
@@ -123,16 +131,9 @@ def settle(turn: Turn) -> None:
 def retry_now(turn: Turn, step: Step) -> None:
     """Issue the next attempt at once, whatever the policy says."""
     turn.disarm_for(step, DO)
-    if holds_up(turn.state, step):
-        _resume_if_free(turn, released=step)
+    if parking.holds_up(turn.state, step):
+        parking.resume_if_free(turn, released=step)
     turn.issue_again(step)
-
-
-def holds_up(state: SagaState, step: Step) -> bool:
-    """Whether a saga that can only go forward has parked because of *step*."""
-    if step.status not in _GAVE_OUT or step.is_dropped or state.is_stopping:
-        return False
-    return state.plan is None and not state.status.is_ended
 
 
 def is_asked(turn: Turn) -> bool:
@@ -156,7 +157,7 @@ def _succeed_at_last(turn: Turn, step: Step, fact: ReplyReceived) -> Disposition
     """The step on which a saga has parked is done after all."""
     turn.note(Verdict.LATE_SUCCESS, fact.intent_id, f"the step was {step.status.value}")
     turn.settle(step, StepStatus.DONE)
-    _resume_if_free(turn)
+    parking.resume_if_free(turn)
     if is_asked(turn):
         run(turn, turn.program.succeeded(step.id, fact.reply, turn.at))
     return RECORDED
@@ -173,26 +174,21 @@ def _fail_attempt(
 
 
 def _fail_step(turn: Turn, step: Step, status: StepStatus, code: str | None, message: str) -> None:
-    """A step failed for good: tell the program, or park where there is no way back."""
+    """A step failed for good: tell the program."""
     assert step.status is StepStatus.ISSUED, (turn.state.saga_id, step.id, step.status)
     state = turn.state
     was_dropped = step.is_dropped
     turn.settle(step, status, code=code, message=message)
-    must_go_forward = step.kind is StepKind.RETRIABLE or state.is_past_pivot
-    if must_go_forward and not was_dropped and not state.is_stopping:
-        reason = f"step {step.id} failed for good and there is no way back: {message}"
-        turn.park(reason, step)
-    elif not was_dropped and is_asked(turn):
-        is_refused = status is StepStatus.REFUSED
-        given_up = turn.program.gave_out(step.id, code, message, turn.at, is_refused=is_refused)
-        run(turn, given_up)
-
-
-def _resume_if_free(turn: Turn, released: Step | None = None) -> None:
-    """The last step to hold up the saga lets it go on."""
-    state = turn.state
-    if not any(holds_up(state, step) for step in state.steps.values() if step is not released):
-        turn.resume()
+    if was_dropped or not is_asked(turn):
+        return
+    program, is_refused = turn.program, status is StepStatus.REFUSED
+    parks_later = parking.parks_later(turn, step, message)
+    if parks_later:
+        run(turn, program.hold(step.id, turn.at))
+    elif parks_later is None and step.kind is StepKind.RETRIABLE and not state.is_past_pivot:
+        parking.park_on(turn, step, message)
+    elif parks_later is None:
+        run(turn, program.gave_out(step.id, code, message, turn.at, is_refused=is_refused))
 
 
 def _take(
@@ -200,6 +196,8 @@ def _take(
     commands: Sequence[program.Command],
     waits: OrderedDict[str, program.Await],
 ) -> None:
+    if commands and type(commands[-1]) is program.Fail and turn.state.is_past_pivot:
+        commands = parking.taken_back(turn, commands)
     for command in commands:
         match command:
             case program.DoStep():
@@ -207,8 +205,8 @@ def _take(
             case program.Finish():
                 assert turn.finish is None, (turn.state.saga_id, command)
                 turn.finish = command
-            case program.Fail(reason) if turn.state.is_past_pivot:
-                turn.park(f"past its pivot, so it can only go forward: {reason}")
+            case program.Fail() if turn.state.is_past_pivot:
+                parking.park(turn, command)
             case program.Fail(reason, code, failed_step):
                 rollback.begin_once_settled(turn, reason, code=code, failed_step=failed_step)
             case program.Sleep(name, length_us, until):
@@ -277,7 +275,7 @@ def _drop_branch(turn: Turn, command: program.DropBranch) -> None:
     waits = tuple(wait for wait in command.waits if wait in state.waited or wait in unseen)
     if not steps and not sleeps and not waits:
         return
-    were_holding = any(holds_up(state, step) for step in steps)
+    were_holding = any(parking.holds_up(state, step) for step in steps)
     step_ids = tuple(step.id for step in steps)
     turn.record(intents.BranchDropped(steps=step_ids, sleeps=sleeps, waits=waits))
     for step in steps:
@@ -287,7 +285,7 @@ def _drop_branch(turn: Turn, command: program.DropBranch) -> None:
         elif (child := children.child_of(state, step)) is not None and step.status is ISSUED:
             children.cancel(turn, step, child, CancelMode.GRACEFUL, "its parent does not need it")
     if were_holding:
-        _resume_if_free(turn)
+        parking.resume_if_free(turn)
     for sleep in sleeps:
         turn.disarm(timers[sleep])
     for wait in waits:

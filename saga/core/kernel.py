@@ -18,6 +18,7 @@ from saga.core import (
     events,
     forward,
     parents,
+    parking,
     pausing,
     requests,
     rollback,
@@ -42,6 +43,7 @@ def decider_for(definition: Definition) -> Decider:
         turn.disposition = _take(turn, event)
         if turn.disposition is RECORDED:
             assert turn.has_taken_fact, (state.saga_id, event)
+            parking.park_on_held(turn)
             is_through = turn.finish is not None or state.is_finishing
             if is_through or state.cancel_reason is not None or state.due is not None:
                 forward.settle(turn)

@@ -133,6 +133,11 @@ class Fail:
     reason: str
     code: str | None
     failed_step: StepId | None
+    again: Mapping[StepId, str] = field(default_factory=dict)
+    """Steps that could be tried again, as though the program had not been told that they failed,
+    and the words in which they did."""
+    stands: int = 0
+    """How many of the commands before this one stand all the same."""
 
 
 Saying = Publish | Show | Tell | Signal | Line | TakePatch
@@ -178,6 +183,9 @@ class Program(Protocol):
 
     def child_ended(self, step: StepId, ended: ChildEnded | None, at: Instant) -> Sequence[Command]:
         """The child of a step has ended; None: too late, whatever came of it."""
+
+    def hold(self, step: StepId, at: Instant) -> Sequence[Command]:
+        """A step failed for good and may be tried again: only what waits for its place begins."""
 
     def slept(self, name: str, at: Instant) -> Sequence[Command]: ...
 

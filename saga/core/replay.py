@@ -21,7 +21,7 @@ from saga.core.history import NAME_OF, Entry, RecordedTurn, turns
 from saga.core.identity import DO, SagaId, StepId, TimerId
 from saga.core.intents import Intent, TimerArmed, TimerPurpose
 from saga.core.piecewise import Piecewise, at_once
-from saga.core.state import SagaState
+from saga.core.state import SagaState, Untold
 from saga.core.status import ISSUED, UNDOING, SagaStatus
 from saga.core.texts import storable
 from saga.errors import ReplayMismatch
@@ -60,6 +60,7 @@ def replaying(decider: Decider, saga_id: SagaId, entries: Iterable[Entry]) -> Pi
     """`replay`, turn by turn."""
     state = decider.initial_state(saga_id)
     recorded = turns(entries)
+    state.untold = Untold(recorded)
     try:
         with decider.contracts.accepting(_messages_of(recorded)):
             for turn in recorded:
@@ -69,6 +70,7 @@ def replaying(decider: Decider, saga_id: SagaId, entries: Iterable[Entry]) -> Pi
         if state.program is not None:
             state.program.close()
         raise
+    state.untold = None
     if state.program is not None:
         state.program.patches = None  # from here on it takes what it asks for
     return state

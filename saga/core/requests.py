@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, assert_never
 
-from saga.core import children, events, forward, rollback
+from saga.core import children, events, forward, parking, rollback
 from saga.core.decider import RECORDED, Disposition
 from saga.core.events import Act, CancelMode
 from saga.core.identity import StepId
@@ -112,4 +112,4 @@ def _can_be_repeated(state: SagaState, step: Step) -> bool:
         return True
     if step.status is StepStatus.ISSUED:
         return step.is_backing_off
-    return state.status is SagaStatus.PARKED and forward.holds_up(state, step)
+    return state.status is SagaStatus.PARKED and parking.holds_up(state, step)

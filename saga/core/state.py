@@ -9,7 +9,7 @@ it in between. That is what lets a live coroutine be part of it.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import islice
 from typing import Any, Final
@@ -25,6 +25,7 @@ from saga.core.events import (
     Parent,
     ReplyReceived,
 )
+from saga.core.history import RecordedTurn
 from saga.core.identity import (
     DO,
     UNDO,
@@ -42,7 +43,9 @@ from saga.core.intents import (
     Awaited,
     RollbackDue,
     RollbackPlanned,
+    SagaParked,
     SignalAwaited,
+    StepSettled,
     TimerArmed,
     TimerPurpose,
 )
@@ -154,11 +157,43 @@ class Unarmed:
     length_us: int
 
 
+class Untold:
+    """The failures of a history that its code is not told of, as the saga parks on their steps."""
+
+    __slots__ = ("_known", "_recorded", "held")
+
+    def __init__(self, recorded: Sequence[RecordedTurn]) -> None:
+        self._recorded = recorded
+        self._known: dict[tuple[Identity, StepId], bool] | None = None
+        self.held: set[StepId] = set()
+        """The steps that the saga parks on in a turn yet to come."""
+
+    def parks_later(self, cause: Identity, step: StepId) -> bool | None:
+        """Of the failure of *step* in the turn of this cause; None where the code was told of it.
+
+        True: the saga parks on it in a turn yet to come. False: in that very turn.
+        """
+        if self._known is None:
+            self._known = dict(_untold(self._recorded))
+        return self._known.get((cause, step))
+
+
+def _untold(recorded: Iterable[RecordedTurn]) -> Iterator[tuple[tuple[Identity, StepId], bool]]:
+    failed_in: dict[StepId, Identity] = {}
+    for turn in recorded:
+        for body in turn.decided:
+            if type(body) is StepSettled and body.direction is DO:
+                failed_in[body.step] = identity_of(turn.event)
+            elif type(body) is SagaParked and body.step in failed_in:
+                cause = failed_in[body.step]
+                yield (cause, body.step), cause != identity_of(turn.event)
+
+
 @dataclass(slots=True)
 class SagaState:
     """Everything the next decision depends on.
 
-    What does not follow from the entries alone is *program*, and *unarmed* beside it.
+    What does not follow from the entries alone is *program*, and what stands beside it.
     """
 
     saga_id: SagaId
@@ -220,6 +255,10 @@ class SagaState:
     taken: dict[str, tuple[int, Arrival]] | None = None
     """By wait what it took while the saga was paused: given back if the wait is given up then."""
     program: Program | None = field(default=None, compare=False, repr=False)
+    untold: Untold | None = field(default=None, compare=False, repr=False)
+    """Of the history that is replayed: the failures that its program is not told of."""
+    is_ahead: bool = field(default=False, compare=False)
+    """Its program knows too much: before the next turn it is brought back from its entries."""
     unarmed: dict[TimerId, Unarmed] = field(init=False, default_factory=dict, compare=False)
     """Timeouts that the code at hand has and the history has not, of what is still open."""
 
@@ -354,9 +393,13 @@ def _some(names: Collection[str]) -> str:
     return f"{', '.join(islice(names, NAMED_MAX))} and {len(names) - NAMED_MAX} more"
 
 
+_BESIDE_THE_ENTRIES: Final = ("program", "unarmed", "untold", "is_ahead")
+
+
 def snapshot(state: SagaState) -> dict[str, object]:
     """What follows from the entries, part by part, to compare one state with another."""
     parts = {part.name: getattr(state, part.name) for part in fields(state)}
-    del parts["program"], parts["unarmed"]
+    for name in _BESIDE_THE_ENTRIES:
+        del parts[name]
     parts["undo order"] = list(state.plan.after) if state.plan is not None else None
     return parts

@@ -152,11 +152,12 @@ class SagaCache:
     def keep(self, *sagas: LoadedSaga) -> None:
         """Remember sagas whose turns, if there were any, are recorded.
 
-        One that has ended is let go, and one that has not begun is none.
+        One that has ended, or whose program is ahead of its history, is let go, and one that has
+        not begun is none.
         """
         cheap = self._cheap
         for saga in sagas:
-            if saga.state.status in ENDED:
+            if saga.state.status in ENDED or saga.state.is_ahead:
                 saga.let_go()
             elif saga.version >= COSTLY_ENTRIES:
                 self._keep_costly(saga)

@@ -345,10 +345,11 @@ class Turns:
                 return
         if state.is_poisoned and not delivery.is_operator:
             self._deliver_to_poisoned(unit, saga, delivery)
-        elif (self._deferred.sagas or unit.unhandled.deferred_behind) and self._is_out_of_turn(
-            unit, saga, delivery
+        elif state.is_ahead or (
+            (self._deferred.sagas or unit.unhandled.deferred_behind)
+            and self._is_out_of_turn(unit, saga, delivery)
         ):
-            message = "records that were deferred before it go first"
+            message = "what is before it goes first"
             unit.defer(delivery, DeferralReason.BEHIND_DEFERRED, message)
             unit.revisits.add(delivery.saga_id)
         else:

@@ -307,6 +307,9 @@ class Scenario:
             saga = self.state.saga_id
             self._history += RecordedTurn(saga, len(self._history) + 1, event, decision.intents)
         self._check_rebuilt()
+        if self.state.is_ahead:
+            _let_go(self.state)
+            self._state = self._rebuilt()
         is_release = isinstance(event.fact, OperatorActed) and event.fact.act is Act.RELEASE
         if is_release and not self.state.is_poisoned:
             deferred, self._deferred = self._deferred, []

@@ -336,7 +336,7 @@ def test_an_event_for_a_parked_saga_is_taken():
             await ctx.do(Notify(order_id=str(shipped.parcel)))
 
         await ctx.do(Pay(), kind="pivot")
-        await ctx.all(ctx.do(Ship()), second())
+        await ctx.all(ctx.do(Ship()), second(), fail="fast")
 
     scenario = given(listening(order), OrderPlaced()).when(replied(Pay, Paid()))
     scenario.when(refused(Ship, "no van")).then_status("parked")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
@@ -11,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from saga.authoring.functions.calls import ChildCall, NextCall, StepCall, WaitCall
 from saga.authoring.functions.children import not_known, outcome_of, rolled_back
 from saga.authoring.functions.context import Context
-from saga.authoring.functions.scheduler import Scheduler, Task, Waiter
+from saga.authoring.functions.scheduler import Held, Scheduler, Task, Waiter
 from saga.authoring.functions.seclusion import secluded
 from saga.authoring.mapping import fill, fill_report
 from saga.contracts import (
@@ -104,7 +105,16 @@ class FunctionProgram:
         waiter.settled = (step,)
         code = code or ("refused" if is_refused else "failed")
         failure = StepFailed(step, code=code, message=message, refused=is_refused)
-        return self._run(waiter, None, failure, at)
+        commands = self._run(waiter, None, failure, at)
+        if commands and isinstance(commands[-1], Fail):
+            again = {**self._unseen(), step: message}
+            return [*commands[:-1], replace(commands[-1], again=again, stands=0)]
+        self._scheduler.note_told(step, failure)
+        return commands
+
+    def hold(self, step: StepId, at: Instant) -> Sequence[Command]:
+        waiter, _ = self._scheduler.steps[step]
+        return self._run(Held(waiter), None, None, at)
 
     def child_ended(self, step: StepId, ended: ChildEnded | None, at: Instant) -> Sequence[Command]:
         waiter, call = self._scheduler.steps[step]
@@ -228,6 +238,8 @@ class FunctionProgram:
         if scheduler.outcome is not None:
             self._context._is_over = True  # noqa: SLF001  # as above
             commands.append(self._ending(*scheduler.outcome))
+        elif scheduler.surfaced is not None:
+            scheduler.note_seen()
         return commands
 
     def _ending(self, value: object, error: Exception | None) -> Command:
@@ -235,7 +247,11 @@ class FunctionProgram:
             case None:
                 return Finish(self._message(value))
             case StepFailed():
-                return _fail(error.message, error.code, error.step)
+                failure = _fail(error.message, error.code, error.step)
+                stands = self._scheduler.stands_before(error)
+                if stands is None:
+                    return failure
+                return replace(failure, again=self._unseen(), stands=stands)
             case RollBack():
                 return _fail(error.reason, error.code)
             case TimedOut():
@@ -244,6 +260,11 @@ class FunctionProgram:
                 return _fail(error.reason, error.code, error.step)
             case _:
                 raise error
+
+    def _unseen(self) -> dict[StepId, str]:
+        """The words of the failures that have led to nothing yet, by their steps."""
+        unseen = self._scheduler.unseen or {}
+        return {step: failure.message for step, failure in unseen.items()}
 
     def _message(self, outcome: object) -> Message | None:
         if outcome is None:

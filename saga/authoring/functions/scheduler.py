@@ -90,13 +90,18 @@ class Task:
         if self.is_over:
             return
         scheduler.running = self
+        place = len(scheduler.commands)
         try:
             wanted = self.coroutine.send(value) if error is None else self.coroutine.throw(error)
         except StopIteration as stop:
             self.is_over = self.returned = True
+            if error is not None:
+                scheduler.see(error)
             scheduler.ended(self, stop.value, None)
         except (StepFailed, RollBack, TimedOut, ChildRolledBack) as failure:
             self.is_over = True
+            if error is not None and (failure is not error or len(scheduler.commands) > place):
+                scheduler.see(error)
             scheduler.excuse(frame for frame, _ in walk_tb(failure.__traceback__))
             # A traceback keeps the frames of its callers, and with them the whole batch of turns.
             scheduler.ended(self, None, failure.with_traceback(None))
@@ -107,6 +112,7 @@ class Task:
             raise said from refusal
         else:
             if error is not None:
+                scheduler.see(error)
                 error.__traceback__ = None  # frames that have ended hold what they had begun
             try:
                 scheduler.want(self, wanted)
@@ -119,7 +125,7 @@ class Group:
     """A group in progress: results in the order of definition, whatever the order of completion."""
 
     __slots__ = (
-        *("call", "errors", "failed", "is_beginning", "is_over", "parent", "results"),
+        *("call", "errors", "failed", "held", "is_beginning", "is_over", "parent", "results"),
         *("settled_slots", "slots", "unbegun"),
     )
 
@@ -130,7 +136,7 @@ class Group:
         self.results: list[object] = [None] * size
         self.errors: list[Exception | None] = [None] * size
         self.slots = [Slot(self, index) for index in range(size)]
-        self.settled_slots = self.failed = 0
+        self.settled_slots = self.failed = self.held = 0
         self.unbegun = 0
         """The place of the first branch that has not begun."""
         self.is_beginning = False
@@ -142,12 +148,18 @@ class Group:
         if self.is_over or self.unbegun == len(self.slots):
             return False
         at_once = self.call.at_once
-        return at_once is None or self.unbegun - self.settled_slots < at_once
+        return at_once is None or self.unbegun - self.settled_slots - self.held < at_once
+
+    @property
+    def is_held(self) -> bool:
+        """Whether all that it waits for are branches that are held."""
+        return self.held > 0 and self.settled_slots + self.held == len(self.slots)
 
     def settle(self, slot: Slot, value: object, error: Exception | None) -> bool:
         """Note how a branch ended; whether that decides the group."""
         self.results[slot.index], self.errors[slot.index] = value, error
         slot.is_settled = True
+        self.held -= slot.is_held
         self.settled_slots += 1
         self.failed += error is not None
         size, needed = len(self.slots), self.call.needed
@@ -197,7 +209,7 @@ class Slot:
     groups with such within.
     """
 
-    __slots__ = ("begun", "group", "index", "is_settled", "parent", "settled", "task")
+    __slots__ = ("begun", "group", "index", "is_held", "is_settled", "parent", "settled", "task")
 
     def __init__(self, group: Group, index: int) -> None:
         self.begun: dict[Call[Any] | Task | Group, None] = {}
@@ -206,6 +218,8 @@ class Slot:
         self.settled = group.parent.settled
         self.index = index
         self.is_settled = False
+        self.is_held = False
+        """It has failed, and may be tried again: it only lets others begin."""
         self.task: Task | None = None
 
     @property
@@ -219,9 +233,13 @@ class Slot:
             return
         if not group.settle(self, value, error):
             scheduler.begin_branches(group)
+            if group.is_held:
+                scheduler.hold(group.parent)
             return
         group.parent.settled = group.settled()
         failure = group.failure
+        if group.failed:
+            scheduler.decided(group, failure)
         if not group.call.waits_for_all:
             scheduler.drop(group.losers(is_won=failure is None))
         scheduler.forgo(group)
@@ -258,6 +276,20 @@ class Generator:
         return found
 
 
+class Held:
+    """Stands for who waits for a step that has failed and may be tried again."""
+
+    __slots__ = ("parent", "settled")
+    place = None
+
+    def __init__(self, waiter: Waiter) -> None:
+        self.parent: Waiter | None = waiter
+        self.settled = waiter.settled
+
+    def wake(self, scheduler: Scheduler, _: object, __: Exception | None) -> None:
+        scheduler.hold(self.parent)
+
+
 class CleanUp:
     """Waits for the end of an async generator that was left early."""
 
@@ -277,7 +309,7 @@ class Scheduler:
     __slots__ = (
         *("_failure", "_generators", "_generators_max", "_is_closed", "_live", "_number"),
         *("_queue", "_result", "_unawaited", "_waiting", "commands", "main", "outcome"),
-        *("running", "sleeps", "steps", "waits"),
+        *("raised", "running", "seen", "sleeps", "steps", "surfaced", "unseen", "waits"),
     )
 
     def __init__(self) -> None:
@@ -305,10 +337,19 @@ class Scheduler:
         self._result: tuple[object, Exception | None] = (None, None)
         self._failure: Exception | None = None
         self._is_closed = False
+        self.raised: dict[Exception, Exception] | None = None
+        """By failures in groups the ones that these have raised for them."""
+        self.surfaced: dict[Exception, int] | None = None
+        """Failures that groups have raised in this run, each behind so many commands."""
+        self.seen: set[Exception] | None = None
+        """Those on which somebody has acted in this run, or a group in dropping others."""
+        self.unseen: dict[StepId, StepFailed] | None = None
+        """Failures of steps that have led to nothing yet: a group keeps them until its end."""
 
     def run(self, waiter: Waiter, value: object, error: Exception | None) -> list[Command]:
         """Wake *waiter* and everything that follows from it; what was asked for on the way."""
         self.commands = []
+        self.surfaced = self.seen = None
         queue = self._queue = self._queue or deque()
         loop, hooks = running_loop(), get_asyncgen_hooks()
         try:
@@ -324,6 +365,71 @@ class Scheduler:
             set_asyncgen_hooks(*hooks)
             set_running_loop(loop)
         return self.commands
+
+    def see(self, failure: Exception) -> None:
+        self.seen = self.seen or set()
+        self.seen.add(failure)
+
+    def decided(self, group: Group, raised: Exception | None) -> None:
+        """A group is over: of the failures in it one is *raised* for all, or all have lost."""
+        is_through = group.settled_slots == len(group.slots)
+        for failure in group.errors:
+            if failure is None:
+                continue
+            if raised is None or not is_through:
+                self.see(failure)
+            elif failure is not raised:
+                self.raised = self.raised or {}
+                self.raised[failure] = raised
+            self.surfaced = self.surfaced or {}
+            self.surfaced.setdefault(failure, len(self.commands))
+
+    def note_told(self, step: StepId, failure: StepFailed) -> None:
+        """A step's failure was told: remember it where it has led to nothing yet."""
+        if not self.commands or self.seen is None or not self._is_seen(failure):
+            self.unseen = self.unseen or {}
+            self.unseen[step] = failure
+
+    def note_seen(self) -> None:
+        """Forget the failures that groups have raised in this run, where that led to something."""
+        surfaced = self.surfaced or {}
+        for step, failure in list((self.unseen or {}).items()):
+            places = [surfaced[each] for each in self._raised_for(failure) if each in surfaced]
+            if places and len(self.commands) > places[0] and self._is_seen(failure):
+                assert self.unseen is not None, step
+                del self.unseen[step]
+
+    def _is_seen(self, failure: StepFailed) -> bool:
+        return self.seen is not None and not self.seen.isdisjoint(self._raised_for(failure))
+
+    def _raised_for(self, failure: Exception | None) -> Iterator[Exception]:
+        """A failure, the one that its group has raised for it, and so on outwards."""
+        while failure is not None:
+            yield failure
+            failure = None if self.raised is None else self.raised.get(failure)
+
+    def hold(self, waiter: Waiter | None) -> None:
+        """Have a branch count as ended that may yet succeed: it lets others begin."""
+        while waiter is not None:
+            if not isinstance(waiter, Slot):
+                waiter = waiter.parent
+                continue
+            group = waiter.group
+            if group.is_over or waiter.is_settled or waiter.is_held:
+                return
+            waiter.is_held = True
+            group.held += 1
+            self.begin_branches(group)
+            waiter = group.parent if group.is_held else None
+
+    def stands_before(self, failure: StepFailed) -> int | None:
+        """How many commands of this run were given before *failure* was seen; None where earlier
+        ones may have followed from it.
+        """
+        if self.unseen is None or self.unseen.get(StepId(failure.step)) is not failure:
+            return None
+        place = (self.surfaced or {}).get(failure)
+        return place if place is not None or self.commands else 0
 
     def ready(self, waiter: Waiter, value: object, error: Exception | None) -> None:
         """Let a coroutine go on after those that are ready already; a place settles at once.
@@ -437,6 +543,9 @@ class Scheduler:
         steps = tuple(call.step for call in calls if isinstance(call, StepCall))
         sleeps = tuple(call.name for call in calls if isinstance(call, SleepCall))
         waits = tuple(call.wait for call in calls if isinstance(call, (WaitCall, NextCall)))
+        if self.unseen:
+            for step in steps:
+                self.unseen.pop(step, None)
         for name in sleeps:
             del self.sleeps[name]
         for name in waits:

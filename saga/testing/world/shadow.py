@@ -51,6 +51,9 @@ class Shadows:
             if is_without_code(shadow.state, turn.event.fact, turn.decided):
                 take_without_code(shadow.state, turn)
                 continue
+            if shadow.state.is_ahead:
+                _let_go(shadow.state)
+                shadow.state = replayed(decider, saga_id, history[: turn.version - 1])
             decision = decider.handle(shadow.state, turn.event)
             if turn.decided != decision.intents:
                 yield f"saga {saga_id}, entry {turn.version}: replayed otherwise"

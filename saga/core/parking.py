@@ -1,0 +1,100 @@
+"""Past the pivot: a failure goes to the saga's code, and one left uncaught parks the saga.
+
+Theory of operation: an operator may have the step tried again on which a saga has parked, and then
+its success goes to the code in place of the failure. So where a history says that a saga parked on
+a step, the code was never told of that failure, from the turn of the failure on. A replay looks
+ahead to know that. A live program was told: it is *ahead* of the history, decides nothing any more,
+and whoever keeps the saga brings it back from its entries before its next turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+from saga.core import intents, program
+from saga.core.format_1 import FORMAT_1
+from saga.core.identity import StepId
+from saga.core.state import SagaState, Step, identity_of
+from saga.core.status import StepStatus
+from saga.core.turn import Turn
+
+_GAVE_OUT: Final = frozenset({StepStatus.FAILED, StepStatus.REFUSED, StepStatus.IN_DOUBT})
+
+
+def holds_up(state: SagaState, step: Step) -> bool:
+    """Whether a saga that can only go forward has parked because of *step*."""
+    if step.status not in _GAVE_OUT or step.is_dropped or state.is_stopping:
+        return False
+    return state.plan is None and not state.status.is_ended
+
+
+def resume_if_free(turn: Turn, released: Step | None = None) -> None:
+    """The last step to hold up the saga lets it go on."""
+    state = turn.state
+    if not any(holds_up(state, step) for step in state.steps.values() if step is not released):
+        turn.resume()
+
+
+def park_on(turn: Turn, step: Step, message: str) -> None:
+    turn.park(_reason(step.id, message), step)
+
+
+def parks_later(turn: Turn, step: Step, message: str) -> bool | None:
+    """Whether the saga is recorded to park on *step*, which has failed, in a turn yet to come.
+
+    False: in this very turn. None: it is not, and the program is told of the failure.
+    """
+    state = turn.state
+    if state.untold is None:
+        return None
+    if state.format == FORMAT_1 and _has_parked(turn, _reason(step.id, message)):
+        park_on(turn, step, message)
+        return False
+    later = state.untold.parks_later(identity_of(turn.event), step.id)
+    if later is not None:
+        state.untold.held.add(step.id)
+    return later
+
+
+def park_on_held(turn: Turn) -> None:
+    """Park where a program does not that was not told of a failure, as did the one that was."""
+    untold = turn.state.untold
+    if untold is None or not untold.held:
+        return
+    for body in turn.recorded or ():
+        if type(body) is intents.SagaParked and body.step in untold.held:
+            untold.held.discard(body.step)
+            turn.record(body)
+
+
+def taken_back(turn: Turn, commands: Sequence[program.Command]) -> Sequence[program.Command]:
+    """What counts of *commands* that end in an uncaught failure, past the pivot."""
+    failure = commands[-1]
+    assert isinstance(failure, program.Fail), failure
+    steps = turn.state.steps
+    again = {step: why for step, why in failure.again.items() if steps[step].status in _GAVE_OUT}
+    commands = commands[: failure.stands if again else -1]
+    return [*commands, replace(failure, again=again)]
+
+
+def park(turn: Turn, failure: program.Fail) -> None:
+    """Nobody caught *failure*: park on its steps, or, where that is of no use, on the whole."""
+    if not failure.again:
+        turn.park(f"past its pivot, so it can only go forward: {failure.reason}")
+        return
+    for step, message in failure.again.items():
+        park_on(turn, turn.state.steps[step], message)
+    turn.state.is_ahead = True
+
+
+def _has_parked(turn: Turn, reason: str) -> bool:
+    """Whether a turn of format 1 did so, which did not say on which step."""
+    return any(
+        type(body) is intents.SagaParked and body.reason == reason for body in turn.recorded or ()
+    )
+
+
+def _reason(step: StepId, message: str) -> str:
+    return f"step {step} failed for good and there is no way back: {message}"

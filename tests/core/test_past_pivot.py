@@ -1,0 +1,386 @@
+"""Past the pivot: a failure goes to the code, and one left uncaught parks the saga on its step."""
+
+import pytest
+from hypothesis import given as hypothesis_given
+from hypothesis import settings
+from hypothesis import strategies as st
+
+from saga.authoring import RollBack, StepFailed
+from saga.core.intents import SagaParked, StepSettled
+from saga.testing import (
+    completed,
+    failed,
+    given,
+    intent_told,
+    issued,
+    noted,
+    operator,
+    parked,
+    published,
+    refused,
+    replied,
+    resumed,
+    rolled_back,
+    timed_out,
+)
+from tests.core.test_any_saga import Many, Step, happenings, programs, whatever_happens
+from tests.toys import (
+    CONTRACTS,
+    ONCE,
+    Notify,
+    OrderConfirmed,
+    OrderPlaced,
+    OrderRejected,
+    OrderSeen,
+    Paid,
+    Pay,
+    Reserve,
+    Reserved,
+    Ship,
+    Unreserve,
+    as_saga,
+)
+
+
+def past_pivot(function, **options):
+    """A saga whose pivot is behind it, then *function*."""
+
+    async def order(ctx, placed):
+        await ctx.do(Pay(), kind="pivot")
+        return await function(ctx, placed)
+
+    scenario = given(as_saga(order, **options), OrderPlaced(), contracts=CONTRACTS)
+    return scenario.when(replied(Pay, Paid()))
+
+
+def ship(ctx, **options):
+    return ctx.do(Ship(), **{"retry": ONCE, **options})
+
+
+def notify(ctx):
+    return ctx.do(Notify(), retry=ONCE)
+
+
+@pytest.mark.parametrize("kind", [None, "retriable", "read_only", "harmless"])
+@pytest.mark.parametrize("failure", [refused(Ship, code="no"), failed(Ship, code="no")])
+def test_failure_that_the_code_catches_does_not_park(kind, failure):
+    """Of whatever kind the step is."""
+
+    async def order(ctx, placed):
+        try:
+            await ship(ctx, kind=kind)
+        except StepFailed as error:
+            await ctx.do(Notify(order_id=error.code))
+        return OrderConfirmed()
+
+    (
+        past_pivot(order)
+        .when(failure)
+        .then(issued(Notify(order_id="no")))
+        .then_status("running")
+        .when(replied(Notify))
+        .then(completed(OrderConfirmed()))
+    )
+
+
+def test_missed_deadline_can_be_caught_too():
+    async def order(ctx, placed):
+        try:
+            await ship(ctx, timeout="1m")
+        except StepFailed as error:
+            return OrderConfirmed(order_id=error.code)
+
+    past_pivot(order).when(timed_out(Ship)).then(completed(OrderConfirmed(order_id="timeout")))
+
+
+def test_late_success_of_a_step_whose_failure_was_caught_is_noted():
+    async def order(ctx, placed):
+        try:
+            await ship(ctx, timeout="1m")
+        except StepFailed:
+            await ctx.wait("go")
+
+    scenario = past_pivot(order).when(timed_out(Ship))
+    scenario.when(replied(Ship)).then(noted("late_success")).then_steps(ship="done")
+
+
+def test_uncaught_failure_parks_and_a_retry_goes_on_as_if_it_had_not_been():
+    async def order(ctx, placed):
+        await ship(ctx)
+        await notify(ctx)
+        return OrderConfirmed()
+
+    (
+        past_pivot(order)
+        .when(refused(Ship, "no van"))
+        .then(parked("step ship failed for good and there is no way back: no van"))
+        .then_waits_for("operator")
+        .when(operator("retry"))
+        .then(issued(Ship, attempt=2))
+        .when(refused(Ship, "no van again"))
+        .then(parked("no van again"))
+        .when(operator("retry"), replied(Ship))
+        .then(issued(Ship, attempt=3), resumed(), issued(Notify))
+        .when(replied(Notify))
+        .then(completed(OrderConfirmed()))
+    )
+
+
+def test_late_success_frees_a_saga_that_parked():
+    async def order(ctx, placed):
+        await ship(ctx, timeout="1m")
+        return OrderConfirmed()
+
+    (
+        past_pivot(order)
+        .when(timed_out(Ship))
+        .then_parked("ship")
+        .when(replied(Ship))
+        .then(noted("late_success"), resumed(), completed(OrderConfirmed()))
+    )
+
+
+def test_what_the_code_says_while_an_uncaught_failure_passes_is_not_heard():
+    """It is told of the failure only once that counts: after a retry it goes on without it."""
+
+    async def order(ctx, placed):
+        try:
+            await ship(ctx)
+        except StepFailed:
+            ctx.publish(OrderSeen(order_id="except"))
+            raise
+        finally:
+            ctx.publish(OrderSeen(order_id="finally"))
+            await ctx.tell(Notify())
+        return OrderConfirmed()
+
+    (
+        past_pivot(order)
+        .when(refused(Ship))
+        .then(parked("ship"))
+        .when(operator("retry"), replied(Ship))
+        .then(
+            issued(Ship, attempt=2),
+            published(OrderSeen(order_id="finally")),
+            intent_told(Notify),
+            completed(OrderConfirmed()),
+        )
+    )
+
+
+def test_code_that_turns_a_failure_into_another_parks_on_the_step_all_the_same():
+    async def order(ctx, placed):
+        try:
+            await ship(ctx)
+        except StepFailed as error:
+            raise RollBack("cannot ship") from error
+
+    (
+        past_pivot(order)
+        .when(refused(Ship))
+        .then(parked("step ship failed for good"))
+        .when(operator("retry"), replied(Ship))
+        .then(issued(Ship, attempt=2), completed())
+    )
+
+
+def test_failure_that_has_led_to_something_before_it_is_left_uncaught_parks_the_whole():
+    """What it led to is recorded, so the code cannot go on as though it had not been told."""
+
+    async def order(ctx, placed):
+        try:
+            await ship(ctx)
+        finally:
+            await notify(ctx)
+
+    scenario = past_pivot(order).when(refused(Ship, "no van")).then(issued(Notify))
+    scenario.when(replied(Notify)).then(parked("past its pivot, so it can only go forward"))
+    scenario.when(operator("retry", "ship")).then(noted("refused"))
+    scenario.when(operator("compensate")).then(
+        rolled_back(OrderRejected, residue=("pay", "notify"))
+    )
+
+
+def test_retriable_step_before_the_pivot_parks_as_ever():
+    async def order(ctx, placed):
+        await ctx.do(Reserve(), undo=Unreserve)
+        await ctx.do(Ship(), kind="retriable", retry=ONCE)
+
+    scenario = given(as_saga(order), OrderPlaced(), replied(Reserve, Reserved()))
+    scenario.when(failed(Ship)).then(parked("step ship failed for good"))
+    scenario.when(operator("retry"), replied(Ship)).then(issued(Ship), completed())
+
+
+class TestGroups:
+    def test_waiting_group_waits_and_only_its_uncaught_failure_parks(self):
+        async def order(ctx, placed):
+            await ctx.all(ship(ctx), notify(ctx))
+            return OrderConfirmed()
+
+        (
+            past_pivot(order)
+            .when(refused(Ship))
+            .then()
+            .then_waits_for("reply to notify")
+            .when(replied(Notify))
+            .then(parked("ship"))
+            .when(operator("retry"))
+            .then(issued(Ship, attempt=2))
+            .when(replied(Ship))
+            .then(completed(OrderConfirmed()))
+        )
+
+    def test_failure_of_a_group_can_be_caught(self):
+        async def order(ctx, placed):
+            try:
+                await ctx.all(ship(ctx), notify(ctx))
+            except StepFailed as error:
+                return OrderConfirmed(order_id=error.step)
+
+        (
+            past_pivot(order)
+            .when(refused(Ship), replied(Notify))
+            .then(completed(OrderConfirmed(order_id="ship")))
+        )
+
+    def test_all_that_failed_can_be_tried_again_in_any_order(self):
+        async def order(ctx, placed):
+            async def branch(call):
+                return await call
+
+            await ctx.all(
+                branch(ship(ctx)), ctx.all(notify(ctx), branch(ctx.do(Reserve(), retry=ONCE)))
+            )
+            return OrderConfirmed()
+
+        (
+            past_pivot(order)
+            .when(refused(Ship), refused(Notify))
+            .then()
+            .when(refused(Reserve))
+            .then(parked("ship"), parked("notify"), parked("reserve"))
+            .when(operator("retry", "notify"), replied(Notify))
+            .then(issued(Notify, attempt=2))
+            .then_status("parked")
+            .when(operator("retry", "reserve"), operator("retry", "ship"))
+            .then(issued(Reserve, attempt=2), issued(Ship, attempt=2))
+            .when(replied(Ship), replied(Reserve, Reserved()))
+            .then(completed(OrderConfirmed()))
+        )
+
+    def test_what_a_sibling_says_before_the_failure_surfaces_stands(self):
+        """And what the code says behind it does not."""
+
+        async def order(ctx, placed):
+            async def sibling():
+                await notify(ctx)
+                ctx.publish(OrderSeen(order_id="sibling"))
+
+            try:
+                await ctx.all(ship(ctx), sibling())
+            finally:
+                ctx.publish(OrderSeen(order_id="finally"))
+
+        (
+            past_pivot(order)
+            .when(refused(Ship), replied(Notify))
+            .then(published(OrderSeen(order_id="sibling")), parked("ship"))
+            .when(operator("retry"), replied(Ship))
+            .then(issued(Ship), published(OrderSeen(order_id="finally")), completed())
+        )
+
+    def test_fast_group_parks_at_once_and_its_siblings_go_on(self):
+        """It may yet succeed."""
+
+        async def order(ctx, placed):
+            async def sibling():
+                await notify(ctx)
+                await ctx.do(Reserve())
+
+            await ctx.all(ship(ctx), sibling(), fail="fast")
+            return OrderConfirmed()
+
+        (
+            past_pivot(order)
+            .when(refused(Ship))
+            .then(parked("ship"))
+            .when(replied(Notify))
+            .then(issued(Reserve))
+            .when(operator("retry"), replied(Reserve, Reserved()), replied(Ship))
+            .then(issued(Ship), completed(OrderConfirmed()))
+        )
+
+    def test_caught_failure_of_a_group_is_not_tried_again_by_a_later_one(self):
+        async def order(ctx, placed):
+            try:
+                await ctx.all(ship(ctx), notify(ctx))
+            except StepFailed:
+                await ctx.do(Reserve(), retry=ONCE)
+
+        (
+            past_pivot(order)
+            .when(refused(Ship), refused(Notify))
+            .then(issued(Reserve))
+            .when(refused(Reserve))
+            .then(parked("reserve"))
+            .when(operator("retry", "ship"))
+            .then(noted("refused"))
+            .when(operator("retry"), replied(Reserve, Reserved()))
+            .then(issued(Reserve), completed())
+        )
+
+    @pytest.mark.parametrize("at_once", [1, 2, None])
+    def test_limited_group_goes_on_and_what_failed_can_be_tried_again(self, at_once):
+        async def order(ctx, placed):
+            calls = [ctx.do(Notify(), id=f"n{n}", retry=ONCE) for n in range(4)]
+            await ctx.all(*calls, at_once=at_once)
+            return OrderConfirmed()
+
+        scenario = past_pivot(order).when(refused("n0"), refused("n1"), replied("n2"))
+        scenario.when(replied("n3")).then_parked("n1")
+        scenario.when(operator("retry", "n1"), operator("retry", "n0"), replied("n1"))
+        scenario.when(replied("n0")).then(completed(OrderConfirmed()))
+
+
+def test_a_history_that_parked_before_the_code_was_told_replays_unchanged():
+    """Releases before this one never told it; today's code may even catch the failure."""
+
+    async def careless(ctx, placed):
+        await ship(ctx)
+        return OrderConfirmed()
+
+    async def careful(ctx, placed):
+        try:
+            await ship(ctx)
+        except StepFailed:
+            await notify(ctx)
+        return OrderConfirmed()
+
+    recorded = past_pivot(careless).when(refused(Ship)).history
+    assert [type(each.body) for each in recorded[-2:]] == [StepSettled, SagaParked]
+
+    def again(function):
+        async def order(ctx, placed):
+            await ctx.do(Pay(), kind="pivot")
+            return await function(ctx, placed)
+
+        return given(as_saga(order), history=recorded, contracts=CONTRACTS)
+
+    again(careless).when(operator("retry"), replied(Ship)).then(
+        issued(Ship), completed(OrderConfirmed())
+    )
+    again(careful).when(operator("retry"), refused(Ship)).then(issued(Ship), issued(Notify))
+
+
+@settings(max_examples=200)
+@hypothesis_given(
+    tree=programs,
+    happens=happenings,
+    options=st.fixed_dictionaries(
+        {"parallel_undo": st.booleans(), "when_stuck": st.sampled_from(["halt", "continue"])}
+    ),
+)
+def test_whatever_happens_past_the_pivot_every_saga_can_end(tree, happens, options):
+    """Beside what holds of all sagas: see there."""
+    pivot = Step(has_undo=False, kind="pivot", attempts=1, has_deadline=False)
+    whatever_happens(Many("seq", (pivot, tree)), happens, options)
