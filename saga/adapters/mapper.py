@@ -15,6 +15,7 @@ from typing import Any, Final
 import orjson
 
 from saga.core.events import Event, Json
+from saga.core.fold import run_begun_in
 from saga.core.history import (
     Entry,
     History,
@@ -88,38 +89,50 @@ def to_turn(saga_id: SagaId, topic: str, state: bytes, *, version: int = 0) -> R
 
 
 def to_history(
-    saga_id: SagaId, rows: Iterable[tuple[int, str, bytes]], *, known: object = None
+    saga_id: SagaId,
+    rows: Iterable[tuple[int, str, bytes]],
+    *,
+    known: object = None,
+    first: int = 1,
 ) -> History | CorruptHistory:
     """*rows* are turn, topic and state, in order; an error is returned, not raised.
 
-    *known* is how many entries the index knows of, where it does.
+    *known* is how many entries the index knows of, where it does; *first* the number of the turn
+    with which the rows have to begin.
     """
-    return at_once(reading_history(saga_id, rows, known=known))
+    return at_once(reading_history(saga_id, rows, known=known, first=first))
 
 
 def reading_history(
-    saga_id: SagaId, rows: Iterable[tuple[int, str, bytes]], *, known: object = None
+    saga_id: SagaId,
+    rows: Iterable[tuple[int, str, bytes]],
+    *,
+    known: object = None,
+    first: int = 1,
 ) -> Piecewise[History | CorruptHistory]:
     """`to_history`, turn by turn."""
     recorded: list[RecordedTurn] = []
-    version = 1
+    version = 1 if first == 1 else 0  # of a later run it is not known which entry is the first
     try:
-        for turns, (number, topic, state) in enumerate(rows, 1):
+        for turns, (number, topic, state) in enumerate(rows, first):
             yield
             if number != turns:
                 problem = f"is missing, with turn {turns}; turn {number} follows"
                 return CorruptHistory(saga_id, version, problem)
             turn = to_turn(saga_id, topic, state, version=version)
+            if not recorded:
+                run_begun_in(turn)
             recorded.append(turn)
-            version += 1 + len(turn.decided)
+            version = turn.version + len(turn)
     except CorruptHistory as error:
         return error
     if not recorded or (isinstance(known, int) and known >= version):
         problem = f"is missing: the index knows of {known} entries"
         return CorruptHistory(saga_id, version, problem)
     if are_whole(recorded):
-        return History(recorded)
-    return History(turns_of(chain.from_iterable(recorded)), turns=len(recorded))
+        return History(recorded, turns=first - 1 + len(recorded))
+    whole_turns = turns_of(chain.from_iterable(recorded))
+    return History(whole_turns, turns=first - 1 + len(recorded))
 
 
 def saga_id_of(originator_id: str) -> SagaId:

@@ -340,13 +340,14 @@ def readable(rows: Iterable[tuple[SagaId, str, bytes]]) -> list[Entry]:
 
 
 def beginnings_in(
-    rows: Iterable[tuple[str, str, bytes]],
+    rows: Iterable[tuple[str, int, str, bytes]],
 ) -> dict[SagaId, Sequence[Entry]]:
-    """*rows* are saga ids with the topics and states of first turns; others are left out."""
+    """*rows* are saga ids with the numbers, topics and states of turns; others are left out."""
     found: dict[SagaId, Sequence[Entry]] = {}
-    for saga_id, topic, state in rows:
+    for saga_id, number, topic, state in rows:
         with suppress(CorruptHistory):
-            found[SagaId(saga_id)] = to_entries(SagaId(saga_id), topic, state, version=1)
+            version = 1 if number == 1 else 0
+            found[SagaId(saga_id)] = to_entries(SagaId(saga_id), topic, state, version=version)
     return found
 
 

@@ -11,9 +11,9 @@ from typing import Final
 
 from saga.authoring.registry import SagaRegistry
 from saga.core.decider import Decider
-from saga.core.events import SagaStarted
-from saga.core.history import Entry, turns
+from saga.core.history import Entry, History, beginning_of, turns
 from saga.core.identity import SagaId
+from saga.core.intents import Continued
 from saga.core.replay import replay
 from saga.core.state import SagaState
 from saga.core.texts import described
@@ -70,7 +70,7 @@ async def replay_some(
 async def _replay_page(
     store: EventStore, sagas: SagaRegistry, page: Sequence[SagaSummary]
 ) -> list[Replayed]:
-    histories = await store.load([summary.saga_id for summary in page])
+    histories = await store.load([summary.saga_id for summary in page], is_whole=True)
     return [
         Replayed(summary, *_replay(sagas, summary, histories.get(summary.saga_id, ())))
         for summary in page
@@ -85,14 +85,19 @@ def _replay(
         return 0, ReplayMismatch(history.version, history.problem, "nothing: it cannot be read")
     if not (entries := len(history)):
         return 0, ReplayMismatch(1, "nothing, though the index names this saga", "nothing")
-    name, version = _pinned(history, summary)
-    registered = sagas.find(name, version)
-    if registered is None:
+    runs = _runs(history, summary)
+    missing = [number for number, run in enumerate(runs) if sagas.find(*run[1:]) is None]
+    if missing and missing[-1] == len(runs) - 1:
+        _, name, version = runs[-1]
         recorded = f"saga {name!r} version {version}"
         decided = "nothing: this application has no such version of it"
         return entries, ReplayMismatch(1, recorded, decided)
+    # An earlier run is never loaded again: one of a version that is gone is no difference.
+    first, name, version = runs[missing[-1] + 1 if missing else 0]
+    registered = sagas.find(name, version)
+    assert registered is not None, (name, version)
     try:
-        state = replayed(registered.decider, summary.saga_id, history)
+        state = replayed(registered.decider, summary.saga_id, History(turns(history)[first:]))
     except ReplayMismatch as error:
         return entries, error
     if state.program is not None:
@@ -113,10 +118,16 @@ def replayed(decider: Decider, saga_id: SagaId, history: Sequence[Entry]) -> Sag
         raise ReplayMismatch(0, "a whole history", decided) from error
 
 
-def _pinned(history: Sequence[Entry], summary: SagaSummary) -> tuple[str, int]:
-    """The definition that a history names; where its first turn failed, the index names it."""
-    for turn in turns(history):
-        fact = turn.event.fact
-        if isinstance(fact, SagaStarted):
-            return fact.definition, fact.definition_version
-    return summary.definition, summary.definition_version
+def _runs(history: Sequence[Entry], summary: SagaSummary) -> list[tuple[int, str, int]]:
+    """Of each run in which of the turns it begins, and the definition that decides it.
+
+    Where the very first turn failed, the index names that.
+    """
+    begun = beginning_of(history)
+    name = summary.definition if begun is None else begun.definition
+    version = summary.definition_version if begun is None else begun.definition_version
+    runs = [(0, name, version)]
+    for number, turn in enumerate(turns(history)):
+        continued = [each for each in turn.decided if isinstance(each, Continued)][-1:]
+        runs += [(number, each.definition, each.definition_version) for each in continued]
+    return runs

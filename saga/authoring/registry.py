@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 
 from saga.authoring.functions.definition import SagaDefinition, check_key_field
 from saga.authoring.listening import Listening
@@ -11,6 +12,7 @@ from saga.contracts import ContractRegistry, contract_of
 from saga.core.decider import Decider
 from saga.core.identity import SagaId, saga_id
 from saga.core.kernel import decider_for
+from saga.core.program import Definition
 from saga.core.values import value
 from saga.errors import DefinitionError, DuplicateSaga
 
@@ -31,6 +33,7 @@ class SagaRegistry:
 
     def __init__(self, sagas: Iterable[SagaDefinition], contracts: ContractRegistry) -> None:
         self._by_name: dict[tuple[str, int], Registered] = {}
+        self._bound: dict[tuple[str, int], Definition] = {}
         for definition in sagas:
             self._add(definition, contracts)
         self._names = tuple(dict.fromkeys(name for name, _ in self._by_name))
@@ -101,7 +104,22 @@ class SagaRegistry:
             check_key_field(definition.name, trigger, definition.key)  # its types are known by now
         for listening in definition.listens:
             _check_listening(definition, listening, contracts)
-        self._by_name[name] = Registered(definition, decider_for(definition.bind(contracts)))
+        bound = self._bound[name] = definition.bind(
+            contracts,
+            newest=partial(self._newest_of, definition.name),
+            find=partial(self._version_of, definition.name),
+        )
+        self._by_name[name] = Registered(definition, decider_for(bound))
+
+    def _newest_of(self, name: str) -> SagaDefinition:
+        found = self.newest(name)
+        assert found is not None, name
+        return found.saga
+
+    def _version_of(self, name: str, version: int | None) -> Definition | None:
+        """The definition of this version; None: the newest."""
+        wanted = self._newest_of(name).version if version is None else version
+        return self._bound.get((name, wanted))
 
 
 def _check_listening(

@@ -55,8 +55,12 @@ def arrive(state: SagaState, fact: Arrival, _: Instant) -> None:
         if state.pause is not None:
             _note_taken(state, wait, state.version + 1, fact)
     else:
-        # The fact begins its turn.
-        state.kept.setdefault(channel, OrderedDict())[state.version + 1] = fact
+        keep(state, fact, state.version + 1)  # the fact begins its turn
+
+
+def keep(state: SagaState, arrival: Arrival, version: int) -> None:
+    """Keep what arrived last, with the entry of this *version*."""
+    state.kept.setdefault(channel_of(arrival), OrderedDict())[version] = arrival
 
 
 def begin_wait(state: SagaState, awaited: Awaited, _: Instant) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from saga.core import children, forward, intents, rollback
+from saga.core import children, forward, intents, rollback, runs
 from saga.core.decider import RECORDED, Disposition
 from saga.core.events import REPLY_DONE, ChildEnded, ChildStarted, ChildStatus, ReplyReceived
 from saga.core.fold import know
@@ -41,7 +41,7 @@ def take(turn: Turn, fact: ChildStarted | ChildEnded) -> Disposition:
 def _started(turn: Turn, fact: ChildStarted) -> Disposition:
     found = _find(turn.state, fact.intent_id)
     if found is None or found[0].direction is UNDO:
-        return Disposition.UNKNOWN
+        return _stray(turn, fact)
     _, step, child = found
     if child.saga_id == fact.saga_id:
         return Disposition.DUPLICATE
@@ -58,7 +58,7 @@ def _started(turn: Turn, fact: ChildStarted) -> Disposition:
 def _ended(turn: Turn, fact: ChildEnded) -> Disposition:
     found = _find(turn.state, fact.intent_id)
     if found is None:
-        return Disposition.UNKNOWN
+        return _stray(turn, fact)
     name, step, child = found
     if child.saga_id is not None and child.saga_id != fact.saga_id:
         return _note_other(turn, fact, child)
@@ -76,6 +76,13 @@ def _ended(turn: Turn, fact: ChildEnded) -> Disposition:
         return _late(turn, step, fact, reply)
     assert not turn.state.status.is_ended, (turn.state.saga_id, step)
     return _settle(turn, step, child, fact)
+
+
+def _stray(turn: Turn, fact: ChildStarted | ChildEnded) -> Disposition:
+    name = parse_intent_id(fact.intent_id)
+    if name is None or name.step in turn.state.steps:
+        return Disposition.UNKNOWN
+    return runs.answered(turn, name.step, fact.intent_id)
 
 
 def _find(state: SagaState, intent: str) -> tuple[IntentName, Step, Child] | None:

@@ -8,6 +8,7 @@ from saga.core import events, intents
 from saga.core.decider import RECORDED, Disposition
 from saga.core.identity import Instant, parse_intent_id
 from saga.core.intents import TimerPurpose
+from saga.core.runs import is_of_earlier_run
 from saga.core.turn import Turn
 
 NEWS_SHARE: Final = 3
@@ -19,7 +20,8 @@ def progress(turn: Turn, fact: events.ProgressReceived) -> Disposition:
     state, name = turn.state, parse_intent_id(fact.intent_id)
     step = None if name is None else state.steps.get(name.step)
     if name is None or step is None:
-        return Disposition.UNKNOWN
+        is_over = name is not None and is_of_earlier_run(state, name.step)
+        return Disposition.NO_NEWS if is_over else Disposition.UNKNOWN
     if not state.was_issued(name):
         return Disposition.UNKNOWN
     if turn.recorded is not None:

@@ -13,7 +13,7 @@ from typing import Final, Protocol
 
 from saga.core.events import Event
 from saga.core.identity import SagaId
-from saga.core.intents import Intent
+from saga.core.intents import Continued, Intent
 from saga.core.program import Contracts, Line
 from saga.core.state import SagaState
 from saga.core.values import value
@@ -64,6 +64,14 @@ class Handle(Protocol):
     ) -> Decision: ...
 
 
+class BeginRun(Protocol):
+    """Take what a turn decided from the entry *continued* on, where nothing before it is known."""
+
+    def __call__(
+        self, state: SagaState, event: Event, continued: Continued, recorded: Sequence[Intent]
+    ) -> Decision: ...
+
+
 @value
 class Decider:
     name: str
@@ -71,4 +79,5 @@ class Decider:
     fingerprint: str
     initial_state: Callable[[SagaId], SagaState]
     handle: Handle
+    begin_run: BeginRun
     contracts: Contracts

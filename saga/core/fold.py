@@ -8,17 +8,27 @@ functions, so what it knows is what the history says (`docs/reference/history.md
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
+from hashlib import sha256
 from typing import Any, Final, TypeAlias
 
 from saga.core import events, intents
-from saga.core.arrivals import arrive, begin_wait, end_by_choice, end_wait, end_waits, give_back
+from saga.core.arrivals import (
+    arrive,
+    begin_wait,
+    end_by_choice,
+    end_wait,
+    end_waits,
+    give_back,
+    keep,
+)
 from saga.core.events import REPLY_DONE, Event
 from saga.core.format_1 import FORMAT_1, take_unsaid
-from saga.core.history import Entry, RecordedTurn, turns
+from saga.core.history import Entry, RecordedTurn, body_to_plain, turns
 from saga.core.identity import DO, UNDO, Instant, IntentName, SagaId, StepId, parse_intent_id
-from saga.core.state import Child, Pause, Plan, SagaState, Step, identity_of
+from saga.core.state import Child, Pause, Plan, Run, SagaState, Step, identity_of
 from saga.core.status import DONE, ISSUED, TRANSITIONS, UNDOING, SagaStatus, StepKind, StepStatus
 from saga.errors import CorruptHistory
 
@@ -39,6 +49,7 @@ _LATE: Final = frozenset(
 )
 """What a child says counts as its answer then, and is no answer of another saga's."""
 _DEADLINE: Final = intents.TimerPurpose.DEADLINE
+DIGEST_CHARS: Final = 32
 _PIVOT: Final = StepKind.PIVOT
 _RETRY: Final = intents.TimerPurpose.RETRY
 
@@ -46,12 +57,35 @@ _RETRY: Final = intents.TimerPurpose.RETRY
 def fold(saga_id: SagaId, entries: Iterable[Entry]) -> SagaState:
     """The state after a history, or its first entries; CorruptHistory where no fact begins it."""
     state = SagaState(saga_id)
-    for turn in turns(entries):
+    recorded = turns(entries)
+    if recorded and (begun := run_begun_in(recorded[0])) is not None:
+        continued, decided = begun
+        state.version = recorded[0].version - 1
+        for intent in (continued, *decided):
+            apply(state, intent, recorded[0].event.at)
+        pass_turn(state, recorded[0].decided)
+        recorded = recorded[1:]
+    for turn in recorded:
         fact = turn.event.fact
         if type(fact) not in FACT_EFFECTS:
             raise CorruptHistory(saga_id, turn.version, f"no turn begins with {fact}")
         fold_turn(state, turn)
     return state
+
+
+def run_begun_in(turn: RecordedTurn) -> tuple[intents.Continued, Sequence[intents.Intent]] | None:
+    """The run that *turn* begins, the last one in it, and what was decided in that.
+
+    None of the very first turn of a history: that begins with the saga's start.
+    """
+    if turn.version == 1:
+        return None
+    numbers = [n for n, each in enumerate(turn.decided) if type(each) is intents.Continued]
+    if not numbers:
+        raise CorruptHistory(turn.saga_id, turn.version, "the entries before it are missing")
+    continued = turn.decided[numbers[-1]]
+    assert isinstance(continued, intents.Continued), continued
+    return continued, turn.decided[numbers[-1] + 1 :]
 
 
 def fold_turn(state: SagaState, turn: RecordedTurn) -> None:
@@ -82,9 +116,19 @@ def know(state: SagaState, event: Event) -> None:
     state.causes[identity_of(event)] = said(event.fact)
 
 
-def said(fact: events.Fact) -> int | None:
-    """What others said, as a number; None of what the trigger, steps and timers keep themselves."""
-    return hash(fact) if type(fact) in _SAID_BY_OTHERS else None
+def said(fact: events.Fact) -> str | None:
+    """A digest of what others said; None of what the trigger, steps and timers keep themselves."""
+    return digest(body_to_plain(fact, _plainly)) if type(fact) in _SAID_BY_OTHERS else None
+
+
+def digest(plain: object) -> str:
+    """The same in every process and release for the same JSON."""
+    text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
+    return sha256(text.encode()).hexdigest()[:DIGEST_CHARS]
+
+
+def _plainly(payload: events.Json) -> str:
+    return payload
 
 
 def take_noted(state: SagaState, event: Event, verdict: intents.Verdict) -> None:
@@ -114,6 +158,8 @@ def restate(state: SagaState, recorded: intents.Intent, *, says_order: bool) -> 
             state.undo_contracts[recorded.step] = recorded.contract
         case intents.SagaFinishing():
             state.pending_outcome = recorded.outcome
+        case intents.Continued():
+            state.trigger = recorded.trigger
         case intents.SagaCompleted() | intents.SagaRolledBack() | intents.SagaAbandoned():
             state.outcome = recorded.outcome
         case intents.TimerCancelled():
@@ -394,7 +440,7 @@ def _planned(state: SagaState, intent: intents.RollbackPlanned, _: Instant) -> N
         _become(state, SagaStatus.ROLLING_BACK)
     if intent.goal is intents.RollbackGoal.ROLLED_BACK:
         state.reason, state.code = intent.reason, intent.code
-        state.is_finishing = state.is_poisoned = False
+        state.is_finishing = state.is_continuing = state.is_poisoned = False
         state.pending_outcome = state.due = None
         end_waits(state)
 
@@ -427,7 +473,27 @@ def _resumed(state: SagaState, _: intents.SagaResumed, __: Instant) -> None:
 
 def _finishing(state: SagaState, intent: intents.SagaFinishing, _: Instant) -> None:
     state.is_finishing = True
+    state.is_continuing = intent.continues is True
     state.pending_outcome = intent.outcome
+
+
+def _continued(state: SagaState, intent: intents.Continued, _: Instant) -> None:
+    """Begin anew, but for what the entry says: whoever reads from it on knows no more."""
+    fresh = SagaState(state.saga_id, program=state.program)
+    for part in _PARTS:
+        setattr(state, part, getattr(fresh, part))
+    state.key = intent.key
+    state.trigger = intent.trigger
+    state.traceparent = intent.traceparent
+    state.parent = intent.parent
+    state.shown = dict(intent.shown) or None
+    state.started_at = intent.started_at
+    state.run = Run(intent.run, intent.began_with, len(intent.causes))
+    for known in intent.causes:
+        identity = known.cause if known.source is None else (known.source, known.cause)
+        state.causes[identity] = known.said
+    for unread in intent.unread:
+        keep(state, unread.arrival, unread.version)
 
 
 def _completed(state: SagaState, intent: intents.SagaCompleted, _: Instant) -> None:
@@ -472,6 +538,8 @@ def _without_effect(_: SagaState, __: events.Fact | intents.Intent, ___: Instant
     """It concerns nobody's state."""
 
 
+_OF_ALL_RUNS: Final = frozenset({"saga_id", "version"})
+_PARTS: Final = tuple(part.name for part in fields(SagaState) if part.name not in _OF_ALL_RUNS)
 _Effect: TypeAlias = Callable[[SagaState, Any, Instant], None]
 
 FACT_EFFECTS: Final[dict[type[events.Fact], _Effect]] = {
@@ -513,6 +581,7 @@ EFFECTS: Final[dict[type[intents.Intent], _Effect]] = {
     intents.SagaParked: _parked,
     intents.SagaResumed: _resumed,
     intents.SagaFinishing: _finishing,
+    intents.Continued: _continued,
     intents.SagaCompleted: _completed,
     intents.SagaRolledBack: _rolled_back,
     intents.SagaCleanedUp: _cleaned_up,

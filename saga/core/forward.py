@@ -14,11 +14,19 @@ from saga.core import (
     pauses,
     program,
     rollback,
+    runs,
     showing,
     waiting,
 )
 from saga.core.decider import RECORDED, Disposition
-from saga.core.events import REPLY_DONE, REPLY_FAILED, Arrival, CancelMode, ReplyReceived
+from saga.core.events import (
+    REPLY_DONE,
+    REPLY_FAILED,
+    Arrival,
+    CancelMode,
+    Message,
+    ReplyReceived,
+)
 from saga.core.identity import DO, IntentName, MessageId, saga_id
 from saga.core.intents import TimerPurpose, Verdict
 from saga.core.plans import residue_of
@@ -36,7 +44,7 @@ def start(turn: Turn, fact: events.SagaStarted) -> Disposition:
                 return Disposition.DUPLICATE
             # Its parent is answered, whatever the trigger says.
             return turn.note(Verdict.REFUSED, "trigger", "the saga of this key is no child of it")
-        if turn.is_same(state.trigger, fact.trigger):
+        if turn.is_same(state.trigger, fact.trigger) or runs.began_with(state, fact.trigger):
             return Disposition.DUPLICATE
         is_known = identity_of(turn.event) in state.causes
         return Disposition.CONFLICT if is_known else Disposition.KEY_TAKEN
@@ -44,7 +52,7 @@ def start(turn: Turn, fact: events.SagaStarted) -> Disposition:
         return turn.note(Verdict.AFTER_END, "trigger", "abandoned before it had begun")
     turn.take_fact()
     assert state.program is None, state.saga_id
-    turn.begin(turn.definition.program(state.saga_id, fact.key))
+    turn.begin(turn.definition.program(state.saga_id, fact.key, 1))
     if state.pause is not None:
         turn.program.know_trigger(fact.trigger)
         turn.hold()
@@ -103,29 +111,55 @@ def arrived(turn: Turn, arrival: Arrival) -> Disposition:
 
 
 def settle(turn: Turn) -> None:
-    """End a saga whose program is through or cancelled, once nothing that matters is in flight."""
-    state = turn.state
-    if state.plan is not None or state.status.is_ended or state.is_poisoned:
-        return
-    in_flight = state.in_flight
+    """End a saga whose program is through or cancelled, once nothing that matters is in flight.
+
+    One that continues ends its run, and begins the next.
+    """
+    while (trigger := _end(turn)) is not None:
+        run(turn, runs.begin(turn, trigger))
+
+
+def go_on(turn: Turn, continued: intents.Continued) -> None:
+    """Begin the run of this entry again."""
+    run(turn, runs.go_on(turn, continued))
+    settle(turn)
+
+
+def _end(turn: Turn) -> Message | None:
+    """The trigger of the next run, where this one has ended and the saga has not."""
+    state, finish = turn.state, turn.finish
+    if state.plan is not None:
+        is_through = state.pause is None and rollback.is_through_to_next_run(state)
+        return state.pending_outcome if is_through else None
+    if state.status.is_ended or state.is_poisoned:
+        return None
     if state.is_stopping:
-        if not in_flight:
+        if not state.in_flight:
             rollback.begin_due(turn)
-        return
+        return None
+    if finish is None and not state.is_finishing:
+        return None
     has_to_wait = any(
-        step.is_dropped and rollback.has_undo(turn, step) for step in in_flight.values()
+        step.is_dropped and rollback.has_undo(turn, step) for step in state.in_flight.values()
     )
     dropped = [] if has_to_wait else [step for step in state.steps.values() if step.is_dropped]
     has_leftovers = any(rollback.has_to_be_undone(turn, step) for step in dropped)
+    is_continuing = state.is_continuing
+    outcome = state.pending_outcome
+    if finish is not None:
+        is_continuing = isinstance(finish, program.ContinueAsNew)
+        outcome = finish.trigger if isinstance(finish, program.ContinueAsNew) else finish.outcome
     if not has_to_wait and not has_leftovers:
-        outcome = turn.finish.outcome if turn.finish is not None else state.pending_outcome
+        if is_continuing:
+            return None if state.pause is not None else outcome
         # A failure that the function caught is its own to judge; what a race left standing is not.
         turn.complete(outcome, residue_of(step for step in dropped if step.has_lost))
-        return
-    if turn.finish is not None:
-        turn.record(intents.SagaFinishing(outcome=turn.finish.outcome))
+        return None
+    if finish is not None:
+        turn.record(intents.SagaFinishing(outcome=outcome, continues=is_continuing or None))
     if not has_to_wait:
         rollback.begin_leftovers(turn)
+    return None
 
 
 def retry_now(turn: Turn, step: Step) -> None:
@@ -202,7 +236,7 @@ def _take(
         match command:
             case program.DoStep():
                 turn.issue_new(command)
-            case program.Finish():
+            case program.Finish() | program.ContinueAsNew():
                 assert turn.finish is None, (turn.state.saga_id, command)
                 turn.finish = command
             case program.Fail() if turn.state.is_past_pivot:
@@ -246,8 +280,9 @@ def _say(turn: Turn, command: program.Saying) -> None:
 
 
 def _signal(turn: Turn, command: program.Signal) -> intents.CommandSent:
+    number = f"{runs.prefix(turn.state.run_number)}signal/{command.number}"
     return intents.CommandSent(
-        command=MessageId(f"{turn.state.saga_id}/signal/{command.number}"),
+        command=MessageId(f"{turn.state.saga_id}/{number}"),
         act=intents.SentAct.SIGNAL,
         saga_id=saga_id(command.definition, command.key),
         definition=command.definition,

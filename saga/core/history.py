@@ -17,9 +17,17 @@ from operator import attrgetter, itemgetter
 from types import NoneType
 from typing import Any, Final, NamedTuple, get_args, get_origin, get_type_hints, overload
 
-from saga.core.events import Event, Fact, Json, Message, Parent, SagaStarted
+from saga.core.events import Arrival, Event, Fact, Json, Message, Parent, SagaStarted
 from saga.core.identity import Instant, IntentId, MessageId, SagaId
-from saga.core.intents import Intent, PlannedUndo, RollbackPlanned, Shown
+from saga.core.intents import (
+    Continued,
+    Intent,
+    KnownCause,
+    PlannedUndo,
+    RollbackPlanned,
+    Shown,
+    Unread,
+)
 from saga.core.values import value
 from saga.errors import UnknownEntry
 
@@ -67,13 +75,22 @@ class RecordedTurn:
 
 
 class History(Sequence[Entry]):
-    """A saga's entries in order of version: what was *recorded*, and how many *turns* wrote it."""
+    """A saga's entries in order of version: what was *recorded*, and how many *turns* wrote it.
+
+    Of a saga in its second run or a later one it may begin with the turn that begins the last.
+    """
 
     __slots__ = ("recorded", "turns")
 
     def __init__(self, recorded: Iterable[RecordedTurn] = (), *, turns: int | None = None) -> None:
         self.recorded = list(recorded)
         self.turns = len(self.recorded) if turns is None else turns
+
+    @property
+    def version(self) -> int:
+        """That of the last entry: how many the saga has in all, those of earlier runs included."""
+        last = self.recorded[-1]
+        return last.version + len(last) - 1
 
     def add(self, turn: RecordedTurn) -> None:
         self.recorded.append(turn)
@@ -144,6 +161,8 @@ class _Reading(NamedTuple):
     message: int | None
     json: tuple[int, ...]
     members: int | None
+    is_run: bool
+    """Whether it says what passes over to the next run."""
 
 
 class _Writer(NamedTuple):
@@ -209,8 +228,7 @@ def _getter(names: tuple[str, ...]) -> _Getter:
 def _reader(hint: object) -> _Reader | None:
     """How a field of this type is read back; None where JSON has it as it is."""
     if get_origin(hint) is tuple:
-        is_plan = get_args(hint)[0] is PlannedUndo
-        return (lambda steps: tuple(map(_planned, steps))) if is_plan else tuple
+        return _READERS.get(get_args(hint)[0], tuple)
     if hint is Parent:
         return _parent
     if isinstance(hint, type) and issubclass(hint, Enum):
@@ -261,6 +279,17 @@ def _parent(plain: dict[str, Any]) -> Parent:
     return Parent(IntentId(intent), key)
 
 
+def _known_cause(plain: dict[str, Any]) -> KnownCause:
+    if unknown := plain.keys() - {"cause", "source", "said"}:
+        raise KeyError(*unknown)
+    return KnownCause(**plain)
+
+
+_READERS: Final[dict[object, _Reader]] = {
+    PlannedUndo: lambda steps: tuple(map(_planned, steps)),
+    KnownCause: lambda causes: tuple(map(_known_cause, causes)),
+}
+"""How a list of these is read."""
 _SHAPES: Final = {name: _shape(kind) for name, kind in NAMES.items()}
 _WRITERS: Final = {shape.kind: _writer(name, shape) for name, shape in _SHAPES.items()}
 _SOUND: Final[dict[tuple[object, ...], _Reading]] = {}
@@ -289,6 +318,22 @@ def turns(entries: Iterable[Entry]) -> Sequence[RecordedTurn]:
         else:
             cut.append([entry])
     return [_turn_of(each) for each in cut]
+
+
+def beginning_of(history: Sequence[Entry]) -> SagaStarted | Continued | None:
+    """What says which definition decides from the beginning of *history* on, and for which key.
+
+    None of a saga that could not begin.
+    """
+    first = next(iter(history), None)
+    if first is None or first.version == 1:
+        return next((each.body for each in history if isinstance(each.body, SagaStarted)), None)
+    begun = None
+    for entry in history:
+        if begun is not None and type(entry.body) in FACTS:
+            break
+        begun = entry.body if isinstance(entry.body, Continued) else begun
+    return begun
 
 
 def are_whole(recorded: Iterable[RecordedTurn]) -> bool:
@@ -344,7 +389,28 @@ def body_to_plain(body: Fact | Intent, embed: Callable[[Json], object]) -> dict[
                 plain[field] = embed(getattr(body, field))
         if type(body) is SagaStarted and body.parent is not None:
             plain["parent"] = {"intent_id": body.parent.intent_id, "key": body.parent.key}
+        if type(body) is Continued:
+            _embed_past(plain, body, embed)
     return plain
+
+
+def _embed_past(plain: dict[str, object], body: Continued, embed: Callable[[Json], object]) -> None:
+    """Tell what passes over to the next run in JSON's own types."""
+    if body.causes:
+        told = ((each.cause, each.source, each.said) for each in body.causes)
+        names = ("cause", "source", "said")
+        plain["causes"] = [
+            {name: value for name, value in zip(names, cause, strict=True) if value is not None}
+            for cause in told
+        ]
+    if body.unread:
+        plain["unread"] = [
+            body_to_plain(each.arrival, embed) | {"version": each.version} for each in body.unread
+        ]
+    if body.shown:
+        plain["shown"] = {name: embed(said) for name, said in body.shown}
+    if body.parent is not None:
+        plain["parent"] = {"intent_id": body.parent.intent_id, "key": body.parent.key}
 
 
 def from_plain(
@@ -372,12 +438,14 @@ def body_from_plain(
     reading = _SOUND.get(seen)
     if reading is None:
         reading = _SOUND[seen] = _reading(saga_id, version, plain)
-    make, order, readers, message, json, members = reading
+    make, order, readers, message, json, members, is_run = reading
     for place in json:
         values[place] = text(values[place])
     if message is not None:
         said = values[message]
         values[message] = Message(said["contract"], text(said["payload"]))
+        if is_run:
+            _read_past(saga_id, version, plain, values, text)
     elif members is not None:
         values[members] = tuple((each, text(said)) for each, said in values[members].items())
     place = 0
@@ -388,6 +456,33 @@ def body_from_plain(
         unknown = f"{error} in {[*plain][place]!r}"
         raise UnknownEntry(saga_id, version, _NOT_KNOWN.format(unknown, seen[0])) from None
     return make(*order(values))
+
+
+def _read_past(
+    saga_id: SagaId,
+    version: int,
+    plain: dict[str, Any],
+    values: list[Any],
+    text: Callable[[Any], Json],
+) -> None:
+    """Read what passes over to the next run, as far as it is no plain field."""
+    for place, (name, told) in enumerate(plain.items()):
+        if name == "unread":
+            values[place] = [_unread(saga_id, version, arrival, text) for arrival in told]
+        elif name == "shown":
+            values[place] = [(each, text(said)) for each, said in told.items()]
+
+
+def _unread(
+    saga_id: SagaId, version: int, plain: dict[str, Any], text: Callable[[Any], Json]
+) -> Unread:
+    if NAMES.get(plain["type"]) not in get_args(Arrival):
+        unknown = _NOT_KNOWN.format(repr(plain["type"]), "continued")
+        raise UnknownEntry(saga_id, version, unknown)
+    arrived = {name: told for name, told in plain.items() if name != "version"}
+    return Unread(
+        version=int(plain["version"]), arrival=body_from_plain(saga_id, version, arrived, text)
+    )
 
 
 def _reading(saga_id: SagaId, version: int, plain: dict[str, Any]) -> _Reading:
@@ -410,6 +505,7 @@ def _reading(saga_id: SagaId, version: int, plain: dict[str, Any]) -> _Reading:
         given.index(shape.message) if shape.message in plain else None,
         tuple(given.index(field) for field in shape.json if field in plain),
         given.index("fields") if shape.has_members and "fields" in plain else None,
+        shape.kind is Continued,
     )
 
 

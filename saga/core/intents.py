@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from saga.core.events import CancelMode, Json, Message
+from saga.core.events import Arrival, CancelMode, Json, Message, Parent
 from saga.core.identity import (
     Direction,
     Instant,
@@ -49,6 +49,7 @@ class Verdict(StrEnum):
     AFTER_END = "after_end"
     REFUSED = "refused"
     STALE = "stale"
+    EARLIER_RUN = "earlier_run"
     UNREAD = "unread"
     UNAWAITED = "unawaited"
 
@@ -276,9 +277,54 @@ class SagaResumed:
 
 @value(kw_only=True)
 class SagaFinishing:
-    """The program has returned *outcome*; what it gave up settles before the saga completes."""
+    """The program has returned *outcome*; what it gave up settles before the saga completes.
+
+    Where it *continues*, that is the trigger of the next run.
+    """
 
     outcome: Message | None = None
+    continues: bool | None = None
+
+
+@value(kw_only=True)
+class KnownCause:
+    """A message that the run before has had; *said*: a digest of it, where nothing else tells."""
+
+    cause: MessageId
+    source: str | None = None
+    said: str | None = None
+
+
+@value(kw_only=True)
+class Unread:
+    """What arrived in an earlier run, with the entry of this *version*."""
+
+    version: int
+    arrival: Arrival
+
+
+@value(kw_only=True)
+class Continued:
+    """A new run of the saga begins; nothing before this entry is needed to load it.
+
+    *began_with* is a digest of the trigger that started the saga, at *started_at*. *causes* are
+    those of the run just ended, *unread* what arrived and nobody has taken yet.
+    """
+
+    run: int
+    trigger: Message
+    definition: str
+    definition_version: int
+    fingerprint: str
+    key: str
+    started_at: Instant
+    began_with: str
+    traceparent: str | None = None
+    causes: tuple[KnownCause, ...] = ()
+    unread: tuple[Unread, ...] = ()
+    shown: tuple[tuple[str, Json], ...] = ()
+    """What people see of the saga's own state, by name."""
+    parent: Parent | None = None
 
 
 @value
@@ -342,6 +388,7 @@ Intent = (
     | SagaParked
     | SagaResumed
     | SagaFinishing
+    | Continued
     | SagaCompleted
     | SagaRolledBack
     | SagaCleanedUp

@@ -22,12 +22,13 @@ from saga.core import (
     pausing,
     requests,
     rollback,
+    runs,
 )
 from saga.core.decider import RECORDED, Decider, Decision, Disposition
 from saga.core.events import REPLY_DONE, Event, ReplyReceived
 from saga.core.fold import pass_turn, said
 from saga.core.identity import UNDO, SagaId, StepId, parse_intent_id
-from saga.core.intents import Intent, TimerPurpose, Verdict
+from saga.core.intents import Continued, Intent, TimerPurpose, Verdict
 from saga.core.program import Definition, Program
 from saga.core.state import SagaState, identity_of
 from saga.core.turn import Turn
@@ -50,12 +51,21 @@ def decider_for(definition: Definition) -> Decider:
             pass_turn(state, turn.intents if recorded is None else recorded)
         return turn
 
+    def begin_run(
+        state: SagaState, event: Event, continued: Continued, recorded: Sequence[Intent]
+    ) -> Decision:
+        turn = Turn(definition, state, event, recorded)
+        turn.disposition = RECORDED
+        forward.go_on(turn, continued)
+        return turn
+
     return Decider(
         definition.name,
         definition.version,
         definition.fingerprint,
         SagaState,
         handle,
+        begin_run,
         definition.contracts,
     )
 
@@ -80,7 +90,7 @@ _Others: TypeAlias = (
 """Facts whose repetition is known by their cause alone."""
 
 
-def _no_program(saga_id: SagaId, _: str) -> Program:
+def _no_program(saga_id: SagaId, _: str, __: int) -> Program:
     raise AssertionError(saga_id)
 
 
@@ -132,6 +142,8 @@ def _reply(turn: Turn, fact: ReplyReceived) -> Disposition:
         return Disposition.UNKNOWN
     _, step_id, direction, _ = name
     step = state.steps.get(step_id)
+    if runs.is_of_earlier_run(state, step_id) and step_id not in state.steps:
+        return runs.answered(turn, step_id, fact.intent_id)
     if not state.was_issued(name):
         return Disposition.UNKNOWN
     if state.children is not None and step_id in state.children:

@@ -127,6 +127,13 @@ class Finish:
 
 
 @value
+class ContinueAsNew:
+    """The program ends its run; another begins with *trigger*."""
+
+    trigger: Message
+
+
+@value
 class Fail:
     """The program cannot go on: roll back."""
 
@@ -142,7 +149,7 @@ class Fail:
 
 Saying = Publish | Show | Tell | Signal | Line | TakePatch
 """What is recorded and changes nothing for the program."""
-Command = DoStep | Sleep | Await | DropBranch | Finish | Fail | Saying
+Command = DoStep | Sleep | Await | DropBranch | Finish | ContinueAsNew | Fail | Saying
 
 
 @value
@@ -238,12 +245,17 @@ class PlainContracts:
 
 @value
 class Definition:
-    """A kind of saga; each history pins its *fingerprint*, a hash of its source."""
+    """A kind of saga; each run pins its *fingerprint*, a hash of its source.
+
+    *program* gets the saga's id and key, and the number of the run. *find* gives another version,
+    None: the newest; without it there is no other.
+    """
 
     name: str
     version: int
     fingerprint: str
-    program: Callable[[SagaId, str], Program]
+    program: Callable[[SagaId, str, int], Program]
     parallel_undo: bool = False
     continue_when_stuck: bool = False
     contracts: Contracts = PlainContracts()
+    find: Callable[[int | None], Definition | None] | None = None

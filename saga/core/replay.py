@@ -35,12 +35,14 @@ _WITH_OUTCOME: Final = (
     intents.SagaAbandoned,
 )
 _WITH_PAYLOAD: Final = intents.IntentIssued | intents.EventPublished | intents.IntentTold
+_CONTINUED: Final = ("trigger", "definition_version", "fingerprint", "began_with")
 _STANDS: Final[dict[type, tuple[str, ...]]] = {
     # The recorded kind and order stand; they matter to a rollback, which is recorded itself.
     intents.IntentIssued: ("payload", "kind", "after", "undoes"),
     intents.EventPublished: ("payload",),
     intents.IntentTold: ("payload",),
     **dict.fromkeys(_WITH_OUTCOME, ("outcome",)),
+    intents.Continued: _CONTINUED,
 }
 """What of a decision is not compared as it is: messages are read first."""
 _APART: Final = frozenset(
@@ -63,6 +65,9 @@ def replaying(decider: Decider, saga_id: SagaId, entries: Iterable[Entry]) -> Pi
     state.untold = Untold(recorded)
     try:
         with decider.contracts.accepting(_messages_of(recorded)):
+            if recorded and (begun := fold.run_begun_in(recorded[0])) is not None:
+                _begin_run(decider, state, recorded[0], *begun)
+                recorded = recorded[1:]
             for turn in recorded:
                 yield
                 _take(decider, state, turn)
@@ -89,6 +94,24 @@ def _take(decider: Decider, state: SagaState, turn: RecordedTurn) -> None:
         _reconcile(decider, decision, *turn.entries)
     if state.unarmed:
         _check_open(state, after=turn.version + len(decided))
+
+
+def _begin_run(
+    decider: Decider,
+    state: SagaState,
+    turn: RecordedTurn,
+    continued: intents.Continued,
+    decided: Sequence[Intent],
+) -> None:
+    """Take what *turn* decided from *continued* on, and compare it."""
+    state.version = turn.version - 1
+    decision = decider.begin_run(state, turn.event, continued, decided)
+    fold.pass_turn(state, turn.decided)
+    if decision.intents != decided:
+        entries = turn.entries
+        _reconcile(decider, decision, *entries[len(entries) - len(decided) - 1 :])
+    if state.unarmed:
+        _check_open(state, after=turn.version + len(turn.decided))
 
 
 def _reconcile(decider: Decider, decision: Decision, fact: Entry, *recorded: Entry) -> None:
@@ -177,7 +200,8 @@ def _restate(decision: Decision, recorded: Sequence[Entry], *, is_format_1: bool
     if program is not None:
         bodies = (entry.body for entry in recorded)
         program.take_patches(body.patch for body in bodies if type(body) is intents.Patched)
-    for entry in recorded:
+    runs = [n for n, entry in enumerate(recorded) if type(entry.body) is intents.Continued]
+    for entry in recorded[runs[-1] :] if runs else recorded:  # of an earlier run nothing is kept
         fold.restate(decision.state, entry.body, says_order=not is_format_1)  # type: ignore[arg-type]  # behind a fact there are decisions
 
 
@@ -233,6 +257,8 @@ def _message(body: Fact | Intent) -> Message | None:
     """What *body* says to others."""
     if isinstance(body, _WITH_PAYLOAD):
         return Message(body.contract, body.payload)
+    if isinstance(body, intents.Continued):
+        return body.trigger
     return body.outcome if isinstance(body, _WITH_OUTCOME) else None
 
 

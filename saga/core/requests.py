@@ -42,11 +42,12 @@ def _why_not_to_cancel(state: SagaState, fact: events.CancelRequested) -> str | 
     """A graceful cancel that still waits can be made immediate."""
     is_graceful = fact.mode is CancelMode.GRACEFUL
     is_on_its_way_back = state.plan is not None or (is_graceful and state.is_stopping)
+    is_through = state.is_finishing and not state.is_continuing
     refusals = (
         (is_on_its_way_back, ON_ITS_WAY_BACK),
         (not state.is_started, "the saga has not begun"),
         (state.is_past_pivot, "past its pivot the saga only goes forward"),
-        (state.is_finishing, "the saga is through and about to complete"),
+        (is_through, "the saga is through and about to complete"),
         (state.is_poisoned, "parked by a failed turn: release it first"),
     )
     return next((refusal for is_so, refusal in refusals if is_so), None)

@@ -97,6 +97,14 @@ def begin_leftovers(turn: Turn) -> None:
     go_on(turn)
 
 
+def is_through_to_next_run(state: SagaState) -> bool:
+    """Whether a saga has undone what its run had given up, and is to begin the next one."""
+    plan = state.plan
+    if not state.is_continuing or plan is None or plan.progress is None or state.undoing:
+        return False
+    return len(plan.progress.passed) == len(plan.after)
+
+
 def abandon(turn: Turn, reason: str) -> None:
     """End the saga as it stands; what may have had an effect is its residue.
 
@@ -303,6 +311,8 @@ def _finish(turn: Turn, plan: Plan) -> None:
     steps = (step for step in state.steps.values() if step.is_dropped or not has_returned)
     residue = residue_of(steps)
     match plan.recorded.goal:
+        case RollbackGoal.COMPLETED if state.is_continuing:
+            pass  # the next run begins: `forward` sees to that
         case RollbackGoal.COMPLETED:
             turn.complete(state.pending_outcome, residue)
         case RollbackGoal.CLEANED_UP:

@@ -49,7 +49,7 @@ from saga.core.intents import (
     TimerArmed,
     TimerPurpose,
 )
-from saga.core.program import Program
+from saga.core.program import Definition, Program
 from saga.core.status import ISSUED, UNDOING, SagaStatus, StepKind, StepStatus
 from saga.core.values import value
 
@@ -190,6 +190,20 @@ def _untold(recorded: Iterable[RecordedTurn]) -> Iterator[tuple[tuple[Identity, 
 
 
 @dataclass(slots=True)
+class Run:
+    """A run of a saga, from the second one on.
+
+    *began_with* is a digest of the saga's first trigger; *causes_before*: how many of the causes
+    that are known are those of the run before. *definition* decides, in place of the one before.
+    """
+
+    number: int
+    began_with: str
+    causes_before: int
+    definition: Definition | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(slots=True)
 class SagaState:
     """Everything the next decision depends on.
 
@@ -224,8 +238,8 @@ class SagaState:
     """The waits, by name."""
     kept: dict[Channel, OrderedDict[int, Arrival]] = field(init=False, default_factory=dict)
     """What nobody has taken yet, by the version of its entry: in order of arrival."""
-    causes: dict[Identity, int | None] = field(init=False, default_factory=dict)
-    """Of each cause what it said, as a number, where nothing else keeps that."""
+    causes: dict[Identity, str | None] = field(init=False, default_factory=dict)
+    """Of each cause a digest of what it said, where nothing else keeps that."""
     told: set[StepId] | None = None
     """The intents whose replies nobody waits for; None where there is none."""
     shown: dict[str, Json] | None = None
@@ -233,6 +247,8 @@ class SagaState:
     plan: Plan | None = None
     is_past_pivot: bool = False
     is_finishing: bool = False
+    is_continuing: bool = False
+    """Whether it is finishing this run only: *pending_outcome* triggers the next one."""
     is_poisoned: bool = False
     cancel_reason: str | None = None
     due: RollbackDue | None = None
@@ -254,6 +270,8 @@ class SagaState:
     pause: Pause | None = None
     taken: dict[str, tuple[int, Arrival]] | None = None
     """By wait what it took while the saga was paused: given back if the wait is given up then."""
+    run: Run | None = None
+    """None in the first one."""
     program: Program | None = field(default=None, compare=False, repr=False)
     untold: Untold | None = field(default=None, compare=False, repr=False)
     """Of the history that is replayed: the failures that its program is not told of."""
@@ -297,6 +315,10 @@ class SagaState:
     def is_stopping(self) -> bool:
         """Whether it goes forward no more, though no rollback is planned yet."""
         return self.cancel_reason is not None or self.due is not None
+
+    @property
+    def run_number(self) -> int:
+        return 1 if self.run is None else self.run.number
 
     @property
     def is_started(self) -> bool:

@@ -18,7 +18,7 @@ from saga.core.events import Event, Message, ReplyReceived
 from saga.core.fold import EFFECTS, FACT_EFFECTS, know, take_noted, take_reply
 from saga.core.identity import DO, UNDO, Direction, Instant, IntentName, StepId, TimerId
 from saga.core.intents import Intent, TimerPurpose, Verdict
-from saga.core.program import Definition, DoStep, Finish, Line, Program
+from saga.core.program import ContinueAsNew, Definition, DoStep, Finish, Line, Program
 from saga.core.retry import Retry
 from saga.core.state import SagaState, Step, Unarmed, identity_of
 from saga.core.status import SagaStatus, StepStatus
@@ -57,7 +57,8 @@ class Turn:
         event: Event,
         recorded: Sequence[Intent] | None,
     ) -> None:
-        self.definition = definition
+        run = state.run
+        self.definition = definition if run is None else run.definition or definition
         self.state = state
         self.event = event
         self.recorded = recorded
@@ -65,7 +66,7 @@ class Turn:
         self.at = event.at
         self.intents: list[Intent] = []
         self.lines: list[Line] | None = None
-        self.finish: Finish | None = None
+        self.finish: Finish | ContinueAsNew | None = None
         self.held: deque[pauses.Held] | None = None
         self.has_taken_fact = False
         # None until the saga has begun, and once it is abandoned; then nothing else asks for it.
@@ -105,6 +106,10 @@ class Turn:
         """Decide something: it becomes an entry, and has its effect."""
         self.intents.append(intent)
         EFFECTS[type(intent)](self.state, intent, self.at)
+
+    def restore(self, continued: intents.Continued) -> None:
+        """Let the entry with which the history at hand begins have its effect."""
+        EFFECTS[intents.Continued](self.state, continued, self.at)
 
     def refusal(self, ask: Callable[[*Asked], str | None], *asked: *Asked) -> str | None:
         """Why the fact is refused, as it was recorded: else whatever *ask* says now.

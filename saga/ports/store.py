@@ -232,6 +232,7 @@ class Batch:
         pauses: rows of definitions that are paused, or go on.
         pauses_seen: the sum of changes of all such rows that the batch was decided with; None: it
             was decided without them.
+        runs: of sagas that begin a new run in it, the number of the turn in which the last begins.
     """
 
     histories: list[HistoryAppend] = field(default_factory=list)
@@ -246,6 +247,7 @@ class Batch:
     skipped: Mapping[Skip, int] = field(default_factory=dict)
     pauses: Sequence[DefinitionPause] = ()
     pauses_seen: int | None = None
+    runs: Mapping[SagaId, int] = field(default_factory=dict)
 
 
 @value
@@ -303,15 +305,20 @@ class EventStore(Protocol):
             StoreUnavailable: the store cannot write; nothing was recorded.
         """
 
-    async def load(self, saga_ids: Sequence[SagaId]) -> Mapping[SagaId, History | CorruptHistory]:
-        """The whole histories; one not there is left out, one unreadable is answered with an error.
+    async def load(
+        self, saga_ids: Sequence[SagaId], *, is_whole: bool = False
+    ) -> Mapping[SagaId, History | CorruptHistory]:
+        """Histories; one not there is left out, one unreadable is answered with an error.
+
+        Of a saga with several runs it begins with the turn that begins the last one, and what is
+        before it is not read, unless it *is_whole*.
 
         Raises:
             StoreUnavailable: try again later.
         """
 
     async def beginnings(self, saga_ids: Sequence[SagaId]) -> Mapping[SagaId, Sequence[Entry]]:
-        """The first turn of each; one not there or unreadable is left out.
+        """The first turn that `load` gives of each; one not there or unreadable is left out.
 
         Raises:
             StoreUnavailable: try again later.

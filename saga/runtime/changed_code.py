@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from saga.authoring.registry import SagaRegistry
-from saga.core.events import SagaStarted
-from saga.core.history import Entry
+from saga.core.history import Entry, beginning_of
 from saga.core.identity import SagaId
 from saga.core.status import SagaStatus
 from saga.ports import Catalogue, EventStore
@@ -41,8 +40,8 @@ class ChangedCode:
         return [saga_id for saga_id, turn in turns.items() if self._has_changed(turn)]
 
     def _has_changed(self, turn: Sequence[Entry]) -> bool:
-        """Whether the saga of this first *turn* may have begun under other code."""
-        started = next((entry.body for entry in turn if isinstance(entry.body, SagaStarted)), None)
+        """Whether the run of this first *turn* may have begun under other code."""
+        started = beginning_of(turn)
         if started is None:
             return True  # its first turn failed: the history has to be looked at
         registered = self._registry.find(started.definition, started.definition_version)

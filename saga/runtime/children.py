@@ -19,9 +19,10 @@ from saga.core.events import (
     Parent,
     SagaStarted,
 )
-from saga.core.history import History, RecordedTurn
+from saga.core.history import History, RecordedTurn, beginning_of
 from saga.core.identity import DO, IntentId, SagaId, parse_intent_id
 from saga.core.intents import (
+    Continued,
     Noted,
     SagaAbandoned,
     SagaCompleted,
@@ -44,8 +45,11 @@ def parent_of(said: Attributes | Said) -> Parent | None:
     return Parent(IntentId(causation), key) if name is not None and name.direction is DO else None
 
 
-def start_of(history: History) -> tuple[SagaStarted, Parent | None] | None:
-    """How a saga began, and whose child it is; None where nothing has begun it."""
+def start_of(history: History) -> tuple[SagaStarted | Continued, Parent | None] | None:
+    """How a saga began, or its last run, and whose child it is; None if nothing has begun it."""
+    begun = beginning_of(history)
+    if isinstance(begun, Continued):
+        return begun, begun.parent
     for turn in history.recorded:
         fact = turn.event.fact
         if type(fact) is SagaStarted:

@@ -17,8 +17,9 @@ from saga.authoring.registry import SagaRegistry
 from saga.core.decider import Decider
 from saga.core.events import Paused, PauseScope, Resumed, SagaStarted, TurnFailed
 from saga.core.fold import fold
-from saga.core.history import Entry
+from saga.core.history import Entry, beginning_of
 from saga.core.identity import Instant, SagaId
+from saga.core.intents import Continued
 from saga.core.kernel import decider_without_code
 from saga.core.piecewise import Piecewise, at_once
 from saga.core.replay import is_abandoned, replaying
@@ -40,8 +41,8 @@ COSTLY_ENTRIES_KEPT_MIN: Final = 100_000
 LONG_HISTORY_ENTRIES: Final = 10_000
 """From so many on people are told: to bring the saga back takes a tenth of a second and more."""
 LONG_HISTORY_ADVICE: Final = (
-    "let its function end, and go on in a next saga: publish the trigger of that one, under a key "
-    "of its own, before it returns"
+    "let its function end this run and begin the next, with await ctx.continue_as_new(trigger): a "
+    "saga is loaded from its last run on"
 )
 TURNS_AT_ONCE: Final = 200
 """So many turns are replayed before others run: some milliseconds."""
@@ -51,6 +52,7 @@ TURNS_AT_ONCE: Final = 200
 class LoadedSaga:
     """A saga in memory; *version* counts its entries, *turns* what wrote them, recorded or not.
 
+    *before* counts those of earlier runs, which nobody loads again.
     *last_at* is the time of its last entry; none after it has an earlier one.
     *is_possibly_unpublished*: another process may have stored entries and not published them yet.
     """
@@ -63,6 +65,12 @@ class LoadedSaga:
     last_at: Instant
     turns: int = 0
     is_possibly_unpublished: bool = False
+    before: int = 0
+
+    @property
+    def length(self) -> int:
+        """How many entries it takes to bring it back."""
+        return self.version - self.before
 
     def let_go(self) -> None:
         """End its running code; what that does at its end counts for nothing."""
@@ -159,7 +167,7 @@ class SagaCache:
         for saga in sagas:
             if saga.state.status in ENDED or saga.state.is_ahead:
                 saga.let_go()
-            elif saga.version >= COSTLY_ENTRIES:
+            elif saga.version - saga.before >= COSTLY_ENTRIES:
                 self._keep_costly(saga)
             elif saga.version:
                 cheap[saga.saga_id] = saga
@@ -189,7 +197,7 @@ class SagaCache:
 
     def _keep_costly(self, saga: LoadedSaga) -> None:
         self._costly[saga.saga_id] = saga
-        self._costly_entries += saga.version
+        self._costly_entries += saga.length
         entries_max = max(COSTLY_ENTRIES * self._sagas_max, COSTLY_ENTRIES_KEPT_MIN)
         while self._costly_entries > entries_max and len(self._costly) > 1:
             oldest = self._take_costly(next(iter(self._costly)))
@@ -199,7 +207,7 @@ class SagaCache:
     def _take_costly(self, saga_id: SagaId) -> LoadedSaga | None:
         saga = self._costly.pop(saga_id, None)
         if saga is not None:
-            self._costly_entries -= saga.version
+            self._costly_entries -= saga.length
         return saga
 
     async def _bring_back(
@@ -241,7 +249,7 @@ def _reviving_by_code(
         return UnloadableSaga(saga_id, DeferralReason.CORRUPT_HISTORY, reason)
     name, version = definition_of(history)
     registered = registry.find(name, version)
-    if not any(isinstance(entry.body, SagaStarted) for entry in history):
+    if beginning_of(history) is None:
         # It has decided nothing yet that would bind it to the version that could not begin it.
         registered = registry.newest(name)
     if registered is None:
@@ -285,24 +293,25 @@ def loaded_without_code(saga_id: SagaId, history: History) -> LoadedSaga:
 
 
 def _loaded(saga_id: SagaId, decider: Decider, state: SagaState, history: History) -> LoadedSaga:
+    first = history.recorded[0]
     return LoadedSaga(
         saga_id,
         decider,
         state,
-        len(history),
-        started_at=history.recorded[0].event.at,
+        history.version,
+        started_at=first.event.at if first.version == 1 else state.started_at,
         last_at=history.recorded[-1].event.at,
         turns=history.turns,
         is_possibly_unpublished=True,
+        before=first.version - 1,
     )
 
 
 def definition_of(history: Sequence[Entry]) -> tuple[str, int]:
-    """Name and version of the definition that a history pins."""
-    for entry in history:
-        body = entry.body
-        if isinstance(body, SagaStarted):
-            return body.definition, body.definition_version
+    """Name and version of the definition with which a history begins."""
+    begun = beginning_of(history)
+    if begun is not None:
+        return begun.definition, begun.definition_version
     first = history[0].body
     if isinstance(first, TurnFailed) and first.definition is not None:
         return first.definition, first.definition_version or 0
@@ -310,11 +319,12 @@ def definition_of(history: Sequence[Entry]) -> tuple[str, int]:
 
 
 def summary_of(saga: LoadedSaga) -> SagaSummary:
-    state = saga.state
+    state, run = saga.state, saga.state.run
+    decides = saga.decider if run is None else run.definition or saga.decider
     return SagaSummary(
         saga.saga_id,
         saga.decider.name,
-        saga.decider.version,
+        decides.version,
         state.key,
         state.status,
         saga.started_at,
@@ -337,19 +347,19 @@ def paused_by(pause: Pause | None) -> str | None:
 
 
 def _summary_of_unloadable(saga: UnloadableSaga, at: Instant) -> SagaSummary:
-    started = (entry.body for entry in saga.entries if isinstance(entry.body, SagaStarted))
+    begun = beginning_of(saga.entries)
     definition, version = definition_of(saga.entries)
     return SagaSummary(
         saga.saga_id,
         definition,
         version,
-        next((body.key for body in started), ""),
+        "" if begun is None else begun.key,
         saga.status,
-        saga.entries[0].at,
+        begun.started_at if isinstance(begun, Continued) else saga.entries[0].at,
         at,
         saga.waiting_for,
         saga.reason,
-        len(saga.entries),
+        saga.entries[-1].version,
         _paused_in(saga.entries),
     )
 

@@ -27,7 +27,8 @@ from saga.core.events import (
 )
 from saga.core.history import RecordedTurn
 from saga.core.identity import Instant, IntentName, MessageId, SagaId
-from saga.core.intents import Intent
+from saga.core.intents import Continued, Intent
+from saga.core.runs import is_of_earlier_run, is_of_run_before
 from saga.core.state import SagaState
 from saga.core.status import ENDED, SagaStatus
 from saga.core.texts import described, storable
@@ -587,9 +588,17 @@ class Turns:
             unit.histories[saga_id] = HistoryAppend(saga_id, saga.turns, [turn])
         else:
             history.turns.append(turn)
+        if state.run is not None:
+            self._note_run(unit, saga, intents)
         saga.version += 1 + len(intents)
         saga.turns += 1
         saga.last_at = event.at
+
+    def _note_run(self, unit: UnitOfWork, saga: LoadedSaga, intents: Sequence[Intent]) -> None:
+        """Have the saga loaded from this turn on, where it begins a run."""
+        if any(type(intent) is Continued for intent in intents):
+            saga.before = saga.version
+            unit.runs[saga.saga_id] = saga.turns + 1
 
     def _look_at(self, unit: UnitOfWork, saga_ids: Sequence[SagaId]) -> None:
         """Arm the new timeouts of sagas that nothing may ever come for."""
@@ -656,7 +665,7 @@ class Turns:
             self._deferred.add(unit.unhandled.deferred_behind)
         self._cache.keep(*unit.loaded)
         for saga_id, saga in unit.changed.items():
-            if saga.version >= LONG_HISTORY_ENTRIES:
+            if saga.version - saga.before >= LONG_HISTORY_ENTRIES:
                 _tell_of_length(saga, unit.histories[saga_id])
         if unit.lines:
             write_lines(unit.lines)
@@ -683,19 +692,20 @@ def was_issued(unit: UnitOfWork, saga: LoadedSaga | UnloadableSaga, name: Intent
     nothing is known.
     """
     if isinstance(saga, UnloadableSaga):
-        return not saga.entries or name[1:] in issued(entry.body for entry in saga.entries)
+        bodies = [entry.body for entry in saga.entries]
+        return not bodies or is_of_run_before(bodies, name.step) or name[1:] in issued(bodies)
     if not saga.state.was_issued(name):
-        return False
+        return is_of_earlier_run(saga.state, name.step)
     return name.saga_id not in unit.changed or not unit.issues(name)
 
 
 def _tell_of_length(saga: LoadedSaga, history: HistoryAppend) -> None:
     """Say once that a history has become long."""
-    if saga.version - sum(map(len, history.turns)) < LONG_HISTORY_ENTRIES:
-        place = {"saga_id": saga.saga_id, "entries": saga.version}
+    if saga.length - sum(map(len, history.turns)) < LONG_HISTORY_ENTRIES:
+        place = {"saga_id": saga.saga_id, "entries": saga.length}
         text = "saga %s has a history of %d entries, over which its function runs again whenever "
         text += "it is brought back: %s"
-        log.warning(text, saga.saga_id, saga.version, LONG_HISTORY_ADVICE, extra=place)
+        log.warning(text, saga.saga_id, saga.length, LONG_HISTORY_ADVICE, extra=place)
 
 
 class _TurnRaised(Exception):

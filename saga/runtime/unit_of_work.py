@@ -146,6 +146,7 @@ class UnitOfWork:
         changed: those that have taken turns.
         histories: what these turns add.
         positions: of each source the highest offset that it accounts for.
+        runs: of sagas that begin a new run, the number of the turn in which the last begins.
         summaries: index rows of sagas whose histories cannot be brought to life here.
         pauses: rows of definitions that are paused by it, or go on; *pauses_seen* is the sum of
             changes of those rows that it was decided with.
@@ -164,6 +165,7 @@ class UnitOfWork:
     timers: TimerChanges = field(default_factory=TimerChanges)
     unhandled: UnhandledChanges = field(default_factory=UnhandledChanges)
     positions: dict[Source, int] = field(default_factory=dict)
+    runs: dict[SagaId, int] = field(default_factory=dict)
     outgoing: list[Record] = field(default_factory=list)
     summaries: list[SagaSummary] = field(default_factory=list)
     pauses: dict[str, DefinitionPause] = field(default_factory=dict)
@@ -282,6 +284,7 @@ class UnitOfWork:
             relayed=relayed,
             pauses=list(self.pauses.values()),
             pauses_seen=self.pauses_seen,
+            runs=self.runs,
         )
 
     def _postpone(self, delivery: Delivery, since: Instant) -> None:

@@ -26,6 +26,7 @@ from saga.testing.samples import (
     batch,
     entries,
     history,
+    next_run,
     record,
     saga,
     summary,
@@ -118,6 +119,46 @@ class EventStoreSuite:
         assert await recorded(store, catalogue) == before
         await append(store, history(saga(2)), pauses_seen=1)
         await append(store, history(saga(3)))
+
+    async def test_of_a_saga_with_several_runs_the_last_one_is_loaded(
+        self, store: EventStore, catalogue: Catalogue
+    ) -> None:
+        """From the turn on that begins it; whoever asks for the whole history has all of it."""
+        second, third = next_run(saga(1), 2), next_run(saga(1), 4, run=3)
+        await append(store, history(saga(1), count=2), history(saga(2)))
+        await append(store, second, runs={saga(1): 3})
+        await append(store, history(saga(1), 3), history(saga(2), 1))
+
+        loaded = await store.load([saga(1), saga(2)])
+        assert loaded[saga(1)] == [*second.entries, *entries(saga(1), 6)]
+        assert loaded[saga(2)] == entries(saga(2), 0, 4)
+        read = loaded[saga(1)]
+        assert isinstance(read, History)
+        assert (read.turns, read.version) == (4, 8)
+        assert list((await store.beginnings([saga(1)]))[saga(1)]) == second.entries
+
+        await append(store, third, runs={saga(1): 5})
+
+        assert (await store.load([saga(1)]))[saga(1)] == third.entries
+        whole = (await store.load([saga(1)], is_whole=True))[saga(1)]
+        assert isinstance(whole, History)
+        logged = [entry async for _, entry in catalogue.log() if entry.saga_id == saga(1)]
+        assert whole == logged
+        assert (whole.turns, whole.version, len(whole)) == (5, 10, 10)
+
+    async def test_a_saga_in_a_later_run_takes_turns_and_conflicts(self, store: EventStore) -> None:
+        """How many turns it has counts those of all its runs."""
+        await append(store, history(saga(1), count=2))
+        await append(store, next_run(saga(1), 2), runs={saga(1): 3})
+        read = (await store.load([saga(1)]))[saga(1)]
+        assert isinstance(read, History)
+        await append(store, history(saga(1), read.turns))
+
+        with pytest.raises(HistoryConflict):
+            await append(store, next_run(saga(1), 2), runs={saga(1): 3})
+
+        again = (await store.load([saga(1)]))[saga(1)]
+        assert again == [*next_run(saga(1), 2).entries, *entries(saga(1), 6)]
 
     async def test_many_histories_load_at_once(self, store: EventStore) -> None:
         """One call reads any number of sagas; one without a history is left out."""

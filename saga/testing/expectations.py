@@ -19,6 +19,7 @@ from saga.core.history import NAME_OF, Entry
 from saga.core.identity import Direction, StepId
 from saga.core.intents import (
     CommandSent,
+    Continued,
     EventPublished,
     IntentIssued,
     IntentTold,
@@ -224,6 +225,11 @@ def armed(purpose: TimerPurpose | str, target: str, length: Duration) -> Expecta
 def noted(verdict: Verdict | str, detail: str = "") -> Expectation:
     """Something arrived that changed nothing, or not what its sender meant."""
     return Expectation(Noted, {"verdict": Verdict(verdict), "detail": Containing(detail)})
+
+
+def continued(trigger: Event | type[Event], *, run: int | None = None) -> Expectation:
+    """A run ends, and the next one begins with this trigger."""
+    return Expectation(Continued, {"trigger": _outcome(trigger)} | _given(run=run))
 
 
 def patched(id: str) -> Expectation:

@@ -254,6 +254,7 @@ def _issued(
             body = IntentIssued(body.step, DO, 1, body.contract, body.payload, StepKind.HARMLESS)
         if isinstance(body, IntentIssued) and _fits(body, subject, step):
             latest[body.step, body.direction.value] = body
+    latest = {each: body for each, body in latest.items() if each[0] in state.steps} or latest
     assert latest, f"{_named(subject)} was not issued; steps so far: {', '.join(state.steps)}"
     for issued in latest.values():
         id_ = intent_id(state.saga_id, issued.step, issued.direction, issued.attempt)

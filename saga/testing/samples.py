@@ -5,11 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from saga.contracts.cloudevents import Said
-from saga.core.events import Json, Message, ReplyOutcome, ReplyReceived, SagaStarted
+from saga.core.events import (
+    Json,
+    Message,
+    ReplyOutcome,
+    ReplyReceived,
+    SagaStarted,
+    SignalReceived,
+)
 from saga.core.history import Entry, turn_of
 from saga.core.identity import Direction, Instant, IntentId, MessageId, SagaId, StepId, TimerId
 from saga.core.identity import saga_id as saga_id_of
-from saga.core.intents import IntentIssued
+from saga.core.intents import Continued, IntentIssued, KnownCause, Unread
 from saga.core.status import SagaStatus, StepKind
 from saga.ports.bus import Position, Record
 from saga.ports.store import (
@@ -43,6 +50,27 @@ def history(
         turn_of(entries(saga_id, 2 * turn, cause=cause)) for turn in range(after, after + count)
     ]
     return HistoryAppend(saga_id, after, turns)
+
+
+def next_run(saga_id: SagaId, after: int, *, run: int = 2) -> HistoryAppend:
+    """An append of one turn, after *after* such as `history` makes, that begins a new run."""
+    first = _entry(saga_id, 2 * after + 1, f"m-{after}")
+    body = Continued(
+        run=run,
+        trigger=Message("orders.evt.order-placed.v1", Json('{"amount":12}')),
+        definition="order",
+        definition_version=1,
+        fingerprint="f00",
+        key="order-1",
+        started_at=MOMENT,
+        began_with="d1",
+        causes=(KnownCause(cause=MessageId("m-1")),),
+        unread=(
+            Unread(version=1, arrival=SignalReceived(name="stop", payload=Json('{"why":null}'))),
+        ),
+    )
+    second = Entry(saga_id, first.version + 1, first.at, first.cause, body)
+    return HistoryAppend(saga_id, after, [turn_of([first, second])])
 
 
 def batch(*histories: HistoryAppend, **others: Any) -> Batch:

@@ -14,7 +14,7 @@ function is not deterministic fails its test at the turn where that shows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from logging import getLevelName
 from typing import Any, Self
 
@@ -44,8 +44,9 @@ from saga.core.events import (
     TurnFailed,
 )
 from saga.core.fold import fold
-from saga.core.history import FACTS, Entry, RecordedTurn, turn_of
+from saga.core.history import FACTS, Entry, History, RecordedTurn, turn_of, turns
 from saga.core.identity import Instant, MessageId, saga_id
+from saga.core.intents import Continued
 from saga.core.replay import describe
 from saga.core.showing import shown_json
 from saga.core.state import SagaState, snapshot, waiting_for
@@ -351,13 +352,26 @@ class Scenario:
         rebuilt = self._rebuilt()
         _let_go(rebuilt)
         live, again = snapshot(self.state), snapshot(rebuilt)
+        self._check_same("rebuilt from its history", again, live)
         folded = snapshot(fold(self.state.saga_id, self._history))
+        self._check_same("by its entries", folded, live)
+        if self.state.run is not None:
+            self._check_last_run(live)
+
+    def _check_last_run(self, live: Mapping[str, object]) -> None:
+        """Load the saga as a store does: from the turn on that begins its last run."""
+        saga, recorded = self.state.saga_id, turns(self._history)
+        begins = [n for n, each in enumerate(recorded) if Continued in map(type, each.decided)]
+        history = History(recorded[begins[-1] :])
+        loaded = replayed(self._decider, saga, history)
+        _let_go(loaded)
+        self._check_same("loaded from its last run on", snapshot(loaded), live)
+        self._check_same("by the entries of its last run", snapshot(fold(saga, history)), live)
+
+    def _check_same(self, how: str, told: Mapping[str, object], live: Mapping[str, object]) -> None:
         for part, value in live.items():
-            assert again[part] == value, (
-                f"{self._name()}: rebuilt from its history, {part} is {again[part]}; live: {value}"
-            )
-            assert folded[part] == value, (
-                f"{self._name()}: its entries say of {part}: {folded[part]}; live: {value}"
+            assert told[part] == value, (
+                f"{self._name()}: {how}, {part} is {told[part]}; live: {value}"
             )
 
     def _no_error(self) -> None:

@@ -247,7 +247,7 @@ async def test_of_a_history_that_becomes_long_people_are_told_once(monkeypatch, 
     (ship, _) = scenario.on(Ship)
     await scenario.take(scenario.signal(order_id("a"), "none", 1, id="s-1"), scenario.reply(ship))
 
-    told = [record.saga_id for record in caplog.records if "publish the trigger" in record.message]
+    told = [record.saga_id for record in caplog.records if "continue_as_new" in record.message]
     assert sorted(told) == sorted([order_id("a"), order_id("b")])
 
 

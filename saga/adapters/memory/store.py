@@ -56,6 +56,8 @@ class MemoryEventStore(EventStore):
     def __init__(self, *, publish_through: MemoryBus | None = None) -> None:
         self._bus = publish_through
         self._histories: dict[SagaId, History] = {}
+        self._runs: dict[SagaId, int] = {}
+        """Of sagas with several runs, in which of their turns the last begins."""
         self._positions: dict[Source, int] = {}
         self._origins: dict[Source, Origin] = {}
         self._timers: dict[TimerId, DueTimer] = {}
@@ -87,18 +89,27 @@ class MemoryEventStore(EventStore):
         return Appended(self._backlog_given)
 
     @override
-    async def load(self, saga_ids: Sequence[SagaId]) -> Mapping[SagaId, History | CorruptHistory]:
+    async def load(
+        self, saga_ids: Sequence[SagaId], *, is_whole: bool = False
+    ) -> Mapping[SagaId, History | CorruptHistory]:
         await asyncio.sleep(0)
+        found = {each: self._histories[each] for each in saga_ids if each in self._histories}
         return {
-            saga_id: History(self._histories[saga_id].recorded)
-            for saga_id in saga_ids
-            if saga_id in self._histories
+            saga_id: History(
+                history.recorded[0 if is_whole else self._runs.get(saga_id, 1) - 1 :],
+                turns=history.turns,
+            )
+            for saga_id, history in found.items()
         }
 
     @override
     async def beginnings(self, saga_ids: Sequence[SagaId]) -> Mapping[SagaId, Sequence[Entry]]:
-        known = self._histories
-        return {each: known[each].recorded[0].entries for each in saga_ids if each in known}
+        known, runs = self._histories, self._runs
+        return {
+            each: known[each].recorded[runs.get(each, 1) - 1].entries
+            for each in saga_ids
+            if each in known
+        }
 
     @override
     async def positions(self, sources: Sequence[Source]) -> Mapping[Source, int]:
@@ -172,6 +183,7 @@ class MemoryEventStore(EventStore):
                 stored.add(turn)
                 self._last_place += 1
                 self.log.extend((self._last_place, entry) for entry in turn)
+        self._runs.update(batch.runs)
         self._positions.update(batch.positions)
         for summary in batch.summaries:
             before = self.summaries.get(summary.saga_id)

@@ -20,6 +20,9 @@ from saga.core.identity import Instant, SagaId
 from saga.ports.store import UnhandledKind
 
 SAGAS_A_PAGE: Final = 1_000
+KEEP_RUNS: Final = (
+    "CREATE TABLE IF NOT EXISTS saga_runs (originator_id uuid PRIMARY KEY, turn bigint NOT NULL)"
+)
 
 _BEGINNINGS: Final = (
     "SELECT notification_id, originator_id::text, state FROM stored_events_1 "
@@ -141,6 +144,11 @@ def know_of_pauses(rows: Cursor[Any], _: Callable[[Cursor[Any]], None]) -> None:
 def show_fields(rows: Cursor[Any], _: Callable[[Cursor[Any]], None]) -> None:
     """Make room for what sagas show."""
     rows.execute("ALTER TABLE saga_index ADD COLUMN IF NOT EXISTS shown jsonb")
+
+
+def keep_runs(rows: Cursor[Any], _: Callable[[Cursor[Any]], None]) -> None:
+    """Have a place for where the last run of a saga begins, of those that have several."""
+    rows.execute(KEEP_RUNS)
 
 
 def number_sagas(rows: Cursor[Any], make: Callable[[Cursor[Any]], None]) -> None:

@@ -14,7 +14,9 @@ from psycopg import Connection, Cursor
 from saga.adapters.postgres._eventsourcing import create_library_tables
 from saga.adapters.postgres.database import SCHEMA, Address, translated
 from saga.adapters.postgres.migrations import (
+    KEEP_RUNS,
     KNOW_OF_PAUSES,
+    keep_runs,
     keep_turns,
     know_of_pauses,
     show_fields,
@@ -97,6 +99,7 @@ _TABLES: Final = (
     ("ALTER TABLE notification_tracking ADD COLUMN topic_id text, ADD COLUMN cluster_id text"),
     # What the store serves, and what operators have accepted.
     "CREATE TABLE store_facts (name text PRIMARY KEY, value text NOT NULL)",
+    KEEP_RUNS,
 )
 
 
@@ -152,9 +155,10 @@ EVENT_STORE: Final = Component(
         "timestamp bigint, kept_at bigint, saga_id uuid",
         "backlog": "backlog_id bigint, positions bigint[], appended_at bigint",
         "store_facts": "name text, value text",
+        "saga_runs": "originator_id uuid, turn bigint",
     },
     facts=STORE_FACTS,
-    migrations=[keep_turns, know_of_pauses, show_fields],
+    migrations=[keep_turns, know_of_pauses, show_fields, keep_runs],
 )
 
 

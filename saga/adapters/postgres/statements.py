@@ -125,6 +125,11 @@ CLEAR: Final = ManyRows(
     "WHERE t.originator_id = r.id AND t.name = r.name) FROM {rows} AS r (id, name)))",
     "uuid text",
 )
+RUNS: Final = ManyRows(
+    "INSERT INTO saga_runs SELECT * FROM {rows} "
+    "ON CONFLICT (originator_id) DO UPDATE SET turn = excluded.turn",
+    "uuid bigint",
+)
 KEEP_UNHANDLED: Final = ManyRows(
     f"INSERT INTO unhandled ({UNHANDLED_COLUMNS}) SELECT * FROM {{rows}}",
     "text text text text bigint bigint bytea bytea bytea bigint bigint uuid",
@@ -246,6 +251,7 @@ def calls_of(
         *BEGIN_SAGAS.calls([(saga_id, originators[saga_id]) for saga_id in sorted(new)]),
         *([EVENTS_AND_BACKLOG.call(turns, at)] if batch.outgoing else EVENTS.calls(turns)),
         *index.calls(sorted((originators[saga_id], *row) for saga_id, row in summaries.items())),
+        *RUNS.calls(sorted((originators[saga_id], turn) for saga_id, turn in batch.runs.items())),
         *ARM.calls(armed),
         *CLEAR.calls([(originators[saga], name) for saga, name in cleared if saga in originators]),
         *KEEP_UNHANDLED.calls([from_unhandled(record) for record in batch.unhandled]),

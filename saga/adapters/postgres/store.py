@@ -94,17 +94,24 @@ LOG_PAGE_TURNS: Final = 2_000
 
 _UNIQUE_VIOLATION: Final = "23505"
 _LOCK_TIMEOUT: Final = "55P03"
+_FIRST_TURN: Final = (
+    "coalesce((SELECT n.turn FROM saga_runs AS n WHERE n.originator_id = s.originator_id), 1)"
+)
 _HISTORIES: Final = (
     "SELECT s.saga_id::text, s.originator_id::text, (SELECT i.version FROM saga_index AS i "
-    "WHERE i.originator_id = s.originator_id), e.originator_version, e.topic, e.state "
+    "WHERE i.originator_id = s.originator_id), {first}, e.originator_version, e.topic, e.state "
     "FROM saga_ids AS s LEFT JOIN LATERAL (SELECT * FROM stored_events "
-    "WHERE originator_id = s.originator_id ORDER BY originator_version) AS e ON true "
+    "WHERE originator_id = s.originator_id AND originator_version >= {first} "
+    "ORDER BY originator_version) AS e ON true "
     "WHERE s.saga_id = ANY(%s::uuid[]) ORDER BY s.saga_id, e.originator_version"
 )
+_LAST_RUNS: Final = _HISTORIES.format(first=_FIRST_TURN)
+_WHOLE_HISTORIES: Final = _HISTORIES.format(first="1")
 _BEGINNINGS: Final = (
-    "SELECT s.saga_id::text, e.topic, e.state FROM saga_ids AS s CROSS JOIN LATERAL "
-    "(SELECT topic, state FROM stored_events WHERE originator_id = s.originator_id "
-    "AND originator_version = 1 LIMIT 1) AS e WHERE s.saga_id = ANY(%s::uuid[])"
+    "SELECT s.saga_id::text, e.originator_version, e.topic, e.state FROM saga_ids AS s "
+    "CROSS JOIN LATERAL (SELECT originator_version, topic, state FROM stored_events "
+    "WHERE originator_id = s.originator_id "
+    f"AND originator_version = {_FIRST_TURN} LIMIT 1) AS e WHERE s.saga_id = ANY(%s::uuid[])"
 )
 _NOW: Final = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 _POSITIONS: Final = (
@@ -193,16 +200,19 @@ class PostgresEventStore(EventStore, TellsOfAppends):
         return await self.database.finish(self._append(batch, at))
 
     @override
-    async def load(self, saga_ids: Sequence[SagaId]) -> Mapping[SagaId, History | CorruptHistory]:
+    async def load(
+        self, saga_ids: Sequence[SagaId], *, is_whole: bool = False
+    ) -> Mapping[SagaId, History | CorruptHistory]:
         if not saga_ids:
             return {}
-        rows = await self.database.fetch(_HISTORIES, uuids(dict.fromkeys(saga_ids)))
+        query = _WHOLE_HISTORIES if is_whole else _LAST_RUNS
+        rows = await self.database.fetch(query, uuids(dict.fromkeys(saga_ids)))
         histories: dict[SagaId, History | CorruptHistory] = {}
         interleaved = Interleaved(TURNS_READ_AT_ONCE)
-        for (name, originator, known), turns in groupby(rows, key=itemgetter(0, 1, 2)):
+        for (name, originator, known, first), turns in groupby(rows, key=itemgetter(0, 1, 2, 3)):
             saga_id = SagaId(name)
-            numbered = (turn[3:] for turn in turns if turn[3] is not None)
-            reading = reading_history(saga_id, numbered, known=known)
+            numbered = (turn[4:] for turn in turns if turn[4] is not None)
+            reading = reading_history(saga_id, numbered, known=known, first=first)
             history = histories[saga_id] = await interleaved.finish(reading)
             if isinstance(history, History):
                 self._known.remember({saga_id: (history.turns, originator.replace("-", ""))})

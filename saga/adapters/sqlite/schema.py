@@ -216,10 +216,18 @@ def _keep_sequence(cursor: sqlite3.Cursor, table: str, old_table: str) -> None:
         cursor.execute("INSERT INTO sqlite_sequence VALUES (?, ?)", (table, row[0]))
 
 
+def keep_runs(cursor: sqlite3.Cursor) -> None:
+    """Have a place for where the last run of a saga begins, of those that have several."""
+    cursor.execute(
+        "CREATE TABLE IF NOT EXISTS saga_runs (saga INTEGER PRIMARY KEY, turn INTEGER NOT NULL)"
+    )
+
+
 MIGRATIONS: Final[tuple[Migration, ...]] = (
     create_tables,
     from_entries_to_turns,
     know_of_pauses,
     show_fields,
+    keep_runs,
 )
 STORE_VERSION: Final = len(MIGRATIONS)

@@ -8,7 +8,7 @@ share the pages that a commit writes; an originator id is that number as 32 hex 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import count, groupby
 from operator import itemgetter
@@ -19,10 +19,8 @@ from typing_extensions import override
 
 from saga.adapters.mapper import TURN, reading_history, to_entries
 from saga.adapters.rows import (
-    BACKLOG_FILE,
     PAUSE_COLUMNS,
     PAUSED_BY_DEFINITION,
-    POSITION,
     REBASES,
     SKIPPED,
     SUMMARY_COLUMNS,
@@ -33,7 +31,6 @@ from saga.adapters.rows import (
     KnownSagas,
     beginnings_in,
     check_new_sagas,
-    check_row,
     covered,
     from_pause,
     from_place,
@@ -63,6 +60,7 @@ from saga.adapters.rows import (
     where,
 )
 from saga.adapters.sqlite.bus import LocalBus
+from saga.adapters.sqlite.damage import DAMAGED, backlog_row
 from saga.adapters.sqlite.database import SqliteDatabase
 from saga.adapters.sqlite.records import RecordBatch
 from saga.adapters.sqlite.schema import COMPONENT, MIGRATIONS
@@ -70,7 +68,7 @@ from saga.adapters.sqlite.statements import ManyRows
 from saga.adapters.sqlite.whose import STORE_FACTS, settle_whose
 from saga.adapters.whose import Serves
 from saga.core.events import Json
-from saga.core.history import TIME_END, Entry, History
+from saga.core.history import Entry, History
 from saga.core.identity import Instant, SagaId, TimerId
 from saga.core.piecewise import Piecewise, at_once
 from saga.core.status import SagaStatus
@@ -153,18 +151,25 @@ _PAUSES: Final = f"SELECT {PAUSE_COLUMNS} FROM paused_definitions"
 _PAUSE_CHANGES: Final = "SELECT coalesce(sum(changes), 0) FROM paused_definitions"
 _PAUSE: Final = ManyRows("INSERT OR REPLACE INTO paused_definitions VALUES {values}", 3)
 _RELAYED: Final = ManyRows("DELETE FROM backlog WHERE backlog_id IN {rows}", 1)
-_HISTORIES: Final = ManyRows(
-    "SELECT i.saga_id, i.version, e.originator_version, e.topic, e.state "
+# From the turn on that begins the last run, if there were several; numbers may be damaged.
+_OF_LAST_RUNS: Final = (
+    "SELECT i.saga_id, i.version, coalesce(n.turn, 1), e.originator_version, e.topic, e.state "
     "FROM {rows} AS r CROSS JOIN saga_index AS i ON i.saga_id = r.column1 "
-    "LEFT JOIN stored_events AS e ON e.originator_id = printf('%032x', i.number)",
-    1,
+    "LEFT JOIN saga_runs AS n ON n.saga = i.number "
+    "LEFT JOIN stored_events AS e ON e.originator_id = printf('%032x', i.number) "
+    f"AND e.originator_version >= coalesce(n.turn, {-(2**63)})"
 )
+_HISTORIES: Final = ManyRows(_OF_LAST_RUNS, 1)
+_WHOLE_HISTORIES: Final = ManyRows(_OF_LAST_RUNS.replace("n.saga = i.number", "false"), 1)
 _BEGINNINGS: Final = ManyRows(
-    "SELECT i.saga_id, e.topic, e.state FROM {rows} AS r "
-    "CROSS JOIN saga_index AS i ON i.saga_id = r.column1 CROSS JOIN stored_events AS e "
-    "ON e.originator_id = printf('%032x', i.number) AND e.originator_version = 1",
+    "SELECT i.saga_id, e.originator_version, e.topic, e.state FROM {rows} AS r "
+    "CROSS JOIN saga_index AS i ON i.saga_id = r.column1 "
+    "LEFT JOIN saga_runs AS n ON n.saga = i.number CROSS JOIN stored_events AS e "
+    "ON e.originator_id = printf('%032x', i.number) "
+    "AND e.originator_version = coalesce(n.turn, 1)",
     1,
 )
+_RUNS: Final = ManyRows("INSERT OR REPLACE INTO saga_runs VALUES {values}", 2)
 _POSITIONS: Final = ManyRows(
     "SELECT application_name, notification_id FROM tracking WHERE application_name IN {rows}", 1
 )
@@ -312,14 +317,17 @@ class SqliteEventStore(EventStore):
         return Appended(written.backlog_id)
 
     @override
-    async def load(self, saga_ids: Sequence[SagaId]) -> Mapping[SagaId, History | CorruptHistory]:
+    async def load(
+        self, saga_ids: Sequence[SagaId], *, is_whole: bool = False
+    ) -> Mapping[SagaId, History | CorruptHistory]:
         wanted = dict.fromkeys(saga_ids)
+        histories = _WHOLE_HISTORIES if is_whole else _HISTORIES
 
         def query(cursor: sqlite3.Cursor) -> dict[SagaId, Piecewise[History | CorruptHistory]]:
-            found = _HISTORIES.fetch(cursor, [(saga_id,) for saga_id in wanted])
+            found = histories.fetch(cursor, [(saga_id,) for saga_id in wanted])
             return {
-                saga_id: reading_history(saga_id, _in_order(rows), known=known)
-                for (saga_id, known), rows in groupby(found, key=itemgetter(0, 1))
+                saga_id: reading_history(saga_id, _in_order(rows), known=known, first=first)
+                for (saga_id, known, first), rows in groupby(found, key=itemgetter(0, 1, 2))
             }
 
         def query_and_read(cursor: sqlite3.Cursor) -> dict[SagaId, History | CorruptHistory]:
@@ -399,7 +407,9 @@ class SqliteEventStore(EventStore):
             )
             return [
                 Backlog(backlog_id, Instant(appended_at), _entries_between(cursor, first, last))
-                for backlog_id, first, last, appended_at in rows_read(_backlog, cursor.fetchall())
+                for backlog_id, first, last, appended_at in rows_read(
+                    backlog_row, cursor.fetchall()
+                )
             ]
 
         return await self._database.read(query)
@@ -431,19 +441,11 @@ class SqliteEventStore(EventStore):
             if error.sqlite_errorname not in _TAKEN:
                 raise  # a check or trigger of somebody else: it would refuse the row again
             raise HistoryConflict(tuple(each.saga_id for each in batch.histories)) from error
+        if batch.runs:
+            _RUNS.execute(cursor, [(numbers[each], turn) for each, turn in batch.runs.items()])
         if batch.timers_armed or batch.timers_cleared:
             _write_timers(cursor, batch, numbers)
-        if batch.unhandled:
-            _SET_ASIDE.execute(cursor, [from_unhandled(record) for record in batch.unhandled])
-        if batch.handled:
-            _HANDLED.execute(cursor, [(record_id,) for record_id in batch.handled])
-        if batch.relayed:
-            _RELAYED.execute(cursor, [(backlog_id,) for backlog_id in batch.relayed])
-        if batch.skipped:
-            skips = batch.skipped.items()
-            _SKIPPED.execute(cursor, [(skipped_name(skip), str(more)) for skip, more in skips])
-        if batch.pauses:
-            _PAUSE.execute(cursor, [from_pause(pause) for pause in batch.pauses])
+        _write_others(cursor, batch)
         return numbers, last
 
     def _find_numbers(self, cursor: sqlite3.Cursor, batch: Batch) -> dict[SagaId, int]:
@@ -580,7 +582,7 @@ class SqliteCatalogue(Catalogue):
     @override
     async def damaged(self, *, limit: int = 100) -> Sequence[str]:
         found: list[str] = []
-        for sql, read in _DAMAGED:
+        for sql, read in DAMAGED:
             found += rows_read(read, await self._fetch(sql, limit)).damaged
         return found[:limit]
 
@@ -642,6 +644,21 @@ def _write_summaries(cursor: sqlite3.Cursor, batch: Batch, numbers: dict[SagaId,
         numbers.update(zip(begun, count(cursor.lastrowid - len(begun) + 1)))
 
 
+def _write_others(cursor: sqlite3.Cursor, batch: Batch) -> None:
+    """Write what belongs to no history: unhandled records, and what the store notes of itself."""
+    if batch.unhandled:
+        _SET_ASIDE.execute(cursor, [from_unhandled(record) for record in batch.unhandled])
+    if batch.handled:
+        _HANDLED.execute(cursor, [(record_id,) for record_id in batch.handled])
+    if batch.relayed:
+        _RELAYED.execute(cursor, [(backlog_id,) for backlog_id in batch.relayed])
+    if batch.skipped:
+        skips = batch.skipped.items()
+        _SKIPPED.execute(cursor, [(skipped_name(skip), str(more)) for skip, more in skips])
+    if batch.pauses:
+        _PAUSE.execute(cursor, [from_pause(pause) for pause in batch.pauses])
+
+
 def _write_timers(cursor: sqlite3.Cursor, batch: Batch, numbers: Mapping[SagaId, int]) -> None:
     armed = [
         (numbers[timer.saga_id], timer_name(timer.timer_id)[1], timer.due_at)
@@ -674,7 +691,7 @@ def _moved(batch: Batch, cursor: sqlite3.Cursor) -> tuple[SagaId, ...]:
 def _is_stored(batch: Batch, turns: Sequence[Turn], cursor: sqlite3.Cursor) -> bool:
     """Whether *batch* is stored, judging by its first turn or position."""
     if turns:
-        rows = _HISTORIES.fetch(cursor, [turns[0][:1]])
+        rows = _WHOLE_HISTORIES.fetch(cursor, [turns[0][:1]])
         return any((number, state) == turns[0][1:] for *_, number, _, state in rows)
     source, offset = next(iter(batch.positions.items()))
     return _POSITIONS.fetch(cursor, [(tracking_name(source),)]) == [(tracking_name(source), offset)]
@@ -701,61 +718,14 @@ def _timers(cursor: sqlite3.Cursor, until: int, limit: int) -> list[DueTimer]:
     return rows_read(to_timer, cursor.execute(_TIMERS, (until, limit)).fetchall())
 
 
-def _backlog(row: Sequence[Any]) -> Sequence[Any]:
-    check_row("backlog", row[0], BACKLOG_FILE, row)
-    return row
-
-
-def _position(row: Sequence[Any]) -> Sequence[Any]:
-    check_row("tracking", row[0], POSITION, row)
-    return row
-
-
 def _in_order(rows: Iterable[tuple[Any, ...]]) -> Sequence[tuple[int, str, bytes]]:
     """The turns of one saga, whose *rows* begin with what they share; damaged numbers go last."""
-    turns = [row[2:] for row in rows if row[2] is not None]
+    turns = [row[3:] for row in rows if row[3] is not None]
     try:
         turns.sort()
     except TypeError:
         turns.sort(key=lambda turn: (False, turn[0]) if type(turn[0]) is int else (True, 0))
     return turns
-
-
-_KNOWN_STATUSES: Final = ", ".join(f"'{status}'" for status in SagaStatus)
-_DAMAGED: Final[Sequence[tuple[str, Callable[[Sequence[Any]], Any]]]] = (
-    (
-        (
-            f"SELECT {SUMMARY_SHOWN}, number FROM saga_index WHERE typeof(saga_id) <> 'text' "
-            "OR length(saga_id) <> 36 OR typeof(definition) <> 'text' OR typeof(key) <> 'text' "
-            "OR typeof(definition_version) <> 'integer' OR typeof(version) <> 'integer' "
-            "OR typeof(started_at) <> 'integer' OR typeof(updated_at) <> 'integer' "
-            f"OR started_at NOT BETWEEN 0 AND {TIME_END - 1} "
-            f"OR updated_at NOT BETWEEN 0 AND {TIME_END - 1} "
-            "OR typeof(waiting_for) NOT IN ('text', 'null') "
-            "OR typeof(reason) NOT IN ('text', 'null') "
-            "OR typeof(shown) NOT IN ('text', 'null') OR NOT json_valid(coalesce(shown, '{}')) "
-            f"OR status NOT IN ({_KNOWN_STATUSES}) LIMIT ?"
-        ),
-        to_summary,
-    ),
-    (
-        f"SELECT {UNHANDLED_LISTED}, record_id FROM unhandled ORDER BY record_id LIMIT ? * 1000",
-        to_unhandled,
-    ),
-    (
-        (
-            "SELECT coalesce(i.saga_id, 'no saga'), t.name, t.due_at FROM timers AS t "
-            "LEFT JOIN saga_index AS i ON i.number = t.saga WHERE typeof(t.name) <> 'text' "
-            "OR typeof(t.due_at) <> 'integer' OR t.due_at < 0 OR i.saga_id IS NULL LIMIT ?"
-        ),
-        to_timer,
-    ),
-    (
-        "SELECT backlog_id, first_position, last_position, appended_at FROM backlog LIMIT ?",
-        _backlog,
-    ),
-    ("SELECT application_name, notification_id FROM tracking LIMIT ? * 1000", _position),
-)
 
 
 def _entries_between(cursor: sqlite3.Cursor, first: int, last: int) -> list[Entry]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Generator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, TypeVar
 
 from pydantic import BaseModel, TypeAdapter
 
@@ -127,6 +127,17 @@ class DoneCall(Call[None]):
 
     def __await__(self) -> Generator[Call[Any], None, None]:
         yield from ()
+
+
+@dataclass(slots=True, eq=False)
+class ContinueCall(Call[NoReturn]):
+    """The end of a run; whoever awaits it never goes on."""
+
+    trigger: Message
+    number: int = field(default=0, init=False)
+
+    def __str__(self) -> str:
+        return "ctx.continue_as_new(…)"
 
 
 Branch = Call[Any] | Coroutine[Any, Any, Any]

@@ -13,7 +13,17 @@ from functools import lru_cache
 from inspect import iscoroutinefunction
 from operator import attrgetter
 from types import FrameType
-from typing import Any, Final, Literal, TypeVar, cast, get_args, overload
+from typing import (
+    Any,
+    Final,
+    Literal,
+    NoReturn,
+    Protocol,
+    TypeVar,
+    cast,
+    get_args,
+    overload,
+)
 from uuid import UUID, uuid5
 
 from pydantic import TypeAdapter
@@ -22,6 +32,7 @@ from saga.authoring.functions.calls import (
     Branch,
     Call,
     ChildCall,
+    ContinueCall,
     DoneCall,
     GroupCall,
     NextCall,
@@ -41,6 +52,7 @@ from saga.core.durations import Duration, duration_us
 from saga.core.identity import SAGA_NAMESPACE, Instant, SagaId, StepId, instant
 from saga.core.program import Line, Publish, Show, Tell
 from saga.core.retry import FOREVER, ONCE, STEP_DEFAULT, UNDO_DEFAULT, Retry, fraction
+from saga.core.runs import prefix
 from saga.core.status import StepKind
 from saga.core.texts import is_storable, storable
 from saga.errors import DefinitionError
@@ -66,6 +78,18 @@ _BY_FUNCTION: Final = Intent
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
+class Asked(Protocol):
+    """Who answers what a context cannot by itself: the saga's program."""
+
+    def say(self, command: Publish | Show | Tell | Line) -> None: ...
+
+    def patched(self, patch: str) -> bool:
+        """Whether to take the new path of *patch*: the first time it is recorded."""
+
+    def next_run(self, trigger: Event) -> ContinueCall:
+        """The end of this run, if *trigger* starts the next one; DefinitionError if it does not."""
+
+
 class Context:
     """What a saga's function can ask for. One context belongs to one saga."""
 
@@ -77,8 +101,8 @@ class Context:
         "_is_over",
         "_made",
         "_numbers",
-        "_patched",
-        "_say",
+        "_prefix",
+        "_program",
         "_shown",
         "_steps",
         "key",
@@ -93,8 +117,8 @@ class Context:
         version: int,
         *,
         made: Callable[[Call[Any], FrameType], Call[Any]],
-        say: Callable[[Publish | Show | Tell | Line], None],
-        patched: Callable[[str], bool],
+        program: Asked,
+        run: int,
         is_known: Callable[[str], bool],
         heard: Mapping[str, bool],
     ) -> None:
@@ -102,8 +126,9 @@ class Context:
         self.key = key
         self.version = version
         self._made = made
-        self._say = say
-        self._patched = patched
+        self._program = program
+        self._prefix = prefix(run)
+        """Of ids in this run: no service may take a step for one of an earlier run."""
         self._is_known = is_known
         self._heard = heard
         """The events that may reach the saga: whether other versions of one may, too."""
@@ -333,12 +358,12 @@ class Context:
 
     def sleep(self, duration: Duration) -> Awaitable[None]:
         """Wait at least *duration*, through crashes and deploys."""
-        call = SleepCall(f"sleep-{self._next('sleep')}", duration_us(duration))
+        call = SleepCall(f"{self._prefix}sleep-{self._next('sleep')}", duration_us(duration))
         return self._made(call, sys._getframe(1))  # noqa: SLF001  # as above
 
     def sleep_until(self, moment: datetime) -> Awaitable[None]:
         """Wait until *moment*, which has to know its time zone; one that is past is due at once."""
-        call = SleepCall(f"sleep-{self._next('sleep')}", until=_instant(moment))
+        call = SleepCall(f"{self._prefix}sleep-{self._next('sleep')}", until=_instant(moment))
         return self._made(call, sys._getframe(1))  # noqa: SLF001  # as above
 
     @overload
@@ -358,7 +383,7 @@ class Context:
         check_name("ctx.wait", "a signal", name)
         adapter = _adapter(Any if model is None else model)
         timeout_us = None if timeout is None else duration_us(timeout)
-        wait = f"wait-{name}-{self._next(f'wait {name}')}"
+        wait = f"{self._prefix}wait-{name}-{self._next(f'wait {name}')}"
         call: WaitCall[Any] = WaitCall(wait, name, adapter, timeout_us)
         return self._made(call, sys._getframe(1))  # noqa: SLF001  # as above
 
@@ -422,7 +447,7 @@ class Context:
         names = [contract.contract_name for contract in by_name]
         name = "+".join(dict.fromkeys(contract.name for contract in by_name))
         call: NextCall[Any] = NextCall(
-            f"next-{name}-{self._next(f'next {name}')}",
+            f"{self._prefix}next-{name}-{self._next(f'next {name}')}",
             " or ".join(dict.fromkeys(contract.name for contract in by_name)),
             events,
             tuple(names),
@@ -441,7 +466,8 @@ class Context:
             raise not_known(contract)
         if not self._is_over:
             number = self._next(f"publish {contract.contract_name}")
-            self._say(Publish(f"{contract.name}-{number}", message_of(event)))
+            publication = f"{self._prefix}{contract.name}-{number}"
+            self._program.say(Publish(publication, message_of(event)))
         return DoneCall()
 
     def tell(self, intent: Intent[Any]) -> Awaitable[None]:
@@ -454,7 +480,7 @@ class Context:
         if not self._is_known(contract.contract_name):
             raise not_known(contract)
         if not self._is_over:
-            self._say(Tell(self._step_id(None, contract), message_of(intent)))
+            self._program.say(Tell(self._step_id(None, contract), message_of(intent)))
         return DoneCall()
 
     def signal(
@@ -475,7 +501,20 @@ class Context:
     @property
     def log(self) -> SagaLog:
         """A logger: what it is told is written once the turn is stored, and in no replay."""
-        return SagaLog(self._say)
+        return SagaLog(self._program.say)
+
+    def continue_as_new(self, trigger: Event) -> Awaitable[NoReturn]:
+        """End this run, and begin the next with *trigger*, as the same saga under the same key.
+
+        For sagas that run for long: a saga is loaded from its last run on. Awaiting never returns,
+        and what a `finally` asks for then is not heard. What this run did is not undone any more.
+        What nobody has taken yet passes over; the next run is decided by the newest version.
+
+        Raises:
+            DefinitionError: the newest version of the saga does not start on *trigger*, or under
+                another key; or something is still in flight. The saga parks.
+        """
+        return self._made(self._program.next_run(trigger), sys._getframe(1))  # noqa: SLF001  # as above
 
     def patched(self, id: str) -> bool:
         """Whether to take the new path of a change that running sagas may have passed already.
@@ -489,7 +528,7 @@ class Context:
                 f"ctx.patched({_shown(id)}): a patch's id has 1 to {STEP_ID_CHARS_MAX} characters, "
                 f"without NUL or half a surrogate pair"
             )
-        return self._patched(id)
+        return self._program.patched(id)
 
     def show(self, **fields: object) -> Awaitable[None]:
         """Let people see these fields, in `ls`, `show` and `find`; None: no longer.
@@ -506,7 +545,7 @@ class Context:
                     f"ctx.show: {len(known)} fields at once are too many: at most "
                     f"{FIELDS_SHOWN_MAX}; a field set to None is shown no longer"
                 )
-            self._say(Show(shown))
+            self._program.say(Show(shown))
         return DoneCall()
 
     def now(self) -> datetime:
@@ -515,11 +554,11 @@ class Context:
 
     def uuid(self) -> UUID:
         """An id that no other call gives, and every replay gives again."""
-        return uuid5(SAGA_NAMESPACE, f"{self.saga_id}/uuid/{self._next('uuid')}")
+        return uuid5(SAGA_NAMESPACE, f"{self.saga_id}/{self._prefix}uuid/{self._next('uuid')}")
 
     def random(self) -> float:
         """A number from 0 up to 1, by chance but the same in every replay."""
-        return fraction(f"{self.saga_id}/random/{self._next('random')}")
+        return fraction(f"{self.saga_id}/{self._prefix}random/{self._next('random')}")
 
     def _heard_contracts(self, events: tuple[Any, ...]) -> list[Contract]:
         if not events:
@@ -553,7 +592,7 @@ class Context:
         if id in self._steps:
             raise DefinitionError(f"step id {id!r} is used twice")
         self._steps.add(id)
-        return StepId(id)
+        return StepId(self._prefix + id)
 
 
 def _branches(branches: tuple[object, ...]) -> tuple[Branch, ...]:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import field
 from typing import Literal
 
+from pydantic import BaseModel
+
 from saga.authoring.functions.inspection import (
     check_awaited,
     check_next,
@@ -86,12 +88,34 @@ class SagaDefinition:
         """Whether its function may start other sagas, which is seen from its source."""
         return may_call(self.function, "child")
 
-    def bind(self, registry: ContractRegistry) -> Definition:
-        """The definition as the kernel knows it, reading its messages through *registry*."""
+    def why_no_trigger(self, trigger: BaseModel, key: str) -> str | None:
+        """Why *trigger* begins no run of the saga of this *key*; None where it does."""
+        if not isinstance(trigger, self.starts_on):
+            starts = " or ".join(each.__name__ for each in self.starts_on)
+            return f"version {self.version} of saga {self.name!r}, the newest, starts on {starts}"
+        own = self.key_of(trigger)
+        if own != key:
+            return f"its key is {own!r}, and this saga's {key!r}: a run keeps to its saga's key"
+        return None
+
+    def bind(
+        self,
+        registry: ContractRegistry,
+        newest: Callable[[], SagaDefinition] | None = None,
+        find: Callable[[int | None], Definition | None] | None = None,
+    ) -> Definition:
+        """The definition as the kernel knows it, reading its messages through *registry*.
+
+        *newest* and *find* give its other versions; there are none without.
+        """
+
+        def why_no_trigger(trigger: BaseModel, key: str) -> str | None:
+            return (newest() if newest is not None else self).why_no_trigger(trigger, key)
+
         function, version, rolled_back = self.function, self.version, self.rolled_back
         heard = _heard(self.listens)
 
-        def program(saga_id: SagaId, key: str) -> FunctionProgram:
+        def program(saga_id: SagaId, key: str, run: int) -> FunctionProgram:
             return FunctionProgram(
                 saga_id,
                 key,
@@ -100,6 +124,8 @@ class SagaDefinition:
                 rolled_back=rolled_back,
                 registry=registry,
                 heard=heard,
+                run=run,
+                why_no_trigger=why_no_trigger,
             )
 
         return Definition(
@@ -110,6 +136,7 @@ class SagaDefinition:
             parallel_undo=self.parallel_undo,
             continue_when_stuck=self.when_stuck == "continue",
             contracts=RegisteredContracts(registry),
+            find=find,
         )
 
 

@@ -23,7 +23,10 @@ REFERENCE_DEPTH_MAX = 3
 SOURCE_CHARS_MAX = 100
 """Of a call that an error repeats."""
 AWAITED = frozenset(
-    {"do", "sleep", "sleep_until", "wait", "next", "child", "all", "any", "some", "signal"}
+    {
+        *("do", "sleep", "sleep_until", "wait", "next", "child", "all", "any", "some", "signal"),
+        "continue_as_new",
+    }
 )
 """The calls of the context that have their effect when they are awaited."""
 

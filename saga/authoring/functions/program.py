@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ValidationError
 
-from saga.authoring.functions.calls import ChildCall, NextCall, StepCall, WaitCall
+from saga.authoring.functions.calls import (
+    ChildCall,
+    ContinueCall,
+    NextCall,
+    StepCall,
+    WaitCall,
+)
 from saga.authoring.functions.children import not_known, outcome_of, rolled_back
 from saga.authoring.functions.context import Context
 from saga.authoring.functions.scheduler import Held, Scheduler, Task, Waiter
@@ -31,6 +37,7 @@ from saga.core.events import Arrival, ChildEnded, ChildStatus, EventReceived, Js
 from saga.core.identity import Instant, SagaId, StepId
 from saga.core.program import (
     Command,
+    ContinueAsNew,
     DoStep,
     Fail,
     Finish,
@@ -51,7 +58,7 @@ RolledBack = type[Event] | Callable[[Any, Report], Event]
 class FunctionProgram:
     __slots__ = (
         *("_context", "_function", "_patches", "_registry", "_rolled_back", "_scheduler"),
-        *("_trigger", "patches"),
+        *("_trigger", "_why_no_trigger", "patches"),
     )
 
     def __init__(
@@ -64,7 +71,10 @@ class FunctionProgram:
         rolled_back: RolledBack | None,
         registry: ContractRegistry,
         heard: Mapping[str, bool],
+        run: int,
+        why_no_trigger: Callable[[BaseModel, str], str | None],
     ) -> None:
+        self._why_no_trigger = why_no_trigger
         self._function = function
         self._rolled_back = rolled_back
         self._registry = registry
@@ -74,8 +84,8 @@ class FunctionProgram:
             key,
             version,
             made=self._scheduler.made,
-            say=self._say,
-            patched=self._patched,
+            program=self,
+            run=run,
             is_known=registry.paths.__contains__,
             heard=heard,
         )
@@ -226,8 +236,7 @@ class FunctionProgram:
         context._is_over = True  # noqa: SLF001  # the context is ours; users see no setter
         self._scheduler.close()
         # Program and context know each other: without this every saga waits for the collector.
-        context._say = lambda _: None  # noqa: SLF001  # as above
-        context._patched = self._patches.__contains__  # noqa: SLF001  # as above
+        context._program = CLOSED  # noqa: SLF001  # as above
 
     def _run(
         self, waiter: Waiter, value: object, error: Exception | None, at: Instant
@@ -244,6 +253,8 @@ class FunctionProgram:
 
     def _ending(self, value: object, error: Exception | None) -> Command:
         match error:
+            case None if isinstance(value, ContinueCall):
+                return ContinueAsNew(value.trigger)
             case None:
                 return Finish(self._message(value))
             case StepFailed():
@@ -278,7 +289,24 @@ class FunctionProgram:
             raise not_known(contract)
         return message_of(outcome)
 
-    def _say(self, command: Command) -> None:
+    def next_run(self, trigger: Event) -> ContinueCall:
+        contract = contract_of(trigger)
+        if type(trigger) is not contract.model:
+            name = contract.model.__name__
+            raise DefinitionError(
+                f"ctx.continue_as_new takes an Event and was given a class: fill in {name}(…)"
+            )
+        if contract.contract_name not in self._registry:
+            raise not_known(contract)
+        message = message_of(trigger)
+        with secluded():  # a key function, and an upcast to the version that the saga starts on
+            current = read(self._registry, message)
+            problem = self._why_no_trigger(current, self._context.key)
+        if problem is not None:
+            raise DefinitionError(f"ctx.continue_as_new({type(trigger).__name__}(…)): {problem}")
+        return ContinueCall(message)
+
+    def say(self, command: Command) -> None:
         commands = self._scheduler.commands
         if isinstance(command, Show):  # one entry a turn, whatever is shown on the way
             if commands and isinstance(first := commands[0], Show):
@@ -288,8 +316,7 @@ class FunctionProgram:
             return
         commands.append(command)
 
-    def _patched(self, patch: str) -> bool:
-        """Whether to take the new path of *patch*: the first time it is recorded."""
+    def patched(self, patch: str) -> bool:
         if patch in self._patches:
             return True
         running = self._scheduler.running
@@ -336,6 +363,23 @@ def _read_signal(call: WaitCall[Any], payload: Json) -> object:
         return call.adapter.validate_json(payload)
     except Exception:  # noqa: BLE001  # validators are user code
         return read_accepted_as(call.adapter, payload)
+
+
+class _Closed:
+    """Answers in the place of a program that is closed: nothing that its code still asks counts."""
+
+    __slots__ = ()
+
+    def say(self, _: Command) -> None: ...
+
+    def patched(self, _: str) -> bool:
+        return False
+
+    def next_run(self, trigger: Event) -> ContinueCall:
+        return ContinueCall(message_of(trigger))
+
+
+CLOSED: Final = _Closed()
 
 
 def _fail(reason: object, code: object, failed_step: object = None) -> Fail:

@@ -20,6 +20,7 @@ from weakref import ref
 from saga.authoring.functions.calls import (
     Branch,
     Call,
+    ContinueCall,
     GroupCall,
     NextCall,
     SignalCall,
@@ -503,11 +504,28 @@ class Scheduler:
                 self.commands.append(wanted.signal)
                 self.ready(waiter, None, None)
                 return
+            case ContinueCall():
+                self._end_run(waiter, wanted)
+                return
             case _:
                 self.ready(waiter, None, None)
                 return
         if waiter.place is not None:
             waiter.place.begun[wanted] = None
+
+    def _end_run(self, waiter: Waiter, call: ContinueCall) -> None:
+        """The function is through with this run, wherever in it that is said."""
+        others = (
+            slot for place in _places(waiter) for slot in place.group.slots if slot is not place
+        )
+        if not all(slot.is_settled for slot in others):
+            raise DefinitionError(
+                f"{call} in one branch of ctx.all or ctx.any, while others are under way: nothing "
+                f"may be in flight when a run ends, so await it when the group is through"
+            )
+        if self._unawaited:
+            self._check_awaited(self.running)
+        self.outcome = (call, None)
 
     def slept(self, name: str) -> Waiter | None:
         """Who waits for the end of a sleep; None where a race was decided without it."""
@@ -590,10 +608,13 @@ class Scheduler:
                     if isinstance(call, Call):
                         self._unawaited.pop(call, None)
 
-    def _check_awaited(self) -> None:
-        """Refuse what was forgotten. Who failed or lost a race need not come to all it made."""
+    def _check_awaited(self, ends: Task | None = None) -> None:
+        """Refuse what was forgotten. Who failed or lost a race need not come to all it made.
+
+        *ends* does not return, but is through, too.
+        """
         for call, (maker, code, instruction) in self._unawaited.items():
-            if maker is not None and maker.returned:
+            if maker is not None and (maker.returned or maker is ends):
                 raise DefinitionError(
                     f"{call} was never awaited, so nothing came of it: write `await {call}`, or "
                     f"make the call only where it is awaited",
@@ -726,6 +747,14 @@ def _awaiting(coroutine: Coroutine[Any, Any, Any]) -> Iterator[Coroutine[Any, An
 def _line_of(code: CodeType, instruction: int) -> str:
     lines = (line for begin, end, line in code.co_lines() if begin <= instruction < end)
     return f"{code.co_filename}:{next(lines, None) or code.co_firstlineno}"
+
+
+def _places(waiter: Waiter) -> Iterator[Slot]:
+    """The places in groups that a waiter belongs to, the innermost first."""
+    place = waiter.place
+    while place is not None:
+        yield place
+        place = place.group.parent.place
 
 
 def _awaits_at(coroutine: Coroutine[Any, Any, Any]) -> str | None:

@@ -119,7 +119,7 @@ async def show(session: Session, saga: Id) -> None:
     """Show one saga: where it stands, its steps, and how it ended."""
     async with session.reading() as store:
         summary = await find_saga(store, saga)
-        history = await history_of(store, summary.saga_id)
+        history = await history_of(store, summary.saga_id, is_whole=False)
     view, printer = view_of(summary, history), session.printer
     if printer.is_json:
         printer.json(view.to_json())

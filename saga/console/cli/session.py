@@ -158,9 +158,9 @@ async def find_saga(store: OpenedStore, text: str) -> SagaSummary:
     return summaries[0]
 
 
-async def history_of(store: OpenedStore, saga: SagaId) -> list[Entry]:
-    """The whole history of a saga that exists; CorruptHistory where it cannot be read."""
-    history = (await store.store.load([saga])).get(saga, ())
+async def history_of(store: OpenedStore, saga: SagaId, *, is_whole: bool = True) -> list[Entry]:
+    """The history of a saga that exists, or of its last run; CorruptHistory if it is unreadable."""
+    history = (await store.store.load([saga], is_whole=is_whole)).get(saga, ())
     if isinstance(history, CorruptHistory):
         raise history
     return list(history)
