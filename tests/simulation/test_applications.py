@@ -201,6 +201,19 @@ def test_a_month_passes_in_no_time_and_intents_of_others_get_fakes() -> None:
     assert {"visa completed", "journey completed"} <= seen
 
 
+@saga("archive", version=1, starts_on=VisaAsked)
+async def archive(ctx: Context, asked: VisaAsked) -> None:
+    await ctx.sleep(timedelta(days=9 * 365))
+
+
+def test_years_pass_as_a_month_does() -> None:
+    """Times of years are told apart by less than a float's nanoseconds."""
+    verdict = World(SagaApp(sagas=[archive]), 0, triggers=[VisaAsked(name="Ann")]).run()
+
+    assert verdict.ok, verdict.report()
+    assert verdict.lasted_s > timedelta(days=9 * 365).total_seconds()
+
+
 def test_a_saga_that_waits_for_what_never_comes_is_cancelled_in_the_end() -> None:
     """So it ends, and the history says why."""
     verdict = World(abroad, 1, triggers=[VisaAsked(name="Ann")], replace={Stamp: stamp}).run()

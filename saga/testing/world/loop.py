@@ -30,9 +30,11 @@ class LeftWorld(BaseException):
 
 class SimulatedLoop(asyncio.BaseEventLoop):
     _scheduled: list[asyncio.TimerHandle]
+    _clock_resolution: float
 
     def __init__(self) -> None:
         super().__init__()
+        self._clock_resolution = 1e-6  # a float of years knows no nanoseconds
         self._now_s = 0.0
         self._rounds = 0
         self.is_refused = False
