@@ -101,7 +101,11 @@ class Assembly:
 
     @cached_property
     def deferred(self) -> DeferredRecords:
-        return DeferredRecords(self.parts.catalogue, early_hold_s=self.settings.early_hold_s)
+        return DeferredRecords(
+            self.parts.catalogue,
+            early_hold_s=self.settings.early_hold_s,
+            early_events_us=self.app.registry.early_us(),
+        )
 
     @cached_property
     def cache(self) -> SagaCache:

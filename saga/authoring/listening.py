@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from saga.contracts import Contract, Event, Kind, contract_of
+from saga.contracts import Contract, Event, Kind, business_key, contract_of
 from saga.contracts.keys import check_key_type, key_text
 from saga.core.durations import Duration, duration_us
 from saga.core.values import value
@@ -34,7 +34,7 @@ class Listening:
         *own_key* is what its contract's key field says. Raises ValueError where the key is none.
         """
         if self.key is None:
-            return own_key
+            return business_key(event) if own_key is None else own_key
         key = self.key(event) if callable(self.key) else getattr(event, self.key)
         return None if key is None else key_text(key)
 

@@ -23,6 +23,10 @@ class Registered:
     decider: Decider
 
 
+Reached = tuple[Registered, Listening]
+"""A version of a saga that an event may reach, and how."""
+
+
 class SagaRegistry:
     """Every definition and version that this application can run.
 
@@ -44,7 +48,7 @@ class SagaRegistry:
                 starters = by_trigger.setdefault(contract_of(trigger).contract_name, {})
                 starters[each.saga.name] = each
         self._by_trigger = {name: list(sagas.values()) for name, sagas in by_trigger.items()}
-        self._listening: dict[str, list[tuple[Registered, Listening]]] = {}
+        self._listening: dict[str, list[Reached]] = {}
         for each in self._by_name.values():
             for listening in each.saga.listens:
                 name = listening.contract.contract_name
@@ -69,7 +73,7 @@ class SagaRegistry:
         """The newest version of every saga that a message of *contract* starts."""
         return self._by_trigger.get(contract, [])
 
-    def listening_to(self, contract: str) -> list[tuple[Registered, Listening]]:
+    def listening_to(self, contract: str) -> list[Reached]:
         """Every version of every saga that a message of *contract* may reach, and how."""
         return self._listening.get(contract, [])
 
@@ -82,6 +86,11 @@ class SagaRegistry:
     def listened(self) -> frozenset[str]:
         """The events that may reach running sagas."""
         return frozenset(self._listening)
+
+    def early_us(self) -> frozenset[int]:
+        """How long events wait for sagas that are not there yet."""
+        listening = (each for heard in self._listening.values() for _, each in heard)
+        return frozenset(each.early_us for each in listening if each.early_us)
 
     def _add(self, definition: SagaDefinition, contracts: ContractRegistry) -> None:
         name = (definition.name, definition.version)

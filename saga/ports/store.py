@@ -31,6 +31,8 @@ KEY_BYTES_LISTED: Final = 1_024
 DAMAGED_OFFSET: Final = 2**62
 """Stands for a position that cannot be read: its source is not read on."""
 NOTHING_SHOWN: Final[Mapping[str, Sequence[Json]]] = MappingProxyType({})
+EARLY_EVENTS_MAX: Final = 10_000
+"""So many events of others wait at once, in one store, for sagas that are not there yet."""
 UNHANDLED_COUNTED_MAX: Final = 10_000
 """Unhandled records are counted up to here: they are wide, and it is enough to act on."""
 
@@ -155,24 +157,45 @@ class SkipReason(StrEnum):
     OF_OTHERS = "of_others"
     """It is for a saga of another application."""
     NOT_LISTENED = "not_listened"
-    """It starts nothing here, and answers nothing."""
+    """It starts nothing here, answers nothing, and concerns no saga."""
     OWN = "own"
     """A saga here has published it, and its topic is one of replies, too."""
     GONE = "gone"
     """It answers a saga of ours that this store does not have: it went back in time."""
+    NOT_THERE = "not_there"
+    """An event of others, whose saga was not there in time."""
+    ENDED = "ended"
+    """An event of others, whose saga has ended."""
+    OTHER_VERSION = "other_version"
+    """An event of others, to which other versions of the saga's definition listen."""
 
 
 class Skip(NamedTuple):
-    """What records are skipped: those of one topic and source (`ce_source`), for one reason."""
+    """What records are skipped: those of one topic and source (`ce_source`), for one reason.
+
+    Of events that a saga listens to, and did not get, *source* is the saga's definition.
+    """
 
     topic: str
     source: str
     reason: SkipReason
 
+    @property
+    def definition(self) -> str | None:
+        """Whose sagas listen to it; None of what no saga listens to."""
+        return self.source if self.reason in _REACHED_NOBODY else None
+
+
+_REACHED_NOBODY: Final = frozenset(
+    {SkipReason.NOT_THERE, SkipReason.ENDED, SkipReason.OTHER_VERSION}
+)
+
 
 class DeferralReason(StrEnum):
     EARLY = "early"
     """Its saga is not there yet."""
+    EARLY_EVENT = "early_event"
+    """It is an event of others, whose saga is not there yet."""
     BEHIND_DEFERRED = "behind_deferred"
     """Records that came before it wait."""
     TURN_FAILED = "turn_failed"
@@ -419,6 +442,9 @@ class Catalogue(Protocol):
 
         A page costs the same however many records there are behind each.
         """
+
+    async def early_events(self, *, limit: int) -> int:
+        """How many events of others wait for sagas that are not there, up to *limit*."""
 
     async def last_unhandled(self) -> int:
         """The id of the unhandled record that was kept last; 0 where there is none."""

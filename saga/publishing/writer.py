@@ -6,7 +6,7 @@ Every publisher writes its events here; readers recognise a repeat by the id, wh
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, Self, TypedDict, Unpack
+from typing import Any, Final, Self, TypedDict, Unpack
 
 from saga.adapters.clocks import SystemClock
 from saga.adapters.ids import new_id
@@ -173,9 +173,13 @@ class EventWriter:
         message_id = _checked_id(options, self._new_id)
         starts = self._starts(message)
         own = own_key(message.model)
-        saga_key = None if starts is None else _key_of(starts, message, own)
+        saga_key = None if starts is None else _key_of(message, starts.saga.key_of, own)
         given = options.get("key")
-        key = _checked_key(message, own=own or event_key, given=given, saga_key=saga_key)
+        own = own or event_key
+        other_key = saga_key
+        if own is None and given is None and saga_key is None:
+            other_key = self._reached_key(message)
+        key = _checked_key(message, own=own, given=given, saga_key=other_key)
         headers = Said(message_id, contract_name, self._source, self._clock.now())
         if options:
             headers.correlation_id = options.get("correlation_id")
@@ -201,6 +205,15 @@ class EventWriter:
             return None
         started = self._sagas.started_by(message.contract_name)
         return started[0] if len(started) == 1 else None
+
+    def _reached_key(self, message: Decoded) -> str | None:
+        """The key of the sagas that an event reaches; None where there is none, or several."""
+        if self._sagas is None or not isinstance(message.model, Event):
+            return None
+        keys: set[str | None] = set()
+        for _, listening in self._sagas.listening_to(message.contract_name):
+            keys.add(_key_of(message, listening.key_of, None))
+        return keys.pop() if len(keys) == 1 else None
 
 
 def own_key(event: ContractModel) -> str | None:
@@ -249,10 +262,12 @@ def _no_key(contract_name: str, problem: str) -> MalformedMessage:
     )
 
 
-def _key_of(registered: Registered, message: Decoded, own: str | None) -> str:
+def _key_of(
+    message: Decoded, key_of: Callable[[Any, str | None], str | None], own: str | None
+) -> str | None:
     assert isinstance(message.model, Event), message.model
     try:
-        return registered.saga.key_of(message.model, own)
+        return key_of(message.model, own)
     except BaseException as error:  # users' code: a key function may raise anything
         if is_ours(error):
             raise

@@ -17,13 +17,15 @@ from saga.core.durations import SECOND_US
 from saga.core.identity import Instant, SagaId
 from saga.core.status import SagaStatus
 from saga.ports import Catalogue, UnhandledRecord
-from saga.ports.store import Awaited, DeferralReason, UnhandledKind
+from saga.ports.store import EARLY_EVENTS_MAX, Awaited, DeferralReason, UnhandledKind
 
 PAGE_RECORDS_MAX: Final = 500
 AGAIN_SAGAS: Final = 25
 """So many sagas a sweep are looked at again."""
 TRY_ALL_ROUNDS: Final = 30
 """In every so many rounds over all sagas those are tried, too, that need other code."""
+EARLY_EVENTS_MARGIN: Final = 1_000
+"""So near to their limit the store is asked each time how many there are: others add to them."""
 LEFT_TO_OPERATORS: Final = frozenset(
     {DeferralReason.TURN_FAILED, DeferralReason.BEHIND_FAILED_TURN}
 )
@@ -37,10 +39,18 @@ class DeferredRecords:
     In memory it has the id of each such saga, about 150 bytes.
     """
 
-    def __init__(self, catalogue: Catalogue, *, early_hold_s: float) -> None:
+    def __init__(
+        self, catalogue: Catalogue, *, early_hold_s: float, early_events_us: Collection[int] = ()
+    ) -> None:
+        """*early_events_us*: how long events of others wait for sagas that are not there yet."""
         self._catalogue = catalogue
         self.sagas: set[SagaId] = set()
         self.early_us = round(early_hold_s * SECOND_US)
+        self._hold_us = min([self.early_us, *early_events_us])
+        """After so long it is looked whose time is over; then that is known exactly."""
+        self._longest_us = max([self.early_us, *early_events_us])
+        self._early_events: int | None = None
+        """How many wait, as far as is known; None where nobody has asked since the last sweep."""
         self._new: set[SagaId] = set()
         """Behind these this process has deferred something since the last sweep."""
         self._last_id = 0
@@ -49,10 +59,22 @@ class DeferredRecords:
         """When to give up sagas that did not come, the earliest first."""
         self._round = Round()
 
-    def add(self, saga_ids: Collection[SagaId]) -> None:
-        """Records are deferred behind these sagas by this process."""
+    def add(self, saga_ids: Mapping[SagaId, Instant | None]) -> None:
+        """Records are deferred behind these sagas by this process, and given up at these times."""
         self._new.update(saga_ids)
         self._learn(saga_ids)
+        for saga_id, given_up_at in saga_ids.items():
+            if given_up_at is not None:
+                heappush(self._holds, (given_up_at, saga_id))
+
+    async def room_for_events(self, wanted: int) -> int:
+        """How many more events of others may wait for their sagas, of so many."""
+        known = self._early_events
+        if known is None or known + wanted > EARLY_EVENTS_MAX - EARLY_EVENTS_MARGIN:
+            known = await self._catalogue.early_events(limit=EARLY_EVENTS_MAX)
+        granted = min(wanted, max(0, EARLY_EVENTS_MAX - known))
+        self._early_events = known + granted
+        return granted
 
     async def behind(self, saga_id: SagaId) -> Sequence[UnhandledRecord]:
         """The first records that are deferred behind a saga, in order."""
@@ -77,6 +99,7 @@ class DeferredRecords:
     async def sweep(self, now: Instant) -> set[SagaId]:
         """The sagas whose records may go on, as far as they are looked at this time."""
         own, self._new = self._new, set()
+        self._early_events = None
         try:
             to_try = await self._look_at_new(own, now)
             if self.sagas:
@@ -106,7 +129,9 @@ class DeferredRecords:
             self._last_id = page[-1].record_id if page else last
         self._learn(found)
         # What this process has deferred for want of code would be deferred again.
-        return await self._may_go_on(found, now, needing_code=found.keys() - own, are_new=True)
+        # When these are given up is known already.
+        needing_code = found.keys() - own
+        return await self._may_go_on(found, now, needing_code=needing_code, are_new=True, own=own)
 
     async def _look_again(self, now: Instant) -> set[SagaId]:
         """Look at the next sagas of the round."""
@@ -135,6 +160,7 @@ class DeferredRecords:
         *,
         needing_code: Collection[SagaId],
         are_new: bool = False,
+        own: Collection[SagaId] = (),
     ) -> set[SagaId]:
         """Which sagas are there and move; of those that stand still, *needing_code* are tried."""
         if not found:
@@ -144,10 +170,9 @@ class DeferredRecords:
         to_try: set[SagaId] = set()
         for saga_id, awaited in found.items():
             status = status_of.get(saga_id)
-            given_up_at = Instant(awaited.kept_at + self.early_us)
-            if status is None and given_up_at > now:
-                if are_new:
-                    heappush(self._holds, (given_up_at, saga_id))
+            if status is None and awaited.kept_at + self._longest_us > now:
+                if are_new and saga_id not in own:
+                    heappush(self._holds, (Instant(awaited.kept_at + self._hold_us), saga_id))
             elif status not in STANDING_STILL or (
                 saga_id in needing_code and awaited.reason not in LEFT_TO_OPERATORS
             ):

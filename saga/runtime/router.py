@@ -6,14 +6,15 @@ A record becomes deliveries to sagas, or is rejected with a stable reason: a dea
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
-from saga.authoring.registry import Registered, SagaRegistry
+from saga.authoring.registry import Reached, Registered, SagaRegistry
 from saga.contracts import (
     COMMAND_CONTRACT,
     Command,
     CommandAct,
+    ContractModel,
     ContractRegistry,
     Decoded,
     IntentFailed,
@@ -48,6 +49,7 @@ from saga.core.events import (
     CancelMode,
     CancelRequested,
     Event,
+    EventReceived,
     Fact,
     Message,
     OperatorActed,
@@ -87,6 +89,8 @@ SOURCE_CHARS_MAX = 200
 _NOT_DONE: Final = (intent_failed_name, intent_progress_name)
 
 Reason = DeadLetterReason | UnreadableCode
+_Arrived = tuple[Event, Inbound, int]
+"""An event of others, its record, and under which id that is deferred."""
 
 
 @dataclass(slots=True)
@@ -96,6 +100,8 @@ class Delivery:
     *intent*: of a reply the name of what it answers.
     *may_be_early*: where its saga is not there, it may be on its way; else it is nobody's here.
     *is_perhaps*: of a record that starts sagas and may answer an intent, or only name its cause.
+    *heard_by*: the versions of the saga's *definition* that listen to it, an event of others.
+    *early_us*: how long that waits for a saga that is not there yet.
     """
 
     saga_id: SagaId
@@ -111,6 +117,17 @@ class Delivery:
     is_perhaps: bool = False
     is_nudge: bool = False
     """It says nothing but that the saga may go on, whose definition is paused no more."""
+    heard_by: Collection[int] = ()
+    early_us: int = 0
+    definition: str = ""
+
+    def hear(self) -> None:
+        """Take what would have started the saga for an event that reaches it: it runs already."""
+        event, started = self.event, self.event.fact
+        assert isinstance(started, SagaStarted), started
+        trigger = started.trigger
+        fact = EventReceived(contract=trigger.contract, payload=trigger.payload)
+        self.event, self.starts = replace(event, fact=fact), None
 
     @property
     def undoes(self) -> bool:
@@ -146,10 +163,22 @@ class Skipped:
     inbound: Inbound
     reason: SkipReason
     deferred_id: int = 0
+    definition: str | None = None
+    """Of an event that a saga listens to."""
 
     def counted_as(self) -> Skip:
+        if self.definition is not None:
+            return Skip(self.inbound.topic, self.definition, self.reason)
         source = read_headers(self.inbound.headers).source or ""
         return Skip(self.inbound.topic, source[:SOURCE_CHARS_MAX], self.reason)
+
+
+@value
+class Shared:
+    """A record that concerns several definitions, of which some cannot say which of their sagas."""
+
+    deliveries: Sequence[Delivery]
+    rejected: Rejected
 
 
 @value
@@ -159,6 +188,7 @@ class _Topic:
     Attributes:
         expected: who speaks on it: a history names only others.
         starts: the sagas that its messages start.
+        reaches: the sagas that run and listen to it, of every version.
         answers: whether one that names an intent as its cause is the reply to it.
         is_engines: whether it is read for all sagas: commands, and what children say.
     """
@@ -166,6 +196,7 @@ class _Topic:
     path: ReadPath
     expected: str
     starts: Sequence[Registered]
+    reaches: Sequence[Reached]
     answers: bool
     is_engines: bool
 
@@ -196,13 +227,13 @@ class Router:
         answers = [contract_of(each.reply).contract_name for each in intents if each.reply]
         # As they are once they are read: in their current version.
         replies = {contracts.current(name).contract_name for name in answers}
-        for name in (*sagas.triggers(), *answers):
+        for name in (*sagas.triggers(), *sagas.listened(), *answers):
             listened.update(contracts.names_read_as(name))
         answered = {old for name in answers for old in contracts.names_read_as(name)}
         self._topics: dict[str, _Topic] = {}
         for name in listened:
             current = contracts.current(name).contract_name
-            starts = sagas.started_by(current)
+            starts, reaches = sagas.started_by(current), sagas.listening_to(current)
             is_answer = name in answered or name in self._only_replies
             speaks = ("effects", name.partition(".")[0]) if is_answer else ("publisher",)
             speaks = ("sagas",) if name in CHILD_CONTRACTS else speaks
@@ -210,8 +241,9 @@ class Router:
                 contracts.paths[name],
                 names.source(*speaks),
                 starts,
-                # An event that starts sagas may name an intent as its mere cause.
-                current in replies or not starts,
+                reaches,
+                # An event that starts or reaches sagas may name an intent as its mere cause.
+                current in replies or not (starts or reaches),
                 name in engines,
             )
         self.topics = tuple(sorted(self._topics))
@@ -226,7 +258,7 @@ class Router:
 
     def understand(
         self, inbound: Inbound, at: Instant, *, deferred_id: int = 0
-    ) -> list[Delivery] | Rejected | Skipped | DefinitionAct:
+    ) -> list[Delivery] | Shared | Rejected | Skipped | DefinitionAct:
         """The deliveries that *inbound* leads to, or why there are none."""
         try:
             return self._deliveries(inbound, at, deferred_id)
@@ -236,8 +268,8 @@ class Router:
     def misfit(self, state: SagaState, delivery: Delivery) -> Rejected | Skipped | None:
         """Why a reply cannot be what the intent asked for, or a command is not for this saga."""
         inbound, intent = delivery.inbound, delivery.intent
-        if inbound is None or delivery.starts is not None:
-            return None
+        if inbound is None or delivery.starts is not None or delivery.heard_by:
+            return None  # a trigger, or an event that travels under its own key
         if state.children is not None and _only_names(state, delivery):
             reason = self._why_not_ours(read_headers(inbound.headers))
             return Skipped(inbound, reason, delivery.deferred_id)
@@ -265,7 +297,7 @@ class Router:
 
     def _deliveries(
         self, inbound: Inbound, at: Instant, deferred_id: int
-    ) -> list[Delivery] | Skipped | DefinitionAct:
+    ) -> list[Delivery] | Shared | Skipped | DefinitionAct:
         topic = self._topics.get(inbound.topic)
         if topic is None:
             raise _Refused(UnreadableCode.UNKNOWN_CONTRACT, f"nobody reads {inbound.topic}")
@@ -279,7 +311,7 @@ class Router:
             return read(inbound, said, decoded, at=at, source=source, deferred_id=deferred_id)
         # Its position identifies a record as well.
         cause = MessageId(said.id or "/".join(map(str, inbound.position)))
-        contract, starters = decoded.contract_name, topic.starts
+        contract, starters, reaches = decoded.contract_name, topic.starts, topic.reaches
         deliveries: list[Delivery] = []
         causation, own_key = said.causation_id, None
         intent = parse_intent_id(causation) if causation and _may_answer(topic, said) else None
@@ -287,11 +319,11 @@ class Router:
         if intent is not None and causation is not None and forged is None:
             event = Event(_reply(IntentId(causation), decoded, self._done), at, cause, source)
             answer = Delivery(intent.saga_id, event, inbound, None, contract, intent, deferred_id)
-            if not starters:
+            if not (starters or reaches):
                 return [answer]
             answer.is_perhaps = True
             deliveries.append(answer)
-        elif starters:
+        elif starters or reaches:
             own_key = _own_key(decoded, key)  # a reply has the key of the saga that asked
         elif forged is not None:
             raise _Refused(DeadLetterReason.BAD_SIGNATURE, f"a reply: {forged}")
@@ -301,8 +333,18 @@ class Router:
             id_ = saga_id(fact.definition, fact.key)
             start = Delivery(id_, event, inbound, registered, contract, None, deferred_id)
             deliveries.append(start)
-        if deliveries:
-            return deliveries
+        found: list[Delivery] | Shared = deliveries
+        if reaches:
+            heard = EventReceived(contract=contract, payload=decoded.payload)
+            event = Event(heard, at, cause, source)
+            found = _with_reached(
+                deliveries, topic, decoded.model, own_key, (event, inbound, deferred_id)
+            )
+        return found or self._nobodys(inbound, said, contract, deferred_id)
+
+    def _nobodys(
+        self, inbound: Inbound, said: Attributes | Said, contract: str, deferred_id: int
+    ) -> Skipped:
         if contract not in self._only_replies:
             return Skipped(inbound, self._why_not_ours(said), deferred_id)
         message = f"{contract} starts nothing, and its ce_causationid names no intent"
@@ -478,6 +520,48 @@ def _start(
     trigger = Message(decoded.contract_name, decoded.payload)
     name, version, fingerprint = decider.name, decider.version, decider.fingerprint
     return SagaStarted(name, version, fingerprint, key, trigger, traceparent, parent=parent)
+
+
+def _with_reached(
+    deliveries: list[Delivery],
+    topic: _Topic,
+    model: ContractModel,
+    own_key: str | None,
+    arrival: _Arrived,
+) -> list[Delivery] | Shared:
+    """*deliveries*, and beside them those to the sagas that listen to an event.
+
+    What starts a saga may reach it, too, where it runs already. A reply is no event for who asked.
+    """
+    assert isinstance(model, EventModel), model
+    event, inbound, deferred_id = arrival
+    reached = {delivery.saga_id: delivery for delivery in deliveries}
+    problem: str | None = None
+    for registered, listening in topic.reaches:
+        definition = registered.saga.name
+        try:
+            key = listening.key_of(model, own_key)
+        except BaseException as error:  # users' code: a key function
+            if is_ours(error):
+                raise
+            problem = f"{definition}: {described(error)}"
+            continue
+        if key is None:
+            continue
+        id_ = saga_id(definition, key)
+        delivery = reached.get(id_)
+        if delivery is None:
+            delivery = Delivery(id_, event, inbound, deferred_id=deferred_id)
+            reached[id_] = delivery
+            deliveries.append(delivery)
+        elif delivery.intent is not None:
+            continue
+        delivery.definition = definition
+        delivery.heard_by = {*delivery.heard_by, registered.saga.version}
+        delivery.early_us = max(delivery.early_us, listening.early_us)
+    if problem is None:
+        return deliveries
+    return Shared(deliveries, Rejected(inbound, DeadLetterReason.WRONG_KEY, problem, deferred_id))
 
 
 def _reply(

@@ -35,7 +35,7 @@ from saga.core.texts import described, storable
 from saga.core.values import value
 from saga.errors import BusUnavailable, DeliveryError, MessageTooLarge, PausesChanged, SagaError
 from saga.ports import Appended, EventStore, HistoryAppend
-from saga.ports.store import DeadLetterReason, DeferralReason
+from saga.ports.store import DeadLetterReason, DeferralReason, SkipReason
 from saga.runtime.children import concerns_a_parent
 from saga.runtime.deferred import DeferredRecords
 from saga.runtime.lines import write_lines
@@ -43,8 +43,9 @@ from saga.runtime.middleware import AroundTurn, info_of, taken_within
 from saga.runtime.notices import GIVING_UP, notices
 from saga.runtime.outcomes import OutcomeWaiters
 from saga.runtime.pauses import DefinitionAct, Pauses
+from saga.runtime.reaching import deliveries_in, given_up_at, is_reached, wait_for_saga
 from saga.runtime.relay import Relay
-from saga.runtime.router import Delivery, Reason, Rejected, Router, Skipped
+from saga.runtime.router import Delivery, Reason, Rejected, Router, Shared, Skipped
 from saga.runtime.saga_cache import (
     LONG_HISTORY_ADVICE,
     LONG_HISTORY_ENTRIES,
@@ -236,18 +237,24 @@ class Turns:
         for saga_id in batch.revisits:
             for record in await self._deferred.behind(saga_id):
                 found = understand(record.inbound, at, deferred_id=record.record_id)
-                if not isinstance(found, list):
+                if not isinstance(found, (list, Shared)):
                     others.append(found)
                     continue
-                for delivery in found:
-                    # A record that concerns several sagas was deferred for this one only.
-                    if delivery.saga_id == saga_id:
-                        delivery.deferred_at = record.kept_at
-                        deliveries.append(delivery)
+                # A record that concerns several sagas was deferred for this one only.
+                ours = [each for each in deliveries_in(found) if each.saga_id == saga_id]
+                for delivery in ours:
+                    delivery.deferred_at = record.kept_at
+                deliveries += ours
+                if not ours:  # the code at hand says that it concerns another saga
+                    nobodys = Skipped(record.inbound, SkipReason.NOT_LISTENED, record.record_id)
+                    others.append(found.rejected if isinstance(found, Shared) else nobodys)
         for inbound in batch.records:
             found = understand(inbound, at)
             if isinstance(found, list):
                 deliveries.extend(found)
+            elif isinstance(found, Shared):
+                deliveries.extend(found.deliveries)
+                others.append(found.rejected)
             else:
                 others.append(found)
         for timer in batch.due:
@@ -292,6 +299,9 @@ class Turns:
             if has_raised and failures:
                 await self._ask_for_limits(failures, asked)
             if not has_raised:
+                early = len(unit.unhandled.early_events)
+                if early:
+                    unit.keep_early(await self._deferred.room_for_events(early))
                 unloadable = unit.unloadable
                 if unloadable:
                     unit.summaries = await self._cache.summaries_of(unloadable, at)
@@ -337,6 +347,9 @@ class Turns:
     def _deliver(self, unit: UnitOfWork, delivery: Delivery, failure: BaseException | None) -> None:
         saga = self._saga_for(unit, delivery)
         if saga is None:
+            return
+        if delivery.heard_by and not is_reached(saga, delivery):
+            unit.let_go(delivery, SkipReason.OTHER_VERSION)
             return
         state = saga.state
         if failure is None:
@@ -453,6 +466,8 @@ class Turns:
         """The saga is not there; a record whose saga may yet come waits, but not for ever."""
         if delivery.inbound is None or delivery.is_perhaps:
             unit.settle(delivery)
+        elif delivery.heard_by:
+            wait_for_saga(unit, delivery)
         elif not delivery.may_be_early:
             unit.skip(self._router.absent(delivery))
         elif delivery.deferred_id and unit.at - delivery.deferred_at >= self._deferred.early_us:
@@ -460,7 +475,8 @@ class Turns:
             _reject(unit, delivery, DeadLetterReason.UNKNOWN_SAGA, message)
         else:
             message = f"there is no saga {delivery.saga_id} yet"
-            unit.defer(delivery, DeferralReason.EARLY, message)
+            until = given_up_at(unit, delivery, self._deferred.early_us)
+            unit.defer(delivery, DeferralReason.EARLY, message, until=until)
 
     def _deliver_to_poisoned(self, unit: UnitOfWork, saga: LoadedSaga, delivery: Delivery) -> None:
         self._ask_the_store(unit, delivery)
@@ -532,6 +548,8 @@ class Turns:
                 unit.timers.arm_again([saga.state.timers[fact.timer_id]], saga.saga_id)
             case Disposition.NO_NEWS:
                 unit.settle(delivery)
+            case Disposition.AFTER_END:
+                unit.let_go(delivery, SkipReason.ENDED)
             case Disposition.CONFLICT:
                 message = "the same id came before with another content"
                 _reject(unit, delivery, DeadLetterReason.ID_CONFLICT, message)

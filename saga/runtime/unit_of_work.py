@@ -32,7 +32,7 @@ from saga.ports import (
     Source,
     UnhandledRecord,
 )
-from saga.ports.store import DeferralReason, DefinitionPause, Skip
+from saga.ports.store import DeferralReason, DefinitionPause, Skip, SkipReason
 from saga.runtime.router import Delivery, Rejected, Skipped
 from saga.runtime.saga_cache import LoadedSaga, UnloadableSaga, summary_of
 from saga.runtime.unhandled import dead_letter, deferred
@@ -123,7 +123,10 @@ class UnhandledChanges:
 
     dead_letters: list[UnhandledRecord] = field(default_factory=list)
     deferred: list[UnhandledRecord] = field(default_factory=list)
-    deferred_behind: set[SagaId] = field(default_factory=set)
+    deferred_behind: dict[SagaId, Instant | None] = field(default_factory=dict)
+    """With when to give up a saga that does not come; None where it is there."""
+    early_events: list[tuple[Delivery, UnhandledRecord]] = field(default_factory=list)
+    """Of the deferred ones those that are events of others, whose sagas are not there yet."""
     handled: list[int] = field(default_factory=list)
 
 
@@ -212,22 +215,28 @@ class UnitOfWork:
         message: str,
         *,
         since: Instant | None = None,
+        until: Instant | None = None,
     ) -> None:
-        """Keep a record, in order, behind its saga. A timer is looked at again later.
+        """Keep a record, in order, behind its saga, *until* then at most.
 
-        The longer a saga has stood still, *since* it parked, the later: its release arms the timer.
+        A timer is looked at again later. The longer a saga has stood still, *since* it parked, the
+        later: its release arms the timer.
         """
         if delivery.is_nudge:
             return
         if delivery.inbound is None:
             self._postpone(delivery, self.at if since is None else since)
             return
-        self.unhandled.deferred_behind.add(delivery.saga_id)
+        behind = self.unhandled.deferred_behind
+        known = behind.get(delivery.saga_id)
+        behind[delivery.saga_id] = until if known is None or until is None else min(known, until)
         if delivery.deferred_id:
             return  # it is deferred already, in its place
         self.counts["deferred"] += 1
         record = deferred(delivery.inbound, reason, message, self.at, delivery.saga_id)
         self.unhandled.deferred.append(record)
+        if reason is DeferralReason.EARLY_EVENT:
+            self.unhandled.early_events.append((delivery, record))
 
     def stand_still(self, delivery: Delivery, saga: UnloadableSaga) -> None:
         """Keep what came for a saga whose history cannot be brought to life here."""
@@ -246,6 +255,23 @@ class UnitOfWork:
         self.skipped[skipped.counted_as()] += 1
         if skipped.deferred_id:
             self.unhandled.handled.append(skipped.deferred_id)
+
+    def let_go(self, delivery: Delivery, reason: SkipReason) -> None:
+        """Count an event of others that no saga takes."""
+        assert delivery.inbound is not None, delivery
+        self.skip(
+            Skipped(delivery.inbound, reason, delivery.deferred_id, delivery.definition or None)
+        )
+
+    def keep_early(self, count: int) -> None:
+        """Have no more than so many events wait for their sagas; the last ones are let go."""
+        changes = self.unhandled
+        gone = changes.early_events[count:]
+        unwanted = {id(record) for _, record in gone}
+        changes.deferred = [each for each in changes.deferred if id(each) not in unwanted]
+        self.counts["deferred"] -= len(gone)
+        for delivery, _ in gone:
+            self.let_go(delivery, SkipReason.NOT_THERE)
 
     def settle(self, delivery: Delivery) -> None:
         """The delivery is done with: it is not deferred any more, its timer does not fire again."""

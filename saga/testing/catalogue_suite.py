@@ -17,6 +17,7 @@ from saga.ports.store import (
     KEY_BYTES_LISTED,
     Awaited,
     Catalogue,
+    DeferralReason,
     DueTimer,
     EventStore,
     SagaSummary,
@@ -241,6 +242,21 @@ class CatalogueSuite:
         assert [each for page in pages for each in page] == [
             Awaited(saga_id, kept.reason, kept.kept_at) for saga_id in sagas
         ]
+
+    async def test_events_that_wait_for_their_sagas_are_counted(
+        self, store: EventStore, catalogue: Catalogue
+    ) -> None:
+        """Other records are not, whatever became of them; nor are more than it is asked for."""
+        dead = unhandled(1)
+        deferred = unhandled(2, kind=UnhandledKind.DEFERRED, saga_id=saga(1))
+        event = replace(deferred, reason=DeferralReason.EARLY_EVENT)
+        other = replace(deferred, reason=DeferralReason.EARLY)
+        assert await catalogue.early_events(limit=9) == 0
+
+        await append(store, unhandled=[event, other, event, dead, event])
+
+        assert await catalogue.early_events(limit=9) == 3
+        assert await catalogue.early_events(limit=2) == 2
 
     async def test_the_last_unhandled_record_is_known(
         self, store: EventStore, catalogue: Catalogue

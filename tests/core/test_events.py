@@ -1,11 +1,11 @@
 """SEMANTICS of events of others: kept in order, taken once, chosen in the live turn only."""
 
-from typing import Annotated
+from typing import Annotated, assert_type
 
 import pytest
 from pydantic import Field
 
-from saga.authoring import TimedOut, on
+from saga.authoring import Context, TimedOut, on
 from saga.contracts import Event, upcast
 from saga.core import waiting
 from saga.core.arrivals import kept_for
@@ -496,3 +496,13 @@ def test_kept_events_are_not_walked_over(monkeypatch):
 
     live, replayed = 50 + 49, 49
     assert len(looked_at) == live + replayed
+
+
+def test_the_types_are_known_to_checkers():
+    async def order(ctx: Context, placed: OrderPlaced) -> None:
+        one = await ctx.next(Shipped, where=lambda shipped: shipped.parcel > 0)
+        assert_type(one, Shipped)
+        either = await ctx.next(Shipped, Settled, timeout="1h")
+        assert_type(either, Shipped | Settled)
+
+    given(listening(order), OrderPlaced(), Shipped(), Settled()).then_status("completed")

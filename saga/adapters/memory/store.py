@@ -35,6 +35,7 @@ from saga.ports.store import (
     Backlog,
     Batch,
     Catalogue,
+    DeferralReason,
     DefinitionPause,
     DueTimer,
     EventStore,
@@ -289,6 +290,11 @@ class MemoryCatalogue(Catalogue):
                 found = Awaited(record.saga_id, record.reason, record.kept_at)
                 behind.setdefault(record.saga_id, found)
         return Rows(behind[saga_id] for saga_id in sorted(behind)[:limit])
+
+    @override
+    async def early_events(self, *, limit: int) -> int:
+        reasons = [record.reason for record in self._store.unhandled.values() if record.saga_id]
+        return min(limit, reasons.count(DeferralReason.EARLY_EVENT))
 
     @override
     async def last_unhandled(self) -> int:

@@ -74,6 +74,7 @@ from saga.ports.store import (
     Backlog,
     Batch,
     Catalogue,
+    DeferralReason,
     DefinitionPause,
     DueTimer,
     EventStore,
@@ -506,6 +507,16 @@ class PostgresCatalogue(Catalogue):
     async def awaited(self, *, after: SagaId | None = None, limit: int = 100) -> Rows[Awaited]:
         rows = await self._database.fetch(_AWAITED, uuid(after or _NIL), limit)
         return rows_read(_awaited, rows)
+
+    @override
+    async def early_events(self, *, limit: int) -> int:
+        query = (
+            "SELECT count(*) FROM (SELECT 1 FROM unhandled "
+            "WHERE saga_id IS NOT NULL AND reason = %s LIMIT %s) AS waiting"
+        )
+        reason = text(DeferralReason.EARLY_EVENT)
+        [[count]] = await self._database.fetch(query, reason, limit)
+        return int(count)
 
     @override
     async def last_unhandled(self) -> int:

@@ -89,6 +89,7 @@ from saga.ports.store import (
     Backlog,
     Batch,
     Catalogue,
+    DeferralReason,
     DefinitionPause,
     DueTimer,
     EventStore,
@@ -567,6 +568,15 @@ class SqliteCatalogue(Catalogue):
         values = {"after": after or "", "limit": limit}
         rows = await self._database.read(lambda cursor: cursor.execute(_AWAITED, values).fetchall())
         return rows_read(to_awaited, rows)
+
+    @override
+    async def early_events(self, *, limit: int) -> int:
+        sql = (
+            "SELECT count(*) FROM (SELECT 1 FROM unhandled "
+            "WHERE saga_id IS NOT NULL AND reason = ? LIMIT ?)"
+        )
+        [[count]] = await self._fetch(sql, DeferralReason.EARLY_EVENT.value, limit)
+        return int(count)
 
     @override
     async def last_unhandled(self) -> int:

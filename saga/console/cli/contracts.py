@@ -256,6 +256,7 @@ def participant(app: Application, settings: Settings, name: str) -> Participant:
     for saga in definitions:
         contracts = [contract_of(model) for model in filter(is_contract, saga.contracts())]
         received = {contract_of(trigger).contract_name for trigger in saga.starts_on}
+        received |= {listening.contract.contract_name for listening in saga.listens}
         received.update(_replies(contracts))
         if saga.has_children:
             received |= CHILD_CONTRACTS

@@ -77,11 +77,12 @@ def rights_of(app: Application, settings: Settings) -> Iterator[Right]:
         yield from _each(who, READ, service.topics_read, "intents and facts that it handles")
         yield from _each(who, WRITE, service.topics_written, "replies")
         yield from _dead_letters(who, service.topics_read, names)
-    triggers = {
-        old for name in app.registry.triggers() for old in app.contracts.names_read_as(name)
-    }
+    triggers = _all_versions(app, app.registry.triggers())
+    heard = _all_versions(app, app.registry.listened()) - triggers
     topics = map(names.topic, sorted(triggers))
     yield from _each(PUBLISHER, WRITE, topics, "events that start sagas")
+    topics = map(names.topic, sorted(heard))
+    yield from _each(PUBLISHER, WRITE, topics, "events that reach running sagas")
     yield Right(OPERATOR, WRITE, "topic", names.topic(COMMAND_CONTRACT), "signals, cancels, acts")
     again = sorted(read - {names.topic(COMMAND_CONTRACT)})
     yield from _each(OPERATOR, WRITE, again, "only for `saga dlq redrive`")
@@ -97,7 +98,7 @@ def command_of(right: Right, user: str, servers: str) -> str:
 def _orchestrator(app: Application, settings: Settings, router: Router) -> Iterator[Right]:
     names = settings.topic_names
     yield Right(ORCHESTRATOR, READ, "group", app.group(settings), "its consumer group")
-    yield from _each(ORCHESTRATOR, READ, router.topics, "triggers, replies and commands")
+    yield from _each(ORCHESTRATOR, READ, router.topics, "triggers, events, replies and commands")
     sent = {
         name
         for saga in {saga.name for saga in app.sagas}
@@ -116,6 +117,10 @@ def _orchestrator(app: Application, settings: Settings, router: Router) -> Itera
         topic = names.topic(COMMAND_CONTRACT)
         yield Right(ORCHESTRATOR, WRITE, "topic", topic, "cancels and undos of children")
     yield from _dead_letters(ORCHESTRATOR, router.topics, names)
+
+
+def _all_versions(app: Application, contracts: Iterable[str]) -> set[str]:
+    return {old for name in contracts for old in app.contracts.names_read_as(name)}
 
 
 def _dead_letters(who: str, read: Iterable[str], names: TopicNames) -> Iterator[Right]:

@@ -31,9 +31,12 @@ WHYS_MAX: Final = 2
 
 SKIPPED: Final = {
     SkipReason.OF_OTHERS: "they are for sagas of other applications",
-    SkipReason.NOT_LISTENED: "they start nothing here, and answer nothing",
+    SkipReason.NOT_LISTENED: "they start nothing here, answer nothing, and reach no saga",
     SkipReason.OWN: "sagas here have published them on a topic of replies",
     SkipReason.GONE: "they answer sagas of this application that the store does not have",
+    SkipReason.NOT_THERE: "their sagas were not there in time",
+    SkipReason.ENDED: "their sagas had ended",
+    SkipReason.OTHER_VERSION: "their sagas are of versions that do not listen to them",
 }
 SKIP_ADVICE: Final = {
     SkipReason.OF_OTHERS: "nothing, if another application of this namespace takes them",
@@ -42,6 +45,10 @@ SKIP_ADVICE: Final = {
     SkipReason.OWN: "nothing: they are for others",
     SkipReason.GONE: "find out whether the store was set back, as by restoring a backup, or whether"
     " another application has a saga of the same name and key",
+    SkipReason.NOT_THERE: "nothing, if others have such events, too; else give the saga longer to "
+    "begin: on(…, early=…)",
+    SkipReason.ENDED: "nothing, if the saga needs them no more",
+    SkipReason.OTHER_VERSION: "nothing, if these versions need them not; else list them there, too",
 }
 
 
@@ -323,8 +330,7 @@ def _damaged(facts: Facts) -> Iterator[Finding]:
 
 def _skipped(facts: Facts) -> Iterator[Finding]:
     for skip, count in sorted(facts.skipped.items()):
-        source = f"from {skip.source}" if skip.source else "that do not say where from"
-        what = f"{count:,} records {source} were skipped: {SKIPPED[skip.reason]}"
+        what = f"{count:,} records {_whose(skip)} were skipped: {SKIPPED[skip.reason]}"
         is_gone = skip.reason is SkipReason.GONE
         severity = Severity.WARNING if is_gone else Severity.INFO
         yield Finding("skipped", severity, what, skip.topic, SKIP_ADVICE[skip.reason])
@@ -356,3 +362,9 @@ def _doubt(doubt: str) -> Finding:
 
 def _place(source: Source) -> str:
     return f"{source.topic}[{source.partition}]"
+
+
+def _whose(skip: Skip) -> str:
+    if skip.definition is not None:
+        return f"that {skip.definition} listens to"
+    return f"from {skip.source}" if skip.source else "that do not say where from"

@@ -1,0 +1,50 @@
+"""Whom an event of others reaches, once that is looked for: a saga, nobody yet, or nobody here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from saga.core.events import SagaStarted
+from saga.core.identity import Instant
+from saga.core.state import identity_of
+from saga.ports.store import DeferralReason, SkipReason
+from saga.runtime.router import Delivery, Shared
+from saga.runtime.saga_cache import LoadedSaga
+from saga.runtime.unit_of_work import UnitOfWork
+
+
+def deliveries_in(found: list[Delivery] | Shared) -> Sequence[Delivery]:
+    return found if isinstance(found, list) else found.deliveries
+
+
+def is_reached(saga: LoadedSaga, delivery: Delivery) -> bool:
+    """Whether a saga that is there takes an event of others; else its version does not listen.
+
+    What would have started it reaches it, where it runs already and began with another one.
+    """
+    state, is_heard = saga.state, saga.decider.version in delivery.heard_by
+    if delivery.starts is None:
+        return is_heard
+    # Of its trigger nothing is kept beside it; of what else came, what it said is.
+    is_its_trigger = state.causes.get(identity_of(delivery.event), 0) is None
+    started = delivery.event.fact
+    is_childs = isinstance(started, SagaStarted) and started.parent is not None
+    if is_heard and state.is_started and not is_its_trigger and not is_childs:
+        delivery.hear()
+    return True
+
+
+def wait_for_saga(unit: UnitOfWork, delivery: Delivery) -> None:
+    """Have an event of others wait as long as the definition says, then let it go."""
+    until = given_up_at(unit, delivery, delivery.early_us)
+    if until <= unit.at:
+        unit.let_go(delivery, SkipReason.NOT_THERE)
+    else:
+        message = f"there is no saga {delivery.definition} {delivery.saga_id} yet"
+        unit.defer(delivery, DeferralReason.EARLY_EVENT, message, until=until)
+
+
+def given_up_at(unit: UnitOfWork, delivery: Delivery, early_us: int) -> Instant:
+    """When a record that waits for its saga to begin is waited for no more."""
+    since = delivery.deferred_at if delivery.deferred_id else unit.at
+    return Instant(since + early_us)
