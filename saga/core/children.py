@@ -91,6 +91,7 @@ def issue_undo(turn: Turn, step: Step, child: Child) -> None:
             kind=step.kind,
             undoes=step.contract,
             child=True,
+            scope=step.scope,
         )
     )
     if child.saga_id is not None:
@@ -99,7 +100,7 @@ def issue_undo(turn: Turn, step: Step, child: Child) -> None:
 
 def _ask_to_undo(turn: Turn, step: Step, child: Child) -> None:
     assert child.saga_id is not None, (turn.state.saga_id, step.id)
-    plan = turn.state.plan
+    plan = turn.state.plan_of(step)
     turn.record(
         CommandSent(
             command=MessageId(intent_id(turn.state.saga_id, step.id, UNDO, step.undo_attempts)),

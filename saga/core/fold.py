@@ -28,7 +28,7 @@ from saga.core.events import REPLY_DONE, Event
 from saga.core.format_1 import FORMAT_1, take_unsaid
 from saga.core.history import Entry, RecordedTurn, body_to_plain, turns
 from saga.core.identity import DO, UNDO, Instant, IntentName, SagaId, StepId, parse_intent_id
-from saga.core.state import Child, Pause, Plan, Run, SagaState, Step, identity_of
+from saga.core.state import Child, Pause, Plan, Run, SagaState, Scopes, Step, around, identity_of
 from saga.core.status import DONE, ISSUED, TRANSITIONS, UNDOING, SagaStatus, StepKind, StepStatus
 from saga.errors import CorruptHistory
 
@@ -334,6 +334,8 @@ def _issued(state: SagaState, intent: intents.IntentIssued, at: Instant) -> None
         state.steps[intent.step] = state.in_flight[intent.step] = Step(
             intent.step, intent.contract, intent.payload, intent.kind, after, before, at
         )
+        if intent.scope is not None:
+            _issued_in_scope(state, state.steps[intent.step], intent.scope)
         if intent.child:
             state.children = {} if state.children is None else state.children
             state.children[intent.step] = Child()
@@ -342,6 +344,14 @@ def _issued(state: SagaState, intent: intents.IntentIssued, at: Instant) -> None
         step.attempts = intent.attempt
         state.stand(step, ISSUED)
         step.is_backing_off = False
+
+
+def _issued_in_scope(state: SagaState, step: Step, scope: str) -> None:
+    step.scope = scope
+    if state.scopes is None:
+        state.scopes = Scopes()
+    for name in around(scope):
+        state.scopes.steps.setdefault(name, []).append(step.id)
 
 
 def _issued_undo(state: SagaState, step: Step, intent: intents.IntentIssued, at: Instant) -> None:
@@ -425,8 +435,15 @@ def _step_of(state: SagaState, timer: intents.TimerArmed) -> Step:
 
 
 def _due(state: SagaState, intent: intents.RollbackDue, _: Instant) -> None:
-    state.due = intent
-    end_waits(state)
+    if intent.scope is None:
+        state.due = intent
+        end_waits(state)
+        return
+    if state.scopes is None:
+        state.scopes = Scopes()
+    state.scopes.take_over(intent.scope)
+    state.scopes.left.add(intent.scope)
+    state.scopes.due[intent.scope] = intent
 
 
 def _planned(state: SagaState, intent: intents.RollbackPlanned, _: Instant) -> None:
@@ -435,7 +452,13 @@ def _planned(state: SagaState, intent: intents.RollbackPlanned, _: Instant) -> N
     for planned in intent.steps:
         after[planned.step] = before if planned.after is None else planned.after
         before = (planned.step,)
-    state.plan = Plan(intent, after)
+    plan = Plan(intent, after)
+    if intent.scope is not None:
+        _planned_of_scope(state, plan, intent.scope)
+        return
+    state.plan = plan
+    if state.scopes is not None:
+        state.scopes.end_plans()
     if intent.goal is not intents.RollbackGoal.COMPLETED:
         _become(state, SagaStatus.ROLLING_BACK)
     if intent.goal is intents.RollbackGoal.ROLLED_BACK:
@@ -445,16 +468,30 @@ def _planned(state: SagaState, intent: intents.RollbackPlanned, _: Instant) -> N
         end_waits(state)
 
 
+def _planned_of_scope(state: SagaState, plan: Plan, scope: str) -> None:
+    if state.scopes is None:
+        state.scopes = Scopes()
+    state.scopes.take_over(scope)
+    state.scopes.left.add(scope)
+    state.scopes.plans[scope] = plan
+
+
+def _scope_undone(state: SagaState, intent: intents.ScopeUndone, _: Instant) -> None:
+    assert state.scopes is not None, (state.saga_id, intent)
+    del state.scopes.plans[intent.scope]
+
+
 def _appended(state: SagaState, intent: intents.UndoAppended, _: Instant) -> None:
-    assert state.plan is not None, (state.saga_id, intent)
-    after = state.plan.after
+    plan = state.plan_of(state.steps[intent.step])
+    assert plan is not None, (state.saga_id, intent)
+    after = plan.after
     before = after.pop(intent.step, ())
     for step_id, others in after.items():
         if intent.step in others:  # then it comes behind what that step came behind
             kept = (other for other in others if other != intent.step)
             after[step_id] = tuple(dict.fromkeys((*before, *kept)))
     after[intent.step] = tuple(after)
-    state.plan.progress = None
+    plan.progress = None
 
 
 def _parked(state: SagaState, intent: intents.SagaParked, _: Instant) -> None:
@@ -525,6 +562,8 @@ def _end(state: SagaState, status: SagaStatus, residue: tuple[StepId, ...]) -> N
     _become(state, status)
     state.residue = residue
     state.undo = state.due = None
+    if state.scopes is not None:
+        state.scopes.end_plans()
     state.timers.clear()
     end_waits(state)
     state.pause = state.taken = None
@@ -578,6 +617,7 @@ EFFECTS: Final[dict[type[intents.Intent], _Effect]] = {
     intents.RollbackDue: _due,
     intents.RollbackPlanned: _planned,
     intents.UndoAppended: _appended,
+    intents.ScopeUndone: _scope_undone,
     intents.SagaParked: _parked,
     intents.SagaResumed: _resumed,
     intents.SagaFinishing: _finishing,

@@ -139,7 +139,8 @@ def _end(turn: Turn) -> Message | None:
         return None
     if finish is None and not state.is_finishing:
         return None
-    has_to_wait = any(
+    is_undoing = bool(state.undoing) or (state.scopes is not None and state.scopes.is_busy)
+    has_to_wait = is_undoing or any(
         step.is_dropped and rollback.has_undo(turn, step) for step in state.in_flight.values()
     )
     dropped = [] if has_to_wait else [step for step in state.steps.values() if step.is_dropped]
@@ -152,8 +153,14 @@ def _end(turn: Turn) -> Message | None:
     if not has_to_wait and not has_leftovers:
         if is_continuing:
             return None if state.pause is not None else outcome
-        # A failure that the function caught is its own to judge; what a race left standing is not.
-        turn.complete(outcome, residue_of(step for step in dropped if step.has_lost))
+        # A failure that the function caught is its own to judge; what a race left standing is not,
+        # and neither is what a scope has.
+        residue = residue_of(
+            step
+            for step in state.steps.values()
+            if (step.is_dropped and step.has_lost) or rollback.is_of_undone_scope(state, step)
+        )
+        turn.complete(outcome, residue)
         return None
     if finish is not None:
         turn.record(intents.SagaFinishing(outcome=outcome, continues=is_continuing or None))
@@ -252,6 +259,8 @@ def _take(
                 for wait in command.waits:
                     waits.pop(wait, None)
                 _drop_branch(turn, command)
+            case program.LeaveScope():
+                turn.left = [*(turn.left or ()), command]
             case _:
                 _say(turn, command)
 

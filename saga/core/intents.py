@@ -70,6 +70,8 @@ class IntentIssued:
     """The contract of the step that is undone."""
     child: bool = False
     """The payload starts a child; to undo it, a command is sent in this intent's name."""
+    scope: str | None = None
+    """The innermost scope of its step, behind those that this one is in: `trip/hotel`."""
 
 
 @value(kw_only=True)
@@ -217,6 +219,8 @@ class RollbackGoal(StrEnum):
     """What a finished program had given up is undone."""
     CLEANED_UP = "cleaned_up"
     """A late success of a saga that had ended is undone."""
+    SCOPE_LEFT = "scope_left"
+    """A scope is undone, and its failure is raised out of it: the saga goes on."""
 
 
 @value(kw_only=True)
@@ -240,6 +244,8 @@ class RollbackDue:
     reason: str
     code: str | None = None
     failed_step: StepId | None = None
+    scope: str | None = None
+    """What is left and undone; None: the saga."""
 
 
 @value(kw_only=True)
@@ -253,6 +259,8 @@ class RollbackPlanned:
     failed_step: StepId | None = None
     one_by_one: bool | None = None
     """One at a time, in this order; None: all that wait for nothing more."""
+    scope: str | None = None
+    """What is undone; None: the saga, or what is left of it."""
 
 
 @value(kw_only=True)
@@ -260,6 +268,14 @@ class UndoAppended:
     """A step succeeded late: it is undone too, after the rest of the plan."""
 
     step: StepId
+
+
+@value(kw_only=True)
+class ScopeUndone:
+    """What could be undone of a scope is; its failure is raised out of it now."""
+
+    scope: str
+    residue: tuple[StepId, ...] | None = None
 
 
 @value(kw_only=True)
@@ -385,6 +401,7 @@ Intent = (
     | RollbackDue
     | RollbackPlanned
     | UndoAppended
+    | ScopeUndone
     | SagaParked
     | SagaResumed
     | SagaFinishing

@@ -23,6 +23,7 @@ from saga.core import (
     requests,
     rollback,
     runs,
+    scopes,
 )
 from saga.core.decider import RECORDED, Decider, Decision, Disposition
 from saga.core.events import REPLY_DONE, Event, ReplyReceived
@@ -45,6 +46,8 @@ def decider_for(definition: Definition) -> Decider:
         if turn.disposition is RECORDED:
             assert turn.has_taken_fact, (state.saga_id, event)
             parking.park_on_held(turn)
+            if state.scopes is not None or turn.left is not None:
+                scopes.settle(turn)
             is_through = turn.finish is not None or state.is_finishing
             if is_through or state.cancel_reason is not None or state.due is not None:
                 forward.settle(turn)

@@ -35,6 +35,8 @@ class DoStep:
     """Whether the payload is the trigger of another saga, and no intent."""
     after: tuple[StepId, ...] = field(default=(), init=False)
     """The nearest steps that it depends on."""
+    scope: str | None = field(default=None, init=False)
+    """The innermost scope that it is in, behind the names of those around that."""
 
 
 @value
@@ -149,7 +151,17 @@ class Fail:
 
 Saying = Publish | Show | Tell | Signal | Line | TakePatch
 """What is recorded and changes nothing for the program."""
-Command = DoStep | Sleep | Await | DropBranch | Finish | ContinueAsNew | Fail | Saying
+
+
+@value
+class LeaveScope:
+    """A failure leaves a scope: undo it, then say so."""
+
+    scope: str
+    failure: Fail
+
+
+Command = DoStep | Sleep | Await | DropBranch | LeaveScope | Finish | ContinueAsNew | Fail | Saying
 
 
 @value
@@ -200,6 +212,9 @@ class Program(Protocol):
         """What a wait has taken."""
 
     def timed_out(self, wait: str, at: Instant) -> Sequence[Command]: ...
+
+    def undone(self, scope: str, at: Instant) -> Sequence[Command]:
+        """A scope that was left is undone; nobody may wait for that any more."""
 
     def policy_of(self, step: StepId) -> DoStep:
         """How often *step* is tried, how long, and whether it has an undo."""

@@ -6,6 +6,7 @@ begins them, retries them, and calls for somebody where that does not help.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Final, assert_never
 
@@ -45,8 +46,19 @@ def has_to_be_undone(turn: Turn, step: Step) -> bool:
 def begin(turn: Turn, reason: str, *, code: str | None, failed_step: StepId | None = None) -> None:
     """Plan the rollback of everything that may have had an effect, and begin it."""
     in_flight = _in_flight(turn.state)
-    turn.disarm_all()
-    _plan(turn, RollbackGoal.ROLLED_BACK, reason, code=code, failed_step=failed_step)
+    for timer in list(turn.state.timers.values()):
+        if not _is_of_undo(timer):
+            turn.disarm(timer.timer_id)
+    steps = turn.state.steps.values()
+    _plan(
+        turn,
+        RollbackGoal.ROLLED_BACK,
+        steps,
+        lambda step: _is_left_to_undo(turn, step),
+        reason=reason,
+        code=code,
+        failed_step=failed_step,
+    )
     for step, status in in_flight:
         turn.settle(step, status)
     go_on(turn)
@@ -92,8 +104,13 @@ def stop_forward(turn: Turn, reason: str) -> None:
 
 def begin_leftovers(turn: Turn) -> None:
     """Undo what a finished program had given up on, before the saga completes."""
-    reason = "steps that the saga had given up on may have had an effect"
-    _plan(turn, RollbackGoal.COMPLETED, reason)
+    _plan(
+        turn,
+        RollbackGoal.COMPLETED,
+        turn.state.steps.values(),
+        lambda step: step.is_dropped and has_to_be_undone(turn, step),
+        reason="steps that the saga had given up on may have had an effect",
+    )
     go_on(turn)
 
 
@@ -103,6 +120,26 @@ def is_through_to_next_run(state: SagaState) -> bool:
     if not state.is_continuing or plan is None or plan.progress is None or state.undoing:
         return False
     return len(plan.progress.passed) == len(plan.after)
+
+
+def begin_scope(
+    turn: Turn, scope: str, reason: str, *, code: str | None, failed_step: StepId | None
+) -> None:
+    """Plan to undo what was issued in a scope, or within another one in it, and begin."""
+    state = turn.state
+    issued = () if state.scopes is None else state.scopes.steps.get(scope, ())
+    _plan(
+        turn,
+        RollbackGoal.SCOPE_LEFT,
+        [state.steps[step_id] for step_id in issued],
+        lambda step: _is_left_to_undo(turn, step),
+        reason=reason,
+        code=code,
+        failed_step=failed_step,
+        scope=scope,
+    )
+    assert state.scopes is not None, (state.saga_id, scope)
+    _go_on(turn, state.scopes.plans[scope])
 
 
 def abandon(turn: Turn, reason: str) -> None:
@@ -188,11 +225,18 @@ def late_reply(turn: Turn, step: Step, fact: ReplyReceived) -> Disposition:
             return turn.note(Verdict.LATE_FAILURE, fact.intent_id, standing)
 
 
+def is_of_undone_scope(state: SagaState, step: Step) -> bool:
+    """Whether a failure has left a scope that *step* was issued in."""
+    if state.scopes is None or step.scope is None:
+        return False
+    return state.scopes.undone_over(step.scope) is not None
+
+
 def retry_undo(turn: Turn, step: Step) -> None:
     """Issue the next attempt to undo a step at once, with a fresh budget."""
     turn.resume()
     turn.disarm_for(step, UNDO)
-    _forget_progress(turn)
+    _forget_progress(turn, step)
     _begin_undo(turn, step)
 
 
@@ -207,34 +251,42 @@ def skip_undo(turn: Turn, step: Step) -> None:
 def _plan(
     turn: Turn,
     goal: RollbackGoal,
-    reason: str,
+    steps: Iterable[Step],
+    belongs: Callable[[Step], bool],
     *,
+    reason: str,
     code: str | None = None,
     failed_step: StepId | None = None,
+    scope: str | None = None,
 ) -> None:
-    is_of_all = goal is RollbackGoal.ROLLED_BACK
-
-    def belongs(step: Step) -> bool:
-        return (is_of_all or step.is_dropped) and has_to_be_undone(turn, step)
-
-    steps = plans.plan_undo(turn.state.steps.values(), belongs)
-    is_in_turn = all(undo.after is None for undo in steps)
+    undos = plans.plan_undo(steps, belongs)
+    is_in_turn = all(undo.after is None for undo in undos)
     is_at_once = turn.definition.parallel_undo or is_in_turn
     planned = RollbackPlanned(
         goal=goal,
-        steps=steps,
+        steps=undos,
         reason=reason,
         code=code,
         failed_step=failed_step,
         one_by_one=None if is_at_once else True,
+        scope=scope,
     )
     turn.record(_as_recorded(turn, planned))
+
+
+def _is_left_to_undo(turn: Turn, step: Step) -> bool:
+    """What a scope has begun to undo is taken over as it stands; what it has undone is not."""
+    if has_to_be_undone(turn, step) or step.status is UNDOING:
+        return True
+    return step.status is StepStatus.UNDO_STUCK and not turn.definition.continue_when_stuck
 
 
 def _as_recorded(turn: Turn, planned: RollbackPlanned) -> RollbackPlanned:
     """The recorded order of the same steps stands, as it was what came next."""
     for body in turn.recorded or ():
-        if isinstance(body, RollbackPlanned) and _undone_in(body) == _undone_in(planned):
+        if not isinstance(body, RollbackPlanned) or body.scope != planned.scope:
+            continue
+        if _undone_in(body) == _undone_in(planned):
             return replace(planned, steps=body.steps, one_by_one=body.one_by_one)
     return planned
 
@@ -245,7 +297,10 @@ def _undone_in(planned: RollbackPlanned) -> frozenset[StepId]:
 
 def _was_planned_at_once(turn: Turn) -> bool:
     """Whether an earlier release has made the plan while something was in flight."""
-    return any(isinstance(body, RollbackPlanned) for body in turn.recorded or ())
+    return any(
+        isinstance(body, RollbackPlanned) and body.goal is RollbackGoal.ROLLED_BACK
+        for body in turn.recorded or ()
+    )
 
 
 def _is_of_undo(timer: TimerArmed) -> bool:
@@ -268,9 +323,13 @@ def go_on(turn: Turn, settled: Step | None = None) -> None:
     *settled*: the only step that stands elsewhere since the plan went on last, if it was one.
     """
     state = turn.state
-    plan = state.plan
-    if plan is None or state.status.is_ended:
-        return
+    plan = state.plan if settled is None else state.plan_of(settled)
+    if plan is not None and not state.status.is_ended:
+        _go_on(turn, plan, settled)
+
+
+def _go_on(turn: Turn, plan: Plan, settled: Step | None = None) -> None:
+    state = turn.state
     continues = turn.definition.continue_when_stuck
     if plan.progress is None or settled is None:
         free = plans.free_at_first(state, plan, continues=continues)
@@ -279,21 +338,32 @@ def go_on(turn: Turn, settled: Step | None = None) -> None:
     for step_id in free:
         _begin_undo(turn, state.steps[step_id])
     # An operator may have begun again with a stuck step that the plan had passed.
-    if state.undoing:
+    if state.undoing if plan is state.plan else plans.is_undoing(state, plan):
         return
     assert plan.progress is not None, state.saga_id
     if len(plan.progress.passed) == len(plan.after):
         _finish(turn, plan)
     elif state.status is not SagaStatus.PARKED:
-        stuck = [id_ for id_ in plan.after if state.steps[id_].status is StepStatus.UNDO_STUCK]
-        assert stuck, (state.saga_id, plan, plan.progress.passed)
-        turn.park(f"cannot undo {', '.join(stuck)}")
+        park_stuck(turn, plan)
 
 
-def _forget_progress(turn: Turn) -> None:
-    """A step that had settled is open again."""
-    if turn.state.plan is not None:
-        turn.state.plan.progress = None
+def is_going_on(turn: Turn, plan: Plan) -> bool:
+    return plans.is_undoing(turn.state, plan)
+
+
+def park_stuck(turn: Turn, plan: Plan) -> None:
+    """Call for somebody, as a plan can go on no further."""
+    steps = turn.state.steps
+    stuck = [step_id for step_id in plan.after if steps[step_id].status is StepStatus.UNDO_STUCK]
+    assert stuck, (turn.state.saga_id, plan)
+    turn.park(f"cannot undo {', '.join(stuck)}")
+
+
+def _forget_progress(turn: Turn, step: Step) -> None:
+    """*step* had settled, and is open again."""
+    plan = turn.state.plan_of(step)
+    if plan is not None:
+        plan.progress = None
 
 
 def _begin_undo(turn: Turn, step: Step) -> None:
@@ -306,10 +376,16 @@ def _begin_undo(turn: Turn, step: Step) -> None:
 
 def _finish(turn: Turn, plan: Plan) -> None:
     state = turn.state
+    if plan.recorded.scope is not None:
+        _finish_scope(turn, plan.recorded.scope)
+        return
     turn.disarm_all()
     has_returned = plan.recorded.goal is not RollbackGoal.ROLLED_BACK and state.is_finishing
-    steps = (step for step in state.steps.values() if step.is_dropped or not has_returned)
-    residue = residue_of(steps)
+    residue = residue_of(
+        step
+        for step in state.steps.values()
+        if step.is_dropped or not has_returned or is_of_undone_scope(state, step)
+    )
     match plan.recorded.goal:
         case RollbackGoal.COMPLETED if state.is_continuing:
             pass  # the next run begins: `forward` sees to that
@@ -319,8 +395,18 @@ def _finish(turn: Turn, plan: Plan) -> None:
             turn.record(intents.SagaCleanedUp(residue=residue))
         case RollbackGoal.ROLLED_BACK:
             _roll_back(turn, plan, residue)
+        case RollbackGoal.SCOPE_LEFT:
+            raise AssertionError(plan.recorded)
         case _:
             assert_never(plan.recorded.goal)
+
+
+def _finish_scope(turn: Turn, scope: str) -> None:
+    state = turn.state
+    assert state.scopes is not None, (state.saga_id, scope)
+    issued = state.scopes.steps.get(scope, ())
+    residue = residue_of(state.steps[step_id] for step_id in issued)
+    turn.record(intents.ScopeUndone(scope=scope, residue=residue or None))
 
 
 def _roll_back(turn: Turn, plan: Plan, residue: tuple[StepId, ...]) -> None:
@@ -377,7 +463,7 @@ def _late_success(turn: Turn, step: Step, fact: ReplyReceived, *, is_open: bool)
     was_undone_blindly = step.is_undo_blind and step.status in _UNDONE_OR_UNDOING
     keeps_place = _keeps_place(turn, step)
     if not is_open:
-        _forget_progress(turn)
+        _forget_progress(turn, step)
     turn.note(Verdict.LATE_SUCCESS, fact.intent_id, f"the step was {step.status.value}")
     if is_open or step.status is StepStatus.REFUSED:
         turn.settle(step, StepStatus.DONE)
@@ -390,23 +476,39 @@ def _late_success(turn: Turn, step: Step, fact: ReplyReceived, *, is_open: bool)
 
 def _append_undo(turn: Turn, step: Step, *, keeps_place: bool) -> None:
     state = turn.state
-    if state.plan is None and not state.status.is_ended:
+    has_ended, plan = state.status.is_ended, state.plan_of(step)
+    if plan is None and not has_ended and not is_of_undone_scope(state, step):
         return  # where no plan is made yet, it will have this
     turn.disarm_for(step, UNDO)
     if step.status is not StepStatus.DONE:
         turn.settle(step, StepStatus.DONE)
-    if state.status.is_ended:
-        reason = f"step {step.id} succeeded after the saga had ended"
-        goal, steps = RollbackGoal.CLEANED_UP, (PlannedUndo(step=step.id),)
-        turn.record(RollbackPlanned(goal=goal, steps=steps, reason=reason))
+    if has_ended or plan is None:
+        _plan_late(turn, step)
     elif not keeps_place:
         turn.record(intents.UndoAppended(step=step.id))
     go_on(turn, step)
 
 
+def _plan_late(turn: Turn, step: Step) -> None:
+    """Plan to undo a step that has succeeded after what it belonged to was through."""
+    scopes = turn.state.scopes
+    scope = None
+    if not turn.state.status.is_ended:
+        assert scopes is not None, (turn.state.saga_id, step.id)
+        assert step.scope is not None, (turn.state.saga_id, step.id)
+        scope = scopes.undone_over(step.scope)
+    until = "the saga had ended" if scope is None else f"scope {scope} was undone"
+    turn.record(
+        RollbackPlanned(
+            goal=RollbackGoal.CLEANED_UP if scope is None else RollbackGoal.SCOPE_LEFT,
+            steps=(PlannedUndo(step=step.id),),
+            reason=f"step {step.id} succeeded after {until}",
+            scope=scope,
+        )
+    )
+
+
 def _keeps_place(turn: Turn, step: Step) -> bool:
     """Whether the plan has not passed *step* yet, so that the undo with the reply stays there."""
-    state, continues = turn.state, turn.definition.continue_when_stuck
-    return state.plan is not None and not plans.has_passed(
-        state, state.plan, step, continues=continues
-    )
+    plan, continues = turn.state.plan_of(step), turn.definition.continue_when_stuck
+    return plan is not None and not plans.has_passed(turn.state, plan, step, continues=continues)

@@ -90,6 +90,8 @@ class Step:
     """Which one it was of the steps that are issued no longer, in the order of that; 0 if it is."""
     reply: Message | None = None
     has_reply: bool = False
+    scope: str | None = None
+    """The innermost scope that it was issued in, behind the names of those around that."""
 
 
 @dataclass(slots=True)
@@ -147,6 +149,54 @@ class Pause:
     by_saga: bool = False
     by_definition: bool = False
     held: list[Any] = field(default_factory=list, compare=False, repr=False)
+
+
+@dataclass(slots=True)
+class Scopes:
+    """What is known of the scopes of a saga; the name of one begins with that of the one around."""
+
+    steps: dict[str, list[StepId]] = field(default_factory=dict)
+    """Those that were issued in each, or in a scope within it."""
+    left: set[str] = field(default_factory=set)
+    """Those that a failure has left."""
+    due: dict[str, RollbackDue] = field(default_factory=dict)
+    """Of these, those in which something is in flight, which is waited for."""
+    plans: dict[str, Plan] = field(default_factory=dict)
+    """Those being undone. What a saga, or the scope around it, has planned to undo is its own."""
+
+    @property
+    def is_busy(self) -> bool:
+        return bool(self.due or self.plans)
+
+    def plan_over(self, scope: str) -> Plan | None:
+        """The plan by which what was issued in *scope* is undone."""
+        if not self.plans:
+            return None
+        return next((self.plans[name] for name in around(scope) if name in self.plans), None)
+
+    def undone_over(self, scope: str) -> str | None:
+        """The outermost scope around *scope* that was left and does not wait to be undone."""
+        names = around(scope)
+        if any(name in self.due for name in names):
+            return None
+        return next((name for name in names if name in self.left), None)
+
+    def end_plans(self) -> None:
+        """Forget what was planned, or due: it is part of the saga's own plan, or never undone."""
+        self.due.clear()
+        self.plans.clear()
+
+    def take_over(self, scope: str) -> None:
+        """Forget what was planned, or due, within *scope*: it is part of that now."""
+        for kept in (self.due, self.plans):
+            for name in [name for name in kept if scope in around(name)]:
+                del kept[name]
+
+
+def around(scope: str) -> list[str]:
+    """The names of the scopes around *scope*, the outermost first, and its own."""
+    parts = scope.split("/")
+    return ["/".join(parts[:end]) for end in range(1, len(parts) + 1)]
 
 
 @value
@@ -245,6 +295,9 @@ class SagaState:
     shown: dict[str, Json] | None = None
     """What people see of it by name; None where it has never shown anything."""
     plan: Plan | None = None
+    """By which the saga is undone, or what is left of it."""
+    scopes: Scopes | None = None
+    """None until a step is issued in one, or one is left by a failure."""
     is_past_pivot: bool = False
     is_finishing: bool = False
     is_continuing: bool = False
@@ -292,6 +345,12 @@ class SagaState:
             self.in_flight[step.id] = step
         elif status is UNDOING:
             self.undoing[step.id] = step
+
+    def plan_of(self, step: Step) -> Plan | None:
+        """The plan that is to undo *step*, if it is to be undone."""
+        if self.plan is not None or self.scopes is None or step.scope is None:
+            return self.plan
+        return self.scopes.plan_over(step.scope)
 
     @property
     def has_ended(self) -> bool:
@@ -424,4 +483,6 @@ def snapshot(state: SagaState) -> dict[str, object]:
     for name in _BESIDE_THE_ENTRIES:
         del parts[name]
     parts["undo order"] = list(state.plan.after) if state.plan is not None else None
+    plans = {} if state.scopes is None else state.scopes.plans
+    parts["undo order of scopes"] = {name: list(plan.after) for name, plan in plans.items()}
     return parts

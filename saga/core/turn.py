@@ -18,7 +18,15 @@ from saga.core.events import Event, Message, ReplyReceived
 from saga.core.fold import EFFECTS, FACT_EFFECTS, know, take_noted, take_reply
 from saga.core.identity import DO, UNDO, Direction, Instant, IntentName, StepId, TimerId
 from saga.core.intents import Intent, TimerPurpose, Verdict
-from saga.core.program import ContinueAsNew, Definition, DoStep, Finish, Line, Program
+from saga.core.program import (
+    ContinueAsNew,
+    Definition,
+    DoStep,
+    Finish,
+    LeaveScope,
+    Line,
+    Program,
+)
 from saga.core.retry import Retry
 from saga.core.state import SagaState, Step, Unarmed, identity_of
 from saga.core.status import SagaStatus, StepStatus
@@ -31,7 +39,10 @@ _TIMEOUTS: Final = frozenset({TimerPurpose.DEADLINE, TimerPurpose.WAIT})
 
 
 class Turn:
-    """What the modules of the kernel share in a turn; *finish*: what the program returned in it."""
+    """What the modules of the kernel share in a turn.
+
+    *finish*: what the program returned in it; *left*: the scopes that it wants to be undone.
+    """
 
     __slots__ = (
         "at",
@@ -42,6 +53,7 @@ class Turn:
         "has_taken_fact",
         "held",
         "intents",
+        "left",
         "lines",
         "places",
         "program",
@@ -68,6 +80,7 @@ class Turn:
         self.lines: list[Line] | None = None
         self.finish: Finish | ContinueAsNew | None = None
         self.held: deque[pauses.Held] | None = None
+        self.left: list[LeaveScope] | None = None
         self.has_taken_fact = False
         # None until the saga has begun, and once it is abandoned; then nothing else asks for it.
         self.program: Program = state.program  # type: ignore[assignment]
@@ -198,6 +211,7 @@ class Turn:
                 command.kind,
                 None if after == state.latest_step else after,
                 child=command.is_child,
+                scope=command.scope,
             )
         )
         if command.timeout_us is not None:
@@ -365,6 +379,7 @@ class Turn:
                 payload=message.payload,
                 kind=step.kind,
                 undoes=undoes,
+                scope=step.scope,
             )
         )
         timeout_us = self.policy(step).timeout_us

@@ -34,6 +34,7 @@ from saga.core.intents import (
     SagaParked,
     SagaResumed,
     SagaRolledBack,
+    ScopeUndone,
     SentAct,
     Shown,
     StepSettled,
@@ -97,10 +98,14 @@ class Expectation:
 
 
 def issued(
-    intent: Intent[Any] | type[Intent[Any]], *, step: str | None = None, attempt: int | None = None
+    intent: Intent[Any] | type[Intent[Any]],
+    *,
+    step: str | None = None,
+    attempt: int | None = None,
+    scope: str | None = None,
 ) -> Expectation:
     """A service is asked to do something: exactly *intent*, or any of that class."""
-    return _intent(intent, Direction.DO, step, attempt)
+    return _intent(intent, Direction.DO, step, attempt, scope)
 
 
 def undo_issued(
@@ -174,8 +179,11 @@ def parked(reason: str = "") -> Expectation:
     return Expectation(SagaParked, {"reason": Containing(reason)})
 
 
-def planned(*groups: str | tuple[str, ...]) -> Expectation:
-    """A rollback is planned: these steps, one by one in this order; a tuple side by side."""
+def planned(*groups: str | tuple[str, ...], scope: str | None = None) -> Expectation:
+    """A rollback is planned, of the saga or of a *scope*.
+
+    These steps are undone, one by one in this order; a tuple side by side.
+    """
     steps: list[PlannedUndo] = []
     awaited: tuple[StepId, ...] = ()
     for group in groups:
@@ -185,15 +193,24 @@ def planned(*groups: str | tuple[str, ...]) -> Expectation:
             is_behind_last = awaited == tuple(planned.step for planned in steps[-1:])
             steps.append(PlannedUndo(step=step, after=None if is_behind_last else awaited))
         awaited = side_by_side
-    return Expectation(RollbackPlanned, {"steps": tuple(steps)})
+    return Expectation(RollbackPlanned, {"steps": tuple(steps), "scope": scope})
 
 
 def rollback_due(
-    reason: str = "", *, code: str | None = None, failed_step: str | None = None
+    reason: str = "",
+    *,
+    code: str | None = None,
+    failed_step: str | None = None,
+    scope: str | None = None,
 ) -> Expectation:
-    """A rollback waits for what is in flight; *reason* is part of what is said."""
-    said = _given(code=code, failed_step=failed_step)
+    """A rollback, perhaps of a *scope*, waits for what is in flight; *reason* is part of why."""
+    said = {"scope": scope} | _given(code=code, failed_step=failed_step)
     return Expectation(RollbackDue, {"reason": Containing(reason)} | said)
+
+
+def scope_undone(scope: str, *, residue: tuple[str, ...] = ()) -> Expectation:
+    """A scope is undone but for its *residue*, and its failure is raised out of it."""
+    return Expectation(ScopeUndone, {"scope": scope, "residue": residue or None})
 
 
 def undo_appended(step: str) -> Expectation:
@@ -254,6 +271,7 @@ def _intent(
     direction: Direction,
     step: str | None,
     attempt: int | None,
+    scope: str | None = None,
 ) -> Expectation:
     model = intent if isinstance(intent, type) else type(intent)
     wanted = _given(
@@ -262,6 +280,7 @@ def _intent(
         payload=None if isinstance(intent, type) else message_of(intent).payload,
         step=step,
         attempt=attempt,
+        scope=scope,
     )
     return Expectation(IntentIssued, wanted)
 

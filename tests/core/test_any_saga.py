@@ -23,10 +23,11 @@ from saga.core.intents import (
     SagaCleanedUp,
     SagaCompleted,
     SagaRolledBack,
+    ScopeUndone,
     UndoAppended,
 )
 from saga.core.retry import Retry
-from saga.core.state import waiting_for
+from saga.core.state import around, waiting_for
 from saga.core.status import NEVER_UNDONE, SagaStatus, StepStatus
 from saga.testing import cancelled, given, operator, signalled
 from saga.testing.happenings import Plain
@@ -96,7 +97,9 @@ trees = st.recursive(
     leaves,
     lambda inner: st.builds(
         Many,
-        st.sampled_from(["seq", "seq", "all", "fast", "one at once", "any", "some", "try"]),
+        st.sampled_from(
+            ["seq", "seq", "all", "fast", "one at once", "any", "some", "try", "scope", "scope"]
+        ),
         st.lists(inner, min_size=1, max_size=3).map(tuple),
     ),
     max_leaves=6,
@@ -107,19 +110,11 @@ programs = st.tuples(trees, st.sampled_from([True, True, False])).map(
 happenings = st.lists(st.tuples(st.integers(0, 19), st.integers(0, 99)), max_size=25)
 
 
-async def run(ctx, node, place):
+async def run(ctx, node, place, *, is_scoped=False):
     """Interpret a tree."""
     match node:
         case Step():
-            await ctx.do(
-                Make(place=place),
-                undo=Unmake if node.has_undo else None,
-                id=place,
-                kind=node.kind,
-                retry=Retry(attempts=node.attempts, initial="5s"),
-                timeout="10s" if node.has_deadline else None,
-                undo_retry=Retry(attempts=2, initial="5s") if node.has_undo else None,
-            )
+            await make(ctx, node, place, is_scoped=is_scoped)
         case Sleep():
             await ctx.sleep("7s")
         case Wait():
@@ -127,17 +122,35 @@ async def run(ctx, node, place):
         case Give():
             raise RollBack("given up")
         case Many(how="all" | "fast" | "one at once" | "any" | "some"):
-            parts = [run(ctx, p, f"{place}.{n}") for n, p in enumerate(node.parts)]
+            parts = [
+                run(ctx, part, f"{place}.{number}", is_scoped=is_scoped)
+                for number, part in enumerate(node.parts)
+            ]
             await grouped(ctx, node.how, parts)
         case Many(how="try"):
             for number, part in enumerate(node.parts):
                 try:
-                    await run(ctx, part, f"{place}.{number}")
+                    await run(ctx, part, f"{place}.{number}", is_scoped=is_scoped)
                 except (StepFailed, TimedOut):
                     continue
+        case Many(how="scope"):
+            async with ctx.scope():
+                await run(ctx, replace(node, how="seq"), place, is_scoped=True)
         case Many():
             for number, part in enumerate(node.parts):
-                await run(ctx, part, f"{place}.{number}")
+                await run(ctx, part, f"{place}.{number}", is_scoped=is_scoped)
+
+
+def make(ctx, node, place, *, is_scoped):
+    return ctx.do(
+        Make(place=place),
+        undo=Unmake if node.has_undo else None,
+        id=place,
+        kind=None if is_scoped and node.kind == "pivot" else node.kind,
+        retry=Retry(attempts=node.attempts, initial="5s"),
+        timeout="10s" if node.has_deadline else None,
+        undo_retry=Retry(attempts=2, initial="5s") if node.has_undo else None,
+    )
 
 
 def grouped(ctx, how, parts):
@@ -237,9 +250,10 @@ def check(scenario):
     bodies = [entry.body for entry in scenario.history]
     ends = [one for one in bodies if isinstance(one, ENDS)]
     assert len(ends) <= 1
-    directions = [one.direction for one in issued(scenario)]
-    if Direction.UNDO in directions:
-        assert Direction.DO not in directions[directions.index(Direction.UNDO) :]
+    own = [place for place, one in enumerate(bodies) if is_own_plan(one)]
+    after = bodies[own[0] :] if own else []
+    directions = [one.direction for one in after if isinstance(one, IntentIssued)]
+    assert Direction.DO not in directions
     cleanups = [one for one in bodies if isinstance(one, RollbackPlanned)]
     cleanups = [one for one in cleanups if one.goal is RollbackGoal.CLEANED_UP]
     cleaned = [one for one in bodies if isinstance(one, SagaCleanedUp)]
@@ -271,9 +285,17 @@ def check_kept(scenario):
         step = state.steps[step_id]
         latest = step.attempts if direction == "do" else step.undo_attempts
         assert timer.timer_id == f"{state.saga_id}/{timer.target}/{latest}/{timer.purpose}"
-    plan = state.plan
-    if plan is None or plan.progress is None or state.status.is_ended:
-        return
+    plans = [] if state.scopes is None else list(state.scopes.plans.values())
+    for plan in [state.plan, *plans]:
+        if plan is not None and plan.progress is not None and not state.status.is_ended:
+            check_progress(scenario, plan)
+
+
+def is_own_plan(body):
+    return isinstance(body, RollbackPlanned) and body.scope is None
+
+
+def check_progress(scenario, plan):
     passed = passed_by_definition(scenario, plan)
     assert plan.progress.passed == passed
     for step_id, after in plan.after.items():
@@ -296,7 +318,8 @@ def passed_by_definition(scenario, plan):
 
 def check_order(scenario, bodies):
     """Nothing is undone before what depended on it, and one by one if nobody says otherwise."""
-    plans = [one for one in bodies if isinstance(one, RollbackPlanned)]
+    check_scopes(scenario, bodies)
+    plans = [one for one in bodies if is_own_plan(one)]
     if not plans:
         return
     appended = {one.step for one in bodies if isinstance(one, UndoAppended)}
@@ -310,9 +333,22 @@ def check_order(scenario, bodies):
         dependents = {other for other in planned if step in depends[other]}
         assert dependents <= set(undone[:place]), undone
     was_stuck = any(getattr(one, "status", None) is StepStatus.UNDO_STUCK for one in bodies)
-    if not scenario.is_parallel and not was_stuck:
+    has_scopes = any(isinstance(one, RollbackPlanned) and one.scope for one in bodies)
+    if not scenario.is_parallel and not was_stuck and not has_scopes:
         assert undone == [step for step in planned if step in undone]
         assert len(scenario.state.undoing) <= 1
+
+
+def check_scopes(scenario, bodies):
+    """The plan of a scope has what was issued in it, and it is undone before anybody goes on."""
+    depends = depends_on(scenario.state.steps)
+    for one in bodies:
+        if isinstance(one, RollbackPlanned) and one.scope is not None:
+            planned = [undo.step for undo in one.steps]
+            for place, step in enumerate(planned):
+                scope = scenario.state.steps[step].scope
+                assert f"{scope}/".startswith(f"{one.scope}/"), (step, scope)
+                assert not any(step in depends[later] for later in planned[place + 1 :]), planned
 
 
 def depends_on(steps):
@@ -324,21 +360,27 @@ def depends_on(steps):
 
 
 def check_effects(scenario, end):
-    """Whatever was issued and not refused is undone by a service's word, or is named as residue."""
-    if not isinstance(end, SagaRolledBack | SagaAbandoned):
-        return
+    """Whatever was issued and not refused is undone by a service's word, or is named as residue.
+
+    Of a saga that has completed, this holds for the scopes that a failure has left.
+    """
+    bodies = [entry.body for entry in scenario.history]
+    left = {one.scope for one in bodies if isinstance(one, ScopeUndone)}
     first = {}  # a second, different answer to one attempt is a conflict and does not count
     for entry in scenario.history:
         if isinstance(one := entry.body, ReplyReceived):
             first.setdefault(one.intent_id, one.outcome)
     replies = {(*name.split("/")[1:3], outcome) for name, outcome in first.items()}
     for step in scenario.state.steps.values():
+        is_given_up = step.scope is not None and not left.isdisjoint(around(step.scope))
+        if isinstance(end, SagaCompleted) and not is_given_up:
+            continue
         was_refused = (step.id, "do", ReplyOutcome.REFUSED) in replies
         was_done = (step.id, "do", ReplyOutcome.DONE) in replies
         is_undone = (step.id, "undo", ReplyOutcome.DONE) in replies
         if step.kind in NEVER_UNDONE or (was_refused and not was_done):
             continue
-        known = set(end.residue) | set(scenario.state.residue)
+        known = set(end.residue or ()) | set(scenario.state.residue)
         is_left = was_refused and (
             isinstance(end, SagaAbandoned)
             or scenario.state.program.policy_of(step.id).undo_retry is None

@@ -171,6 +171,10 @@ BODIES = [
     intents.WaitEnded(wait="next-e-1", took=7),
     intents.Noted(verdict=Verdict.CONFLICTING, subject="s", detail="d"),
     intents.RollbackDue(reason="r", code="c", failed_step="pay"),
+    intents.RollbackDue(reason="r", scope="trip/hotel"),
+    intents.RollbackPlanned(goal=RollbackGoal.SCOPE_LEFT, steps=(), reason="r", scope="trip"),
+    intents.ScopeUndone(scope="trip/hotel"),
+    intents.ScopeUndone(scope="trip/hotel", residue=("pay",)),
     intents.RollbackPlanned(
         goal=RollbackGoal.ROLLED_BACK,
         steps=(

@@ -47,7 +47,7 @@ SequenceOrdered, ParallelOrdered = _ordered("sequence"), _ordered("parallel")
 WideOrdered, ChoiceOrdered = _ordered("wide"), _ordered("choice")
 PatientOrdered, PivotOrdered = _ordered("patient"), _ordered("pivot")
 StubbornOrdered, FlawedOrdered = _ordered("stubborn"), _ordered("flawed")
-CrowdOrdered = _ordered("crowd")
+CrowdOrdered, ScopedOrdered = _ordered("crowd"), _ordered("scoped")
 
 
 class Approval(Event, topic="sim.approval", version=1):
@@ -331,6 +331,33 @@ async def crowd(ctx: Context, ordered: Ordered) -> WorkDone:
     return WorkDone(order_id=ordered.order_id, receipts=[each.receipt for each in taken])
 
 
+@saga("scoped", version=1, starts_on=ScopedOrdered, rolled_back=WorkUndone)
+async def scoped(ctx: Context, ordered: Ordered) -> WorkDone:
+    """Two scopes side by side, of which one has another one in it, then one more step."""
+
+    async def trip() -> None:
+        async with ctx.scope("trip"):
+            await take(ctx, ordered, "a")
+            try:
+                async with ctx.scope("hotel"):
+                    await ctx.any(take(ctx, ordered, "b"), charge(ctx, ordered, "c"))
+                    await charge(ctx, ordered, "d")
+            except StepFailed:
+                await charge(ctx, ordered, "e")
+
+    async def gift() -> None:
+        try:
+            async with ctx.scope("gift"):
+                await take(ctx, ordered, "f")
+                await charge(ctx, ordered, "g")
+        except StepFailed:
+            return
+
+    await ctx.all(trip(), gift())
+    await charge(ctx, ordered, "h")
+    return WorkDone(order_id=ordered.order_id, receipts=[])
+
+
 def _raise_if_flawed(ordered: Ordered, where: str) -> None:
     process = current_process()
     is_mended = process is None or process.surroundings.is_mended
@@ -339,7 +366,7 @@ def _raise_if_flawed(ordered: Ordered, where: str) -> None:
 
 
 app = SagaApp(
-    sagas=[sequence, parallel, wide, choice, patient, pivot, stubborn, flawed, crowd],
+    sagas=[sequence, parallel, wide, choice, patient, pivot, stubborn, flawed, crowd, scoped],
     effects=[stock, bank],
 )
 
@@ -359,8 +386,9 @@ _SHAPES: dict[str, tuple[type[Ordered], str]] = {
     "stubborn": (StubbornOrdered, "abc"),
     "flawed": (FlawedOrdered, "ab"),
     "crowd": (CrowdOrdered, "abcdefgz"),
+    "scoped": (ScopedOrdered, "abcdefgh"),
 }
-_WEIGHTS = (4, 4, 3, 4, 3, 2, 2, 2, 3)
+_WEIGHTS = (4, 4, 3, 4, 3, 2, 2, 2, 3, 4)
 
 
 def sample_world(seed: int) -> World:

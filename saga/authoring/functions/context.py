@@ -44,6 +44,7 @@ from saga.authoring.functions.calls import (
 )
 from saga.authoring.functions.children import checked_child, not_known
 from saga.authoring.functions.inspection import not_heard
+from saga.authoring.functions.scopes import Scope
 from saga.authoring.functions.signals import check_name, checked_signal
 from saga.authoring.functions.visible import FIELDS_SHOWN_MAX, SagaLog, shown_fields
 from saga.authoring.mapping import check_undo
@@ -100,6 +101,7 @@ class Context:
         "_is_known",
         "_is_over",
         "_made",
+        "_new_scope",
         "_numbers",
         "_prefix",
         "_program",
@@ -119,6 +121,7 @@ class Context:
         made: Callable[[Call[Any], FrameType], Call[Any]],
         program: Asked,
         run: int,
+        new_scope: Callable[[str, FrameType], Scope],
         is_known: Callable[[str], bool],
         heard: Mapping[str, bool],
     ) -> None:
@@ -129,6 +132,7 @@ class Context:
         self._program = program
         self._prefix = prefix(run)
         """Of ids in this run: no service may take a step for one of an earlier run."""
+        self._new_scope = new_scope
         self._is_known = is_known
         self._heard = heard
         """The events that may reach the saga: whether other versions of one may, too."""
@@ -355,6 +359,23 @@ class Context:
             )
         call = GroupCall(f"some-{self._next('some')}", side_by_side, k)
         return self._made(call, sys._getframe(1))  # noqa: SLF001  # as above
+
+    def scope(self, id: str | None = None) -> Scope:
+        """A part of the function, `async with ctx.scope():`, undone when a failure leaves it.
+
+        What was issued in it is undone first; then the failure goes on, and may be caught outside.
+
+        Args:
+            id: a stable name, unique in the scope around it; by default `scope-1`, `scope-2`, ….
+
+        Raises:
+            DefinitionError: a pivot is in it; it is awaited, or entered twice or never.
+        """
+        if id is None:
+            id = f"scope-{self._next('scope')}"
+        else:
+            _check_id("scope", id)
+        return self._new_scope(id, sys._getframe(1))  # noqa: SLF001  # the caller's place
 
     def sleep(self, duration: Duration) -> Awaitable[None]:
         """Wait at least *duration*, through crashes and deploys."""
@@ -584,15 +605,20 @@ class Context:
             number = self._numbers[id] = self._numbers.get(id, 0) + 1
             if number > 1:
                 id = f"{id}-{number}"
-        elif not id or "/" in id or len(id) > STEP_ID_CHARS_MAX or not is_storable(id):
-            raise DefinitionError(
-                f"step id {_shown(id)}: 1 to {STEP_ID_CHARS_MAX} characters without '/', NUL or "
-                f"half a surrogate pair"
-            )
+        else:
+            _check_id("step", id)
         if id in self._steps:
             raise DefinitionError(f"step id {id!r} is used twice")
         self._steps.add(id)
         return StepId(self._prefix + id)
+
+
+def _check_id(of: str, id: str) -> None:
+    if not id or "/" in id or len(id) > STEP_ID_CHARS_MAX or not is_storable(id):
+        raise DefinitionError(
+            f"{of} id {_shown(id)}: 1 to {STEP_ID_CHARS_MAX} characters without '/', NUL or "
+            f"half a surrogate pair"
+        )
 
 
 def _branches(branches: tuple[object, ...]) -> tuple[Branch, ...]:

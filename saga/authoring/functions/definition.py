@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from saga.authoring.functions.inspection import (
     check_awaited,
     check_next,
+    check_scopes,
     check_steps,
     fingerprint,
     may_call,
@@ -184,6 +185,7 @@ def saga(
         check_steps(function)
         check_next(function, [listening.event for listening in heard])
         check_awaited(function)
+        check_scopes(function)
         return SagaDefinition(
             name=name,
             version=version,

@@ -12,7 +12,7 @@ import textwrap
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from hashlib import sha256
 from types import CodeType, FunctionType, ModuleType
-from typing import Any
+from typing import Any, TypeGuard
 
 from saga.authoring.mapping import check_undo
 from saga.contracts import Event, Intent
@@ -22,6 +22,10 @@ REFERENCE_DEPTH_MAX = 3
 """How far helper functions are followed when contracts and mistakes are looked for."""
 SOURCE_CHARS_MAX = 100
 """Of a call that an error repeats."""
+ENTER_SCOPE = "write `async with ctx.scope():`"
+_PIVOT_IN_SCOPE = (
+    "a pivot cannot be in a scope, as behind it nothing is undone: issue it outside of the scope"
+)
 AWAITED = frozenset(
     {
         *("do", "sleep", "sleep_until", "wait", "next", "child", "all", "any", "some", "signal"),
@@ -87,6 +91,67 @@ def check_awaited(function: Callable[..., Any]) -> None:
                     f"{written} is never awaited, so nothing comes of it: write `await {written}`",
                     where=f"{code.co_filename}:{code.co_firstlineno + call.lineno - 1}",
                 )
+
+
+def check_scopes(function: Callable[..., Any]) -> None:
+    """Refuse a `ctx.scope()` that can be seen never to be entered, and a pivot within one."""
+    for each in _with_helpers(function):
+        tree, code = _tree(each), _code(each)
+        if tree is None or code is None:
+            continue
+        contexts = _contexts(code, tree, is_saga=each is inspect.unwrap(function))
+        for node, problem in _misused_scopes(tree, contexts):
+            where = f"{code.co_filename}:{code.co_firstlineno + node.lineno - 1}"
+            raise DefinitionError(problem, where=where)
+
+
+def _misused_scopes(tree: ast.Module, contexts: frozenset[str]) -> Iterator[tuple[ast.expr, str]]:
+    for node in ast.walk(tree):
+        match node:
+            case ast.Expr(value=call) | ast.Await(value=call) if _asks(call, contexts, "scope"):
+                yield call, f"{ast.unparse(call)} is never entered: {ENTER_SCOPE}"
+            case ast.With(items=items):
+                for item in items:
+                    if _asks(item.context_expr, contexts, "scope"):
+                        yield item.context_expr, f"a scope waits until it is undone: {ENTER_SCOPE}"
+            case ast.AsyncWith(items=items, body=body) if any(
+                _asks(item.context_expr, contexts, "scope") for item in items
+            ):
+                yield from ((pivot, _PIVOT_IN_SCOPE) for pivot in _pivots(body, contexts))
+            case _:
+                pass
+
+
+def _pivots(body: Sequence[ast.stmt], contexts: frozenset[str]) -> Iterator[ast.Call]:
+    for statement in _own_statements(body):
+        for call in _own_expressions(statement):
+            if _asks(call, contexts, "do") and any(map(_says_pivot, call.keywords)):
+                yield call
+
+
+def _own_expressions(statement: ast.stmt) -> Iterator[ast.Call]:
+    """The calls of a statement, and not of those within it."""
+    left: list[ast.AST] = [statement]
+    while left:
+        node = left.pop()
+        if isinstance(node, ast.Call):
+            yield node
+        left += [each for each in ast.iter_child_nodes(node) if not isinstance(each, ast.stmt)]
+
+
+def _says_pivot(word: ast.keyword) -> bool:
+    return (
+        word.arg == "kind" and isinstance(word.value, ast.Constant) and word.value.value == "pivot"
+    )
+
+
+def _asks(node: ast.expr, contexts: frozenset[str], attribute: str) -> TypeGuard[ast.Call]:
+    """Whether an expression is a call of this name of the context."""
+    match node:
+        case ast.Call(func=ast.Attribute(value=ast.Name(id=owner), attr=name)):
+            return owner in contexts and name == attribute
+        case _:
+            return False
 
 
 def check_steps(function: Callable[..., Any]) -> None:

@@ -18,6 +18,7 @@ from saga.authoring.functions.calls import (
 )
 from saga.authoring.functions.children import not_known, outcome_of, rolled_back
 from saga.authoring.functions.context import Context
+from saga.authoring.functions.failures import FAILURES, fail_of
 from saga.authoring.functions.scheduler import Held, Scheduler, Task, Waiter
 from saga.authoring.functions.seclusion import secluded
 from saga.authoring.mapping import fill, fill_report
@@ -46,10 +47,7 @@ from saga.core.program import (
     TakePatch,
 )
 from saga.core.texts import storable
-from saga.errors import ChildRolledBack, DefinitionError, RollBack, StepFailed, TimedOut
-
-REASON_CHARS_MAX = 10_000
-"""As much as a service may answer: what it said is the reason of the rollback, whole."""
+from saga.errors import DefinitionError, StepFailed, TimedOut
 
 SagaFunction = Callable[[Context, Any], Coroutine[Any, Any, Event | None]]
 RolledBack = type[Event] | Callable[[Any, Report], Event]
@@ -86,6 +84,7 @@ class FunctionProgram:
             made=self._scheduler.made,
             program=self,
             run=run,
+            new_scope=self._scheduler.new_scope,
             is_known=registry.paths.__contains__,
             heard=heard,
         )
@@ -154,6 +153,10 @@ class FunctionProgram:
         waiter, call = self._scheduler.waited(wait)
         kind: Literal["signal", "event"] = "event" if isinstance(call, NextCall) else "signal"
         return self._run(waiter, None, TimedOut(call.name, kind), at)
+
+    def undone(self, scope: str, at: Instant) -> Sequence[Command]:
+        waiter = self._scheduler.undone(scope)
+        return () if waiter is None else self._run(waiter, None, None, at)
 
     def accepts(self, wait: str, arrival: Arrival) -> bool:
         call = self._scheduler.waits[wait][1]
@@ -252,25 +255,17 @@ class FunctionProgram:
         return commands
 
     def _ending(self, value: object, error: Exception | None) -> Command:
-        match error:
-            case None if isinstance(value, ContinueCall):
+        if error is None:
+            if isinstance(value, ContinueCall):
                 return ContinueAsNew(value.trigger)
-            case None:
-                return Finish(self._message(value))
-            case StepFailed():
-                failure = _fail(error.message, error.code, error.step)
-                stands = self._scheduler.stands_before(error)
-                if stands is None:
-                    return failure
-                return replace(failure, again=self._unseen(), stands=stands)
-            case RollBack():
-                return _fail(error.reason, error.code)
-            case TimedOut():
-                return _fail(error, "timed_out")
-            case ChildRolledBack():
-                return _fail(error.reason, error.code, error.step)
-            case _:
-                raise error
+            return Finish(self._message(value))
+        if not isinstance(error, FAILURES):
+            raise error
+        failure = fail_of(error)
+        stands = self._scheduler.stands_before(error) if isinstance(error, StepFailed) else None
+        if stands is None:
+            return failure
+        return replace(failure, again=self._unseen(), stands=stands)
 
     def _unseen(self) -> dict[StepId, str]:
         """The words of the failures that have led to nothing yet, by their steps."""
@@ -380,12 +375,3 @@ class _Closed:
 
 
 CLOSED: Final = _Closed()
-
-
-def _fail(reason: object, code: object, failed_step: object = None) -> Fail:
-    """What its author gave may be anything, and is stored."""
-    return Fail(
-        storable(str(reason), REASON_CHARS_MAX),
-        None if code is None else storable(str(code), REASON_CHARS_MAX),
-        None if failed_step is None else StepId(storable(str(failed_step), REASON_CHARS_MAX)),
-    )

@@ -28,6 +28,8 @@ from saga.authoring.functions.calls import (
     StepCall,
     WaitCall,
 )
+from saga.authoring.functions.failures import FAILURES
+from saga.authoring.functions.scopes import Leaving, Scope, advice, innermost, name_in, take_in
 from saga.authoring.functions.seclusion import (
     INSTEAD,
     NO_LOOP,
@@ -37,9 +39,9 @@ from saga.authoring.functions.seclusion import (
     watch_collector,
 )
 from saga.core.identity import StepId
-from saga.core.program import Await, Command, DropBranch, Sleep
+from saga.core.program import Await, Command, DropBranch, LeaveScope, Sleep
 from saga.core.texts import described
-from saga.errors import ChildRolledBack, DefinitionError, RollBack, StepFailed, TimedOut
+from saga.errors import DefinitionError, StepFailed
 from saga.users_code import is_ours
 
 CLOSES_MAX = 10
@@ -57,6 +59,10 @@ class Waiter(Protocol):
     """The nearest steps behind it: those of its flow that settled last."""
 
     @property
+    def scope(self) -> Scope | None:
+        """The innermost scope that it is in."""
+
+    @property
     def place(self) -> Slot | None:
         """The innermost place in a group that it belongs to."""
 
@@ -69,7 +75,7 @@ class Task:
 
     __slots__ = (
         *("coroutine", "is_dropped", "is_over", "number", "parent", "place", "returned"),
-        "settled",
+        *("scope", "settled"),
     )
 
     def __init__(
@@ -81,6 +87,7 @@ class Task:
         self.number = number
         """In which order it began, among branches and calls."""
         self.settled: tuple[StepId, ...] = () if parent is None else parent.settled
+        self.scope: Scope | None = None if parent is None else parent.scope
         self.is_over = False
         self.returned = False
         self.is_dropped = False
@@ -99,7 +106,7 @@ class Task:
             if error is not None:
                 scheduler.see(error)
             scheduler.ended(self, stop.value, None)
-        except (StepFailed, RollBack, TimedOut, ChildRolledBack) as failure:
+        except FAILURES as failure:
             self.is_over = True
             if error is not None and (failure is not error or len(scheduler.commands) > place):
                 scheduler.see(error)
@@ -227,6 +234,10 @@ class Slot:
     def place(self) -> Slot:
         return self
 
+    @property
+    def scope(self) -> Scope | None:
+        return self.group.parent.scope
+
     def wake(self, scheduler: Scheduler, value: object, error: Exception | None) -> None:
         """Settle this place: the group ends, or another branch of it may begin."""
         group = self.group
@@ -281,7 +292,7 @@ class Held:
     """Stands for who waits for a step that has failed and may be tried again."""
 
     __slots__ = ("parent", "settled")
-    place = None
+    place = scope = None
 
     def __init__(self, waiter: Waiter) -> None:
         self.parent: Waiter | None = waiter
@@ -294,12 +305,13 @@ class Held:
 class CleanUp:
     """Waits for the end of an async generator that was left early."""
 
-    __slots__ = ("parent", "place", "settled")
+    __slots__ = ("parent", "place", "scope", "settled")
 
     def __init__(self, owner: Task) -> None:
         self.parent: Waiter | None = owner
         self.place = owner.place
         self.settled = owner.settled
+        self.scope = owner.scope
 
     def wake(self, scheduler: Scheduler, _: object, error: Exception | None) -> None:
         """A failure that nobody can catch any more is the function's own."""
@@ -309,7 +321,7 @@ class CleanUp:
 class Scheduler:
     __slots__ = (
         *("_failure", "_generators", "_generators_max", "_is_closed", "_live", "_number"),
-        *("_queue", "_result", "_unawaited", "_waiting", "commands", "main", "outcome"),
+        *("_queue", "_result", "_scopes", "_unawaited", "_waiting", "commands", "main", "outcome"),
         *("raised", "running", "seen", "sleeps", "steps", "surfaced", "unseen", "waits"),
     )
 
@@ -321,7 +333,7 @@ class Scheduler:
         self.waits: dict[str, tuple[Waiter, WaitCall[Any] | NextCall[Any]]] = {}
         self.outcome: tuple[object, Exception | None] | None = None
         self.running: Task | None = None
-        self._unawaited: dict[Call[Any], tuple[Task | None, CodeType, int]] = {}
+        self._unawaited: dict[Call[Any] | Scope, tuple[Task | None, CodeType, int]] = {}
         """Calls that were neither awaited nor handed to a group: who made them, and where."""
         self._number = 0
         """Of the branch that began, or the call that was awaited last."""
@@ -329,6 +341,8 @@ class Scheduler:
         """Branches that have not ended, in the order in which they began: the inner ones last."""
         self._waiting: dict[Group, None] | None = None
         """Groups with branches that have not begun, as others of them have to end before."""
+        self._scopes: dict[str, tuple[Waiter, Leaving] | None] | None = None
+        """Those entered so far, by name, with who waits until it is undone."""
         self._queue: deque[tuple[Task, object, Exception | None]] | None = None
         """Who goes on next; None between turns, as an empty one is a tenth of an open saga."""
         self._generators: dict[int, Generator] | None = None
@@ -470,6 +484,38 @@ class Scheduler:
                     self._unawaited.pop(branch, None)
         return call
 
+    def new_scope(self, id: str, caller: FrameType) -> Scope:
+        """A scope, which is remembered until it is entered."""
+        scope = Scope(id, self)
+        self._unawaited[scope] = (self.running, caller.f_code, caller.f_lasti)
+        return scope
+
+    def entered(self, scope: Scope) -> Task:
+        self._unawaited.pop(scope, None)
+        task = self.running
+        assert task is not None, scope
+        scope.outer = innermost(task.scope)
+        scope.name = name_in(scope, scope.outer)
+        self._scopes = {} if self._scopes is None else self._scopes
+        if scope.name in self._scopes:
+            raise DefinitionError(f"scope id {scope.id!r} is used twice: give each one its own")
+        self._scopes[scope.name] = None
+        return task
+
+    def left(self, _: Scope) -> bool:
+        return self.running is not None and not self.running.is_dropped
+
+    def undone(self, name: str) -> Waiter | None:
+        """Who waits until a scope is undone; None where nobody does any more."""
+        waiting = None if self._scopes is None else self._scopes.get(name)
+        if self._scopes is None or waiting is None:
+            return None
+        self._scopes[name] = None
+        waiter, call = waiting
+        if waiter.place is not None:
+            del waiter.place.begun[call]
+        return waiter
+
     def want(self, waiter: Waiter, wanted: object) -> None:
         if not isinstance(wanted, Call):
             raise DefinitionError(
@@ -483,6 +529,7 @@ class Scheduler:
         match wanted:
             case StepCall():
                 wanted.after = waiter.settled
+                take_in(waiter.scope, wanted)
                 self.steps[wanted.step] = (waiter, wanted)
                 self.commands.append(wanted)
             case SleepCall():
@@ -507,6 +554,10 @@ class Scheduler:
             case ContinueCall():
                 self._end_run(waiter, wanted)
                 return
+            case Leaving():
+                assert self._scopes is not None, wanted
+                self._scopes[wanted.scope] = (waiter, wanted)
+                self.commands.append(LeaveScope(wanted.scope, wanted.failure))
             case _:
                 self.ready(waiter, None, None)
                 return
@@ -568,6 +619,8 @@ class Scheduler:
             del self.sleeps[name]
         for name in waits:
             del self.waits[name]
+        if self._scopes is not None:
+            self._scopes |= {call.scope: None for call in calls if isinstance(call, Leaving)}
         self._end(sorted(tasks, key=_number_of))
         if calls:
             self.commands.append(DropBranch(steps, sleeps, waits))
@@ -605,7 +658,7 @@ class Scheduler:
         for frame in frames:
             for held in frame.f_locals.values():
                 for call in held if isinstance(held, (list, tuple)) else (held,):
-                    if isinstance(call, Call):
+                    if isinstance(call, (Call, Scope)):
                         self._unawaited.pop(call, None)
 
     def _check_awaited(self, ends: Task | None = None) -> None:
@@ -615,11 +668,8 @@ class Scheduler:
         """
         for call, (maker, code, instruction) in self._unawaited.items():
             if maker is not None and (maker.returned or maker is ends):
-                raise DefinitionError(
-                    f"{call} was never awaited, so nothing came of it: write `await {call}`, or "
-                    f"make the call only where it is awaited",
-                    where=_line_of(code, instruction),
-                ) from None
+                where = _line_of(code, instruction)
+                raise DefinitionError(advice(call), where=where) from None
 
     def _begun(self, generator: AsyncGenerator[Any, Any]) -> None:
         """A hook of the interpreter: an async generator is asked for its first value."""

@@ -324,12 +324,18 @@ def _attempts(history: Sequence[Entry]) -> Iterator[str]:
 
 
 def _direction(history: Sequence[Entry]) -> Iterator[str]:
-    undoing = False
-    for version, intent in _all(history, IntentIssued):
-        is_undo = intent.direction.value == "undo"
+    """Once the saga itself is being undone, nothing is done any more."""
+    is_rolling_back = undoing = False
+    for entry in history:
+        body = entry.body
+        if isinstance(body, RollbackPlanned):
+            is_rolling_back |= body.scope is None
+        if not isinstance(body, IntentIssued):
+            continue
+        is_undo = body.direction.value == "undo"
         if undoing and not is_undo:
-            yield f"entry {version} goes forward after the first undo"
-        undoing |= is_undo
+            yield f"entry {entry.version} goes forward after the first undo"
+        undoing |= is_undo and is_rolling_back
 
 
 def _plans(history: Sequence[Entry]) -> Iterator[str]:
@@ -337,13 +343,15 @@ def _plans(history: Sequence[Entry]) -> Iterator[str]:
     for version, plan in _all(history, RollbackPlanned):
         planned = [undo.step for undo in plan.steps]
         yield from _planned_too_early(version, planned, _dependencies(history[: version - 1]))
-        if plan.goal is RollbackGoal.ROLLED_BACK:
+        if plan.goal in (RollbackGoal.ROLLED_BACK, RollbackGoal.SCOPE_LEFT):
             yield from _planned_set(history[: version - 1], version, plan)
 
 
 def _planned_set(before: Sequence[Entry], version: int, plan: RollbackPlanned) -> Iterator[str]:
     expected: set[str] = set()
-    for step, kind in _kinds(before).items():
+    undone = _issued(before, "undo").keys()
+    """By a scope, or taken over from one."""
+    for step, kind in _kinds_in(before, plan.scope).items():
         is_done = _is_answered(before, step, "do", ReplyOutcome.DONE)
         is_refused = _is_answered(before, step, "do", ReplyOutcome.REFUSED)
         # A pivot that was in flight when the saga was cancelled may still succeed.
@@ -351,9 +359,36 @@ def _planned_set(before: Sequence[Entry], version: int, plan: RollbackPlanned) -
             yield f"entry {version} rolls back past the pivot {step}"
         if kind is StepKind.COMPENSATABLE and (is_done or not is_refused):
             expected.add(step)
-    planned = [undo.step for undo in plan.steps]
-    if sorted(planned) != sorted(expected):
-        yield f"entry {version} plans to undo {planned}, expected {sorted(expected)}"
+    planned = {undo.step for undo in plan.steps}
+    if len(planned) < len(plan.steps) or planned - undone != expected - undone:
+        yield f"entry {version} plans to undo {planned}, expected {sorted(expected - undone)}"
+    if planned & _settled_undos(before):
+        yield f"entry {version} plans to undo what is undone: {planned & _settled_undos(before)}"
+
+
+def _settled_undos(before: Sequence[Entry]) -> set[str]:
+    """The steps that are undone, and of which no success came late."""
+    late = {
+        noted.subject.split("/")[1]
+        for _, noted in _all(before, Noted)
+        if noted.verdict is Verdict.LATE_SUCCESS
+    }
+    undone = _issued(before, "undo").keys() - late
+    return {step for step in undone if _is_answered(before, step, "undo", ReplyOutcome.DONE)}
+
+
+def _kinds_in(history: Sequence[Entry], scope: str | None) -> dict[str, StepKind]:
+    """`_kinds` of the steps of a scope, and of those within it; None: of all."""
+    if scope is None:
+        return _kinds(history)
+    scopes: dict[str, str | None] = {
+        intent.step: intent.scope for _, intent in _all(history, IntentIssued)
+    }
+    return {
+        step: kind
+        for step, kind in _kinds(history).items()
+        if f"{scopes[step]}/".startswith(f"{scope}/")
+    }
 
 
 def _planned_too_early(
@@ -388,20 +423,23 @@ def _undoing(history: Sequence[Entry]) -> Iterator[str]:
     """What depended on a step is undone before it, or stuck; in turn where the plan says so."""
     dependencies = _dependencies(history)
     appended = {undo.step for _, undo in _all(history, UndoAppended)}
-    planned: dict[str, bool] = {}
+    planned: dict[str, tuple[int, bool]] = {}
+    """Of each step the plan that it is in now, and whether that goes step by step."""
     begun: set[str] = set()
     for entry in history:
         body = entry.body
         if isinstance(body, RollbackPlanned):
             in_turn = body.one_by_one or all(undo.after is None for undo in body.steps)
-            planned |= dict.fromkeys((undo.step for undo in body.steps), in_turn)
+            plan = (entry.version, bool(in_turn))
+            planned |= dict.fromkeys((undo.step for undo in body.steps), plan)
         if not isinstance(body, IntentIssued) or body.direction.value != "undo":
             continue
         before = history[: entry.version]
         settled = {body.step, *_stuck(before)}
-        for other, is_in_turn in planned.items():
+        for other, plan in planned.items():
             if other in settled or _is_answered(before, other, "undo", ReplyOutcome.DONE):
                 continue
+            is_in_turn = plan[1] and plan == planned.get(body.step) and body.attempt == 1
             if other in begun and is_in_turn:
                 yield f"entry {entry.version} undoes {body.step} while {other} is being undone"
             elif other not in appended and body.step in dependencies[other]:
@@ -713,9 +751,12 @@ def _order(history: Sequence[Entry], undone: dict[str, Line]) -> Iterator[str]:
         if plan.goal is RollbackGoal.CLEANED_UP:
             late.update(undo.step for undo in plan.steps)
     dependencies = _dependencies(history)
+    begun = {step: intents[0][0] for step, intents in _issued(history, "do").items()}
+    undoing = {step: intents[0][0] for step, intents in _issued(history, "undo").items()}
     lines = sorted(undone.values(), key=lambda line: line.number)
     in_order = [line.step for line in lines if line.step not in late]
     for place, earlier in enumerate(in_order):
         for later in in_order[place + 1 :]:
-            if earlier in dependencies[later]:
+            # What follows a scope that was undone depends on it, and came after that.
+            if earlier in dependencies[later] and begun[later] < undoing[earlier]:
                 yield f"{earlier} was undone before {later}, which depended on it"
