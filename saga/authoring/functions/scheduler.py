@@ -6,14 +6,13 @@ order, so that who is told the same in the same order gives the same commands.
 
 from __future__ import annotations
 
-import logging
 from asyncio.events import _get_running_loop as running_loop
 from asyncio.events import _set_running_loop as set_running_loop
 from collections import deque
 from collections.abc import AsyncGenerator, Coroutine, Iterable, Iterator, Sequence
 from sys import get_asyncgen_hooks, set_asyncgen_hooks
 from traceback import walk_tb
-from types import AsyncGeneratorType, CodeType, CoroutineType, FrameType
+from types import AsyncGeneratorType, CodeType, FrameType
 from typing import Any, Protocol
 from weakref import ref
 
@@ -28,6 +27,7 @@ from saga.authoring.functions.calls import (
     StepCall,
     WaitCall,
 )
+from saga.authoring.functions.coroutines import awaits_at, close, frames_of, line_of
 from saga.authoring.functions.failures import FAILURES
 from saga.authoring.functions.scopes import Leaving, Scope, advice, innermost, name_in, take_in
 from saga.authoring.functions.seclusion import (
@@ -40,15 +40,9 @@ from saga.authoring.functions.seclusion import (
 )
 from saga.core.identity import StepId
 from saga.core.program import Await, Command, DropBranch, LeaveScope, Sleep
-from saga.core.texts import described
 from saga.errors import DefinitionError, StepFailed
-from saga.users_code import is_ours
 
-CLOSES_MAX = 10
-"""So often a coroutine is closed that awaits again in each `finally`; then the collector has it."""
 GENERATORS_MIN = 16
-
-log = logging.getLogger(__name__)
 
 
 class Waiter(Protocol):
@@ -125,7 +119,7 @@ class Task:
             try:
                 scheduler.want(self, wanted)
             except DefinitionError as refusal:
-                refusal.where = refusal.where or _awaits_at(self.coroutine)
+                refusal.where = refusal.where or awaits_at(self.coroutine)
                 raise
 
 
@@ -647,7 +641,7 @@ class Scheduler:
         self.commands = []
         for task in reversed(tasks):
             self.running = task
-            self.excuse(_frames_of(task.coroutine))
+            self.excuse(frames_of(task.coroutine))
             close(task.coroutine)
         self.commands, self.running = commands, running
 
@@ -668,7 +662,7 @@ class Scheduler:
         """
         for call, (maker, code, instruction) in self._unawaited.items():
             if maker is not None and (maker.returned or maker is ends):
-                where = _line_of(code, instruction)
+                where = line_of(code, instruction)
                 raise DefinitionError(advice(call), where=where) from None
 
     def _begun(self, generator: AsyncGenerator[Any, Any]) -> None:
@@ -742,7 +736,7 @@ class Scheduler:
 
     def _forgo_branch(self, branch: Branch) -> None:
         if isinstance(branch, Coroutine):
-            self.excuse(_frames_of(branch))
+            self.excuse(frames_of(branch))
             branch.close()
         elif isinstance(branch, GroupCall):
             for inner in branch.branches:
@@ -770,60 +764,12 @@ class Scheduler:
         return task
 
 
-def close(coroutine: Coroutine[Any, Any, Any]) -> None:
-    """Let go of a coroutine. Its `finally` runs, and nothing that it does or raises counts."""
-    for _ in range(CLOSES_MAX):
-        # The innermost first: one that awaits again would be left where it stands.
-        for each in reversed(list(_awaiting(coroutine))):
-            try:
-                each.close()
-            except BaseException as error:  # users' code, in whoever's turn this is
-                if is_ours(error):
-                    raise
-                log.debug("a saga's function raised while it was closed: %s", described(error))
-                break
-        if getattr(coroutine, "cr_frame", None) is None:
-            return
-
-
-def _awaiting(coroutine: Coroutine[Any, Any, Any]) -> Iterator[Coroutine[Any, Any, Any]]:
-    """A coroutine, the one that it awaits, and so on."""
-    inner: object = coroutine
-    while isinstance(inner, Coroutine):
-        yield inner
-        inner = getattr(inner, "cr_await", None)
-
-
-def _line_of(code: CodeType, instruction: int) -> str:
-    lines = (line for begin, end, line in code.co_lines() if begin <= instruction < end)
-    return f"{code.co_filename}:{next(lines, None) or code.co_firstlineno}"
-
-
 def _places(waiter: Waiter) -> Iterator[Slot]:
     """The places in groups that a waiter belongs to, the innermost first."""
     place = waiter.place
     while place is not None:
         yield place
         place = place.group.parent.place
-
-
-def _awaits_at(coroutine: Coroutine[Any, Any, Any]) -> str | None:
-    """The line at which a suspended coroutine stands, the innermost one in its own package."""
-    where = package = None
-    for frame in _frames_of(coroutine):
-        owner = str(frame.f_globals.get("__name__")).partition(".")[0]
-        package = package or owner
-        if owner == package:
-            where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
-    return where
-
-
-def _frames_of(coroutine: Coroutine[Any, Any, Any]) -> Iterator[FrameType]:
-    """The frames of a coroutine that stands still, the innermost last."""
-    inner: object = coroutine
-    while isinstance(inner, CoroutineType) and inner.cr_frame is not None:
-        yield inner.cr_frame
-        inner = inner.cr_await
 
 
 def _number_of(begun: Call[Any] | Task) -> int:
