@@ -264,7 +264,7 @@ class TimedOut(Exception):
 
     code: ClassVar[str] = "timed_out"
     name: str
-    kind: Literal["signal", "event", "child"] = "signal"
+    kind: Literal["signal", "event", "update", "child"] = "signal"
 
     def __str__(self) -> str:
         if self.kind == "child":

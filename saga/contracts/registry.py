@@ -202,6 +202,8 @@ class IntentCancelled(ContractModel):
 
 class CommandAct(StrEnum):
     SIGNAL = "signal"
+    UPDATE = "update"
+    """A signal that is answered."""
     CANCEL = "cancel"
     RETRY = "retry"
     SKIP = "skip"
@@ -219,9 +221,9 @@ class Command(ContractModel):
 
     *command_id* is the sender's: the same command sent twice is done once. *definition*
     is the saga's: whose application does not have it leaves the command alone. Without a saga a
-    definition is meant, which can be paused and resumed. *name* and
-    *payload* belong to signals, *mode* to cancels, *step* to acts about one step. *requested_at* is
-    in microseconds UTC.
+    definition is meant, which can be paused and resumed. *name* and *payload* belong to signals and
+    updates, *mode* to cancels, *step* to acts about one step. *requested_at* is in microseconds
+    UTC.
     """
 
     command_id: Name
@@ -246,8 +248,8 @@ class Command(ContractModel):
     def _says_enough(self) -> Self:
         if self.saga_id is None and not self.is_for_all:
             raise ValueError("it names no saga; only a definition is paused or resumed as a whole")
-        if self.act is CommandAct.SIGNAL and self.name is None:
-            raise ValueError("a signal needs a name")
+        if self.act in {CommandAct.SIGNAL, CommandAct.UPDATE} and self.name is None:
+            raise ValueError(f"a {self.act.value} needs a name")
         gives_up = self.act is CommandAct.ABANDON or self.mode is CancelMode.ABANDON
         if gives_up and not self.reason:
             raise ValueError("to abandon a saga needs a reason")

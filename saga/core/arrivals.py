@@ -1,4 +1,4 @@
-"""What arrives for a saga and is kept until it is taken: signals and events of other services.
+"""What arrives for a saga and is kept until it is taken: signals, updates, events of others.
 
 Theory of operation: each has a channel, and is known there by the version of its entry. The oldest
 one goes to the oldest wait for its channel as soon as there are both. A wait may be for several
@@ -15,17 +15,25 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from heapq import merge
 
-from saga.core.events import Arrival, Channel, channel_of, event_channel, signal_channel
+from saga.core.events import (
+    Arrival,
+    Channel,
+    UpdateReceived,
+    channel_of,
+    event_channel,
+    signal_channel,
+    update_channel,
+)
 from saga.core.identity import Instant
-from saga.core.intents import Awaited, EventAwaited, SignalAwaited, WaitEnded
+from saga.core.intents import Awaited, EventAwaited, SignalAwaited, UpdateAnswered, WaitEnded
 from saga.core.state import SagaState
 
 
 def channels_of(awaited: Awaited) -> tuple[Channel, ...]:
     if isinstance(awaited, SignalAwaited):
         return (signal_channel(awaited.name),)
-    signals = map(signal_channel, awaited.signals)
-    return (*signals, *map(event_channel, awaited.contracts))
+    signals, updates = map(signal_channel, awaited.signals), map(update_channel, awaited.updates)
+    return (*signals, *updates, *map(event_channel, awaited.contracts))
 
 
 def selects(awaited: Awaited) -> bool:
@@ -59,8 +67,26 @@ def arrive(state: SagaState, fact: Arrival, _: Instant) -> None:
 
 
 def keep(state: SagaState, arrival: Arrival, version: int) -> None:
-    """Keep what arrived last, with the entry of this *version*."""
+    """Keep what arrived last, with the entry of this *version*; an update is open from then on."""
+    if isinstance(arrival, UpdateReceived):
+        state.updates = {**(state.updates or {}), arrival.update: True}
     state.kept.setdefault(channel_of(arrival), OrderedDict())[version] = arrival
+
+
+def ask(state: SagaState, fact: UpdateReceived, at: Instant) -> None:
+    """The effect of an update: it arrives, and is open until it is answered."""
+    state.updates = {**(state.updates or {}), fact.update: True}
+    arrive(state, fact, at)
+
+
+def answer(state: SagaState, answered: UpdateAnswered, _: Instant) -> None:
+    """The effect of an answer: nobody takes the update any more."""
+    state.updates = {**(state.updates or {}), answered.update: False}
+    for channel, kept in state.kept.items():
+        for version, arrival in kept.items():
+            if isinstance(arrival, UpdateReceived) and arrival.update == answered.update:
+                _take(state, channel, version)
+                return
 
 
 def begin_wait(state: SagaState, awaited: Awaited, _: Instant) -> None:

@@ -118,13 +118,24 @@ class EventReceived:
     payload: Json
 
 
-Arrival = SignalReceived | EventReceived
+@value(kw_only=True)
+class UpdateReceived:
+    """Somebody asks the saga and waits for an answer; *update* is the id of what was asked."""
+
+    update: str
+    name: str
+    payload: Json
+    actor: str | None = None
+
+
+Arrival = SignalReceived | EventReceived | UpdateReceived
 """What is kept in order of arrival until the saga takes it."""
 
 
 class ArrivalKind(StrEnum):
     SIGNAL = "signal"
     EVENT = "event"
+    UPDATE = "update"
 
 
 class Channel(NamedTuple):
@@ -143,9 +154,15 @@ def event_channel(contract: str) -> Channel:
     return Channel(ArrivalKind.EVENT, contract.rpartition(".v")[0] or contract)
 
 
+def update_channel(name: str) -> Channel:
+    return Channel(ArrivalKind.UPDATE, name)
+
+
 def channel_of(arrival: Arrival) -> Channel:
     if isinstance(arrival, SignalReceived):
         return signal_channel(arrival.name)
+    if isinstance(arrival, UpdateReceived):
+        return update_channel(arrival.name)
     return event_channel(arrival.contract)
 
 
@@ -273,6 +290,7 @@ Fact = (
     | TimerFired
     | SignalReceived
     | EventReceived
+    | UpdateReceived
     | CancelRequested
     | OperatorActed
     | ChildStarted

@@ -16,7 +16,9 @@ from typing import Any, Final, TypeAlias
 
 from saga.core import events, intents
 from saga.core.arrivals import (
+    answer,
     arrive,
+    ask,
     begin_wait,
     end_by_choice,
     end_wait,
@@ -36,6 +38,7 @@ _SAID_BY_OTHERS: Final = frozenset(
     {
         events.SignalReceived,
         events.EventReceived,
+        events.UpdateReceived,
         events.CancelRequested,
         events.OperatorActed,
         events.ChildStarted,
@@ -588,6 +591,7 @@ FACT_EFFECTS: Final[dict[type[events.Fact], _Effect]] = {
     events.TimerFired: _timer_fired,
     events.SignalReceived: arrive,
     events.EventReceived: arrive,
+    events.UpdateReceived: ask,
     events.CancelRequested: _cancel_requested,
     events.OperatorActed: _operator_acted,
     events.ChildStarted: _child_started,
@@ -605,6 +609,7 @@ EFFECTS: Final[dict[type[intents.Intent], _Effect]] = {
     intents.EventPublished: _without_effect,
     intents.IntentTold: _told,
     intents.CommandSent: _command_sent,
+    intents.UpdateAnswered: answer,
     intents.Shown: _shown,
     intents.TimerArmed: _armed,
     intents.TimerCancelled: _cancelled,

@@ -16,6 +16,7 @@ from saga.core import (
     rollback,
     runs,
     showing,
+    updates,
     waiting,
 )
 from saga.core.decider import RECORDED, Disposition
@@ -282,6 +283,8 @@ def _say(turn: Turn, command: program.Saying) -> None:
             showing.show(turn, command)
         case program.Signal():
             turn.record(_signal(turn, command))
+        case program.Answer():
+            updates.answer(turn, command)
         case program.Line():
             turn.lines = [*(turn.lines or ()), command]
         case _:

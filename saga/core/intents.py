@@ -9,6 +9,7 @@ saga itself.
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Final
 
 from saga.core.events import Arrival, CancelMode, Json, Message, Parent
 from saga.core.identity import (
@@ -137,6 +138,22 @@ class CommandSent:
     reason: str | None = None
 
 
+UPDATE_ENDED: Final = "ended"
+"""The code of an update to a saga that has ended, or did so before it was answered."""
+UPDATE_INVALID: Final = "invalid"
+"""The code of an update whose payload is not what the saga waits for."""
+
+
+@value(kw_only=True)
+class UpdateAnswered:
+    """The one answer to an update; or a refusal, which has a *code*."""
+
+    update: str
+    answer: Json | None = None
+    code: str | None = None
+    message: str | None = None
+
+
 @value(kw_only=True)
 class Shown:
     """What people see of the saga's own state has changed; it is part of no decision."""
@@ -188,6 +205,7 @@ class EventAwaited:
     wait: str
     contracts: tuple[str, ...] = ()
     signals: tuple[str, ...] = ()
+    updates: tuple[str, ...] = ()
     selects: bool = False
 
 
@@ -389,6 +407,7 @@ Intent = (
     | EventPublished
     | IntentTold
     | CommandSent
+    | UpdateAnswered
     | Shown
     | TimerArmed
     | TimerCancelled

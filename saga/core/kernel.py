@@ -82,6 +82,7 @@ _Others: TypeAlias = (
     events.ProgressReceived
     | events.SignalReceived
     | events.EventReceived
+    | events.UpdateReceived
     | events.CancelRequested
     | events.OperatorActed
     | events.ChildStarted
@@ -121,7 +122,7 @@ def _take_new(turn: Turn, fact: _Others) -> Disposition:
     match fact:
         case events.ProgressReceived():
             return deadlines.progress(turn, fact)
-        case events.SignalReceived() | events.EventReceived():
+        case events.SignalReceived() | events.EventReceived() | events.UpdateReceived():
             return forward.arrived(turn, fact)
         case events.CancelRequested():
             return (requests.cancel if fact.undo is None else parents.undo)(turn, fact)

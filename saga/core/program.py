@@ -59,6 +59,7 @@ class Await:
     timeout_us: int | None
     signals: tuple[str, ...] = ()
     contracts: tuple[str, ...] = ()
+    updates: tuple[str, ...] = ()
     selects: bool = False
 
 
@@ -92,6 +93,16 @@ class Signal:
     key: str
     name: str
     payload: Json
+
+
+@value
+class Answer:
+    """The answer to an update, or its refusal, which has a code."""
+
+    update: str
+    answer: Json | None = None
+    code: str | None = None
+    message: str | None = None
 
 
 @value
@@ -149,7 +160,7 @@ class Fail:
     """How many of the commands before this one stand all the same."""
 
 
-Saying = Publish | Show | Tell | Signal | Line | TakePatch
+Saying = Publish | Show | Tell | Signal | Answer | Line | TakePatch
 """What is recorded and changes nothing for the program."""
 
 
@@ -223,7 +234,7 @@ class Program(Protocol):
         """Whether a wait that selects takes this; asked in the live turn only."""
 
     def refusal_of(self, wait: str, payload: Json) -> str | None:
-        """Why a signal's payload is not what *wait* takes; None when it is."""
+        """Why the payload of a signal or update is not what *wait* takes; None when it is."""
 
     def refusal_of_reply(self, step: StepId, reply: Message | None) -> str | None:
         """Why *reply* is no answer to the intent of *step*; None when it is."""

@@ -15,10 +15,17 @@ from operator import itemgetter
 from typing import Final
 
 from saga.core.decider import Disposition
-from saga.core.events import Message
+from saga.core.events import Message, UpdateReceived
 from saga.core.fold import digest
 from saga.core.identity import MessageId
-from saga.core.intents import Continued, KnownCause, Unread, Verdict
+from saga.core.intents import (
+    UPDATE_ENDED,
+    Continued,
+    KnownCause,
+    Unread,
+    UpdateAnswered,
+    Verdict,
+)
 from saga.core.program import Command, Definition
 from saga.core.state import Identity, SagaState, identity_of
 from saga.core.turn import Turn
@@ -78,6 +85,7 @@ def begin(turn: Turn, trigger: Message) -> Sequence[Command]:
         _check(turn)
     definition = _definition(turn, recorded)
     turn.disarm_all()
+    _end_taken(turn)
     turn.record(
         Continued(
             run=number,
@@ -149,6 +157,21 @@ def _check(turn: Turn) -> None:
             f"step id {alike!r} looks like one of a later run, which begins with its number: "
             f"give the step another id=, to use ctx.continue_as_new"
         )
+
+
+def _end_taken(turn: Turn) -> None:
+    """Answer updates that a branch of this run had taken, and lost its race before it answered."""
+    state = turn.state
+    kept = {
+        arrival.update
+        for arrivals in state.kept.values()
+        for arrival in arrivals.values()
+        if isinstance(arrival, UpdateReceived)
+    }
+    for update in [each for each, is_open in (state.updates or {}).items() if is_open]:
+        if update not in kept:
+            message = "the run that had taken it is over"
+            turn.record(UpdateAnswered(update=update, code=UPDATE_ENDED, message=message))
 
 
 def _causes(turn: Turn) -> tuple[KnownCause, ...]:

@@ -292,6 +292,8 @@ class SagaState:
     """Of each cause a digest of what it said, where nothing else keeps that."""
     told: set[StepId] | None = None
     """The intents whose replies nobody waits for; None where there is none."""
+    updates: dict[str, bool] | None = None
+    """Of each update that came whether it is open; None where none has come."""
     shown: dict[str, Json] | None = None
     """What people see of it by name; None where it has never shown anything."""
     plan: Plan | None = None
@@ -458,13 +460,19 @@ def _answers(state: SagaState) -> str:
 def _awaited(state: SagaState) -> str:
     signals: dict[str, None] = {}
     contracts: dict[str, None] = {}
+    updates: dict[str, None] = {}
     for awaited in state.waited.values():
         if isinstance(awaited, SignalAwaited):
             signals[awaited.name] = None
         else:
             signals |= dict.fromkeys(awaited.signals)
+            updates |= dict.fromkeys(awaited.updates)
             contracts |= dict.fromkeys(awaited.contracts)
-    parts = ((ArrivalKind.SIGNAL, signals), (ArrivalKind.EVENT, contracts))
+    parts = (
+        (ArrivalKind.SIGNAL, signals),
+        (ArrivalKind.UPDATE, updates),
+        (ArrivalKind.EVENT, contracts),
+    )
     return " or ".join(f"{kind.value} {_some(names)}" for kind, names in parts if names)
 
 

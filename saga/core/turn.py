@@ -159,6 +159,18 @@ class Turn:
             return ended.took
         return None
 
+    def recorded_answers(self, wait: str) -> dict[str, intents.UpdateAnswered] | None:
+        """The answers right before *wait* began, by update; None where that is not recorded."""
+        number = self._places().get(wait)
+        if number is None or self.recorded is None:
+            return None
+        answers: dict[str, intents.UpdateAnswered] = {}
+        for decided in reversed(self.recorded[:number]):
+            if not isinstance(decided, intents.UpdateAnswered):
+                break
+            answers[decided.update] = decided
+        return answers
+
     def recorded_refusals(self, wait: str) -> list[str] | None:
         """Why kept signals were refused when *wait* began; None where that is not recorded."""
         number = self._places().get(wait)
@@ -326,12 +338,21 @@ class Turn:
         self.note_unread()
 
     def note_unread(self) -> None:
-        """Right behind the saga's end: say which signals and events nobody had read by then."""
-        if self.recorded is not None and not any(map(_is_unread, self.recorded)):
-            return  # in releases before this one an end said nothing of them
-        for channel, kept in self.state.kept.items():
-            detail = f"nobody had read it at the end ({len(kept)} in all)"
-            self.note(Verdict.UNREAD, f"{channel.kind.value} {channel.name}", detail)
+        """Right behind the saga's end: say what nobody had read by then, and answer updates."""
+        # In releases before this one an end said nothing of what was not read.
+        if self.recorded is None or any(map(_is_unread, self.recorded)):
+            for channel, kept in self.state.kept.items():
+                detail = f"nobody had read it at the end ({len(kept)} in all)"
+                self.note(Verdict.UNREAD, f"{channel.kind.value} {channel.name}", detail)
+        if self.state.updates is not None:
+            self._end_updates(self.state.updates)
+
+    def _end_updates(self, updates: dict[str, bool]) -> None:
+        message = f"the saga is {self.state.status.value}"
+        for update in [each for each, is_open in updates.items() if is_open]:
+            self.record(
+                intents.UpdateAnswered(update=update, code=intents.UPDATE_ENDED, message=message)
+            )
 
     def _tell(self, program: Program, recorded: Sequence[Intent]) -> None:
         """Have a program take the path that was taken then."""

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import islice
 
-from saga.core import program
+from saga.core import program, updates
 from saga.core.arrivals import kept_as, kept_for, selects
 from saga.core.decider import RECORDED, Disposition
-from saga.core.events import Arrival, EventReceived, SignalReceived, channel_of
+from saga.core.events import Arrival, EventReceived, SignalReceived, UpdateReceived, channel_of
 from saga.core.intents import EventAwaited, SignalAwaited, TimerPurpose, Verdict, WaitEnded
 from saga.core.turn import Turn
 
@@ -19,11 +19,10 @@ from saga.core.turn import Turn
 def receive(turn: Turn, arrival: Arrival) -> tuple[Disposition, str | None]:
     """Give an arrival to the oldest wait that takes it, which is named, or keep it."""
     state = turn.state
+    if isinstance(arrival, UpdateReceived) and updates.is_anothers(turn, arrival):
+        return Disposition.CONFLICT, None
     if state.has_ended:
-        if isinstance(arrival, EventReceived):
-            return Disposition.AFTER_END, None
-        detail = f"the saga is {state.status.value}"
-        return turn.note(Verdict.AFTER_END, arrival.name, detail), None
+        return _too_late(turn, arrival), None
     waits = state.waits.get(channel_of(arrival))
     if not waits:
         turn.take_fact()
@@ -32,10 +31,10 @@ def receive(turn: Turn, arrival: Arrival) -> tuple[Disposition, str | None]:
     is_chosen = selects(state.waited[next(iter(waits))])
     if is_chosen:
         wait = _choose_wait(turn, arrival, waits)
-    if isinstance(arrival, SignalReceived):
+    if not isinstance(arrival, EventReceived):
         refusal = turn.refusal(_refusal, turn, wait, arrival)
         if refusal is not None:
-            return turn.note(Verdict.REFUSED, f"signal {arrival.name}", refusal), None
+            return _refuse(turn, arrival, Verdict.REFUSED, refusal), None
     turn.take_fact()
     if wait is None:
         return RECORDED, None
@@ -43,6 +42,21 @@ def receive(turn: Turn, arrival: Arrival) -> tuple[Disposition, str | None]:
         turn.record(WaitEnded(wait=wait, took=turn.version))
     turn.disarm(turn.timer_id(TimerPurpose.WAIT, wait))
     return RECORDED, wait
+
+
+def _too_late(turn: Turn, arrival: Arrival) -> Disposition:
+    if isinstance(arrival, EventReceived):
+        return Disposition.AFTER_END
+    return _refuse(turn, arrival, Verdict.AFTER_END, f"the saga is {turn.state.status.value}")
+
+
+def _refuse(
+    turn: Turn, arrival: SignalReceived | UpdateReceived, verdict: Verdict, why: str
+) -> Disposition:
+    if isinstance(arrival, UpdateReceived):
+        return updates.refuse(turn, arrival, verdict, why)
+    is_late = verdict is Verdict.AFTER_END
+    return turn.note(verdict, arrival.name if is_late else f"signal {arrival.name}", why)
 
 
 def begin(turn: Turn, command: program.Await) -> Arrival | None:
@@ -55,11 +69,19 @@ def begin(turn: Turn, command: program.Await) -> Arrival | None:
 
 def _begin(turn: Turn, command: program.Await) -> Arrival | None:
     wait, signals, contracts = command.wait, command.signals, command.contracts
-    if len(signals) == 1 and not contracts:
+    if len(signals) == 1 and not contracts and not command.updates:
         return _begin_for_signal(turn, SignalAwaited(wait=wait, name=signals[0]))
     recorded = turn.recorded_wait(wait)
     does_select = command.selects if recorded is None else recorded.selects
-    awaited = EventAwaited(wait=wait, contracts=contracts, signals=signals, selects=does_select)
+    awaited = EventAwaited(
+        wait=wait,
+        contracts=contracts,
+        signals=signals,
+        updates=command.updates,
+        selects=does_select,
+    )
+    if command.updates:
+        updates.refuse_unfit(turn, awaited)
     kept = kept_for(turn.state, awaited)
     if not does_select:
         _, taken = next(kept, (0, None))

@@ -61,6 +61,7 @@ from saga.core.events import (
     Resumed,
     SagaStarted,
     SignalReceived,
+    UpdateReceived,
 )
 from saga.core.identity import (
     ID_BYTES_MAX,
@@ -403,7 +404,7 @@ class Router:
             return self._definition_act(inbound, command, key)
         event = Event(command_fact(command), at, MessageId(command.command_id), source)
         delivery = Delivery(SagaId(command.saga_id), event, inbound, deferred_id=deferred_id)
-        is_signal = isinstance(event.fact, SignalReceived)
+        is_signal = isinstance(event.fact, SignalReceived | UpdateReceived)
         delivery.is_operator = not is_signal and not delivery.undoes
         delivery.may_be_early = self._is_for_ours(command, key)
         return [delivery]
@@ -583,6 +584,10 @@ def command_fact(command: Command) -> Fact:
         case CommandAct.SIGNAL:
             payload = canonical(command.payload)
             return SignalReceived(name=command.name or "", payload=payload, actor=actor)
+        case CommandAct.UPDATE:
+            update, payload = command.command_id, canonical(command.payload)
+            name = command.name or ""
+            return UpdateReceived(update=update, name=name, payload=payload, actor=actor)
         case CommandAct.CANCEL:
             return CancelRequested(mode=command.mode, reason=reason, actor=actor)
         case CommandAct.ABANDON:

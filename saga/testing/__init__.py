@@ -16,6 +16,7 @@ from saga.testing.children import (
 from saga.testing.expectations import (
     Expectation,
     abandoned,
+    answered,
     armed,
     cleaned_up,
     completed,
@@ -50,6 +51,7 @@ from saga.testing.happenings import (
     signalled,
     timed_out,
     turn_failed,
+    updated,
 )
 from saga.testing.spec import Scenario, given
 from saga.testing.world import Verdict, World, WorldSaga, WorldState
@@ -63,6 +65,7 @@ __all__ = [
     "WorldState",
     "abandoned",
     "after",
+    "answered",
     "armed",
     "as_child",
     "cancelled",
@@ -106,4 +109,5 @@ __all__ = [
     "undo_issued",
     "undo_stuck",
     "undone_by_parent",
+    "updated",
 ]

@@ -41,6 +41,7 @@ from saga.core.intents import (
     TimerArmed,
     TimerPurpose,
     UndoAppended,
+    UpdateAnswered,
     Verdict,
 )
 from saga.core.status import StepStatus
@@ -50,6 +51,7 @@ ACTS: Final = (
     EventPublished,
     IntentTold,
     CommandSent,
+    UpdateAnswered,
     SagaParked,
     SagaCompleted,
     SagaRolledBack,
@@ -144,6 +146,19 @@ def signal_sent(
     wanted = {"act": SentAct.SIGNAL, "definition": definition, "key": key, "name": name}
     wanted["payload"] = canonical(to_jsonable_python(payload))
     return Expectation(CommandSent, wanted | _given(command=command))
+
+
+def answered(
+    answer: object = None,
+    *,
+    code: str | None = None,
+    message: str | None = None,
+    update: str | None = None,
+) -> Expectation:
+    """An update is answered, or refused with this *code*; *message* is part of what is said."""
+    wanted: dict[str, object] = {"code": code}
+    wanted["answer"] = None if code is not None else canonical(to_jsonable_python(answer))
+    return Expectation(UpdateAnswered, wanted | _given(update=update, message=_containing(message)))
 
 
 def completed(outcome: EventSpec = None, *, residue: tuple[str, ...] = ()) -> Expectation:

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from pydantic_core import to_jsonable_python
+
 from saga.contracts import Event, Intent, canonical, contract_of, message_of
 from saga.core.durations import Duration, duration_us
 from saga.core.events import (
@@ -17,6 +19,7 @@ from saga.core.events import (
     CancelRequested,
     Channel,
     Fact,
+    Json,
     OperatorActed,
     Paused,
     PauseScope,
@@ -27,8 +30,10 @@ from saga.core.events import (
     SignalReceived,
     TimerFired,
     TurnFailed,
+    UpdateReceived,
     event_channel,
     signal_channel,
+    update_channel,
 )
 from saga.core.history import Entry
 from saga.core.identity import DO, Direction, Instant, intent_id
@@ -103,7 +108,9 @@ class Deadline:
     def _timer(self, state: SagaState, history: Sequence[Entry]) -> TimerArmed:
         subject = self.subject
         if isinstance(subject, str) and subject not in state.steps:
-            wanted = (TimerPurpose.WAIT, _oldest_wait(state, signal_channel(subject)))
+            is_update = update_channel(subject) in state.waits
+            channel = (update_channel if is_update else signal_channel)(subject)
+            wanted = (TimerPurpose.WAIT, _oldest_wait(state, channel))
         elif isinstance(subject, type) and issubclass(subject, Event):
             channel = event_channel(contract_of(subject).contract_name)
             wanted = (TimerPurpose.WAIT, _oldest_wait(state, channel))
@@ -190,6 +197,35 @@ def timed_out(what: Awaited) -> Deadline:
 def signalled(name: str, payload: object = None, *, actor: str | None = None) -> Plain:
     """Somebody sends a signal; *payload* is anything that JSON can say."""
     return Plain(SignalReceived(name=name, payload=canonical(payload), actor=actor))
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """Somebody asks; without an *id* of its own, under the next number."""
+
+    name: str
+    payload: Json
+    id: str | None = None
+    actor: str | None = None
+
+    def fact(self, state: SagaState, history: Sequence[Entry]) -> tuple[Fact, Instant | None]:
+        number = sum(isinstance(entry.body, UpdateReceived) for entry in history) + 1
+        update = self.id or f"update-{number}"
+        del state
+        asked = UpdateReceived(
+            update=update, name=self.name, payload=self.payload, actor=self.actor
+        )
+        return asked, None
+
+
+def updated(
+    name: str, payload: object = None, *, id: str | None = None, actor: str | None = None
+) -> Update:
+    """Somebody asks the saga and waits for an answer; *payload* is anything that JSON can say.
+
+    Its id is `update-1`, `update-2` and so on, where none is given.
+    """
+    return Update(name, canonical(to_jsonable_python(payload)), id, actor)
 
 
 def cancelled(

@@ -42,6 +42,7 @@ from saga.core.events import (
     TimerFired,
     TimersAdded,
     TurnFailed,
+    UpdateReceived,
 )
 from saga.core.fold import fold
 from saga.core.history import FACTS, Entry, History, RecordedTurn, turn_of, turns
@@ -285,7 +286,13 @@ class Scenario:
 
     def _event(self, fact: Fact) -> Event:
         self._turns += 1
-        cause = fact.timer_id if isinstance(fact, TimerFired) else f"message-{self._turns}"
+        match fact:
+            case TimerFired():
+                cause: str = fact.timer_id
+            case UpdateReceived():
+                cause = fact.update
+            case _:
+                cause = f"message-{self._turns}"
         return Event(fact, self.now, MessageId(cause))
 
     def _take(self, event: Event) -> None:

@@ -157,6 +157,13 @@ BODIES = [
         )
         for payload in (None, Json("null"), Json('{"a":[1,null]}'))
     ),
+    events.UpdateReceived(update="u", name="n", payload=Json('{"a":1}')),
+    events.UpdateReceived(update="u", name="n", payload=Json("null"), actor="ann"),
+    intents.UpdateAnswered(update="u", answer=Json("null")),
+    intents.UpdateAnswered(update="u", answer=Json('{"a":[null]}')),
+    intents.UpdateAnswered(update="u", code="c", message="m"),
+    intents.UpdateAnswered(update="u", code="c"),
+    intents.EventAwaited(wait="w", updates=("n",)),
     intents.Shown(fields=()),
     intents.Shown(fields=(("a", Json('"x"')), ("z", Json("null")), ("ü", Json('{"b":[1,null]}')))),
     intents.TimerArmed(

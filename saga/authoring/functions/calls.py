@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, TypeVar
 
 from pydantic import BaseModel, TypeAdapter
 
+from saga.authoring.functions.requests import Request
 from saga.contracts import Event, Intent
 from saga.core.events import Arrival, Message
 from saga.core.identity import Instant
-from saga.core.program import DoStep, Signal
+from saga.core.program import Await, DoStep, Signal
 from saga.errors import DefinitionError
 
 T = TypeVar("T")
@@ -86,8 +87,29 @@ class WaitCall(Call[T]):
     timeout_us: int | None
     number: int = field(default=0, init=False)
 
+    def awaits(self) -> Await:
+        return Await(self.wait, self.timeout_us, signals=(self.name,))
+
     def __str__(self) -> str:
         return f"ctx.wait({self.name!r})"
+
+
+@dataclass(slots=True, eq=False)
+class UpdateCall(Call[Request[T]]):
+    """The next update of a name; *place* is where the function asks for it."""
+
+    wait: str
+    name: str
+    adapter: TypeAdapter[T]
+    timeout_us: int | None
+    place: str
+    number: int = field(default=0, init=False)
+
+    def awaits(self) -> Await:
+        return Await(self.wait, self.timeout_us, updates=(self.name,))
+
+    def __str__(self) -> str:
+        return f"ctx.update({self.name!r})"
 
 
 @dataclass(slots=True, eq=False)
@@ -104,8 +126,16 @@ class NextCall(Call[T]):
     number: int = field(default=0, init=False)
     read: tuple[Arrival, BaseModel] | None = field(default=None, init=False)
 
+    def awaits(self) -> Await:
+        contracts, selects = self.contracts, self.selects
+        return Await(self.wait, self.timeout_us, contracts=contracts, selects=selects)
+
     def __str__(self) -> str:
         return f"ctx.next({', '.join(each.__name__ for each in self.classes)})"
+
+
+Waiting = WaitCall[Any] | NextCall[Any] | UpdateCall[Any]
+"""What ends with something that arrives."""
 
 
 @dataclass(slots=True, eq=False)

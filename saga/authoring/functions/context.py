@@ -40,10 +40,12 @@ from saga.authoring.functions.calls import (
     SleepCall,
     StepCall,
     UndoSpec,
+    UpdateCall,
     WaitCall,
 )
 from saga.authoring.functions.children import checked_child, not_known
 from saga.authoring.functions.inspection import not_heard
+from saga.authoring.functions.requests import Request
 from saga.authoring.functions.scopes import Scope
 from saga.authoring.functions.signals import check_name, checked_signal
 from saga.authoring.functions.visible import FIELDS_SHOWN_MAX, SagaLog, shown_fields
@@ -51,7 +53,7 @@ from saga.authoring.mapping import check_undo
 from saga.contracts import Contract, Event, Intent, Kind, contract_of, encode, message_of
 from saga.core.durations import Duration, duration_us
 from saga.core.identity import SAGA_NAMESPACE, Instant, SagaId, StepId, instant
-from saga.core.program import Line, Publish, Show, Tell
+from saga.core.program import Answer, Line, Publish, Show, Tell
 from saga.core.retry import FOREVER, ONCE, STEP_DEFAULT, UNDO_DEFAULT, Retry, fraction
 from saga.core.runs import prefix
 from saga.core.status import StepKind
@@ -82,7 +84,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 class Asked(Protocol):
     """Who answers what a context cannot by itself: the saga's program."""
 
-    def say(self, command: Publish | Show | Tell | Line) -> None: ...
+    def say(self, command: Publish | Show | Tell | Answer | Line) -> None: ...
 
     def patched(self, patch: str) -> bool:
         """Whether to take the new path of *patch*: the first time it is recorded."""
@@ -407,6 +409,35 @@ class Context:
         wait = f"{self._prefix}wait-{name}-{self._next(f'wait {name}')}"
         call: WaitCall[Any] = WaitCall(wait, name, adapter, timeout_us)
         return self._made(call, sys._getframe(1))  # noqa: SLF001  # as above
+
+    @overload
+    def update(
+        self, name: str, model: type[T], *, timeout: Duration | None = None
+    ) -> Awaitable[Request[T]]: ...
+    @overload
+    def update(self, name: str, *, timeout: Duration | None = None) -> Awaitable[Request[Any]]: ...
+    def update(
+        self, name: str, model: Any = None, *, timeout: Duration | None = None
+    ) -> Awaitable[Request[Any]]:
+        """The next update of *name*, or one kept before: somebody asks and waits for an answer.
+
+        What is no *model* is refused at once, with code `invalid`. What is taken is to be answered
+        with `request.answer(value)` or `request.refuse(code, message)`, once, before the function
+        ends; one that is not parks the saga.
+
+        Raises:
+            TimedOut: when awaited: none came within *timeout*.
+        """
+        check_name("ctx.update", "an update", name)
+        caller = sys._getframe(1)  # noqa: SLF001  # as above
+        call: UpdateCall[Any] = UpdateCall(
+            f"{self._prefix}update-{name}-{self._next(f'update {name}')}",
+            name,
+            _adapter(Any if model is None else model),
+            None if timeout is None else duration_us(timeout),
+            f"{caller.f_code.co_filename}:{caller.f_lineno}",
+        )
+        return self._made(call, caller)
 
     @overload
     def next(

@@ -29,7 +29,7 @@ _PIVOT_IN_SCOPE = (
 AWAITED = frozenset(
     {
         *("do", "sleep", "sleep_until", "wait", "next", "child", "all", "any", "some", "signal"),
-        "continue_as_new",
+        *("update", "continue_as_new"),
     }
 )
 """The calls of the context that have their effect when they are awaited."""

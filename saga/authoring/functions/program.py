@@ -14,11 +14,13 @@ from saga.authoring.functions.calls import (
     ContinueCall,
     NextCall,
     StepCall,
+    UpdateCall,
     WaitCall,
 )
 from saga.authoring.functions.children import not_known, outcome_of, rolled_back
 from saga.authoring.functions.context import Context
 from saga.authoring.functions.failures import FAILURES, fail_of
+from saga.authoring.functions.requests import Request
 from saga.authoring.functions.scheduler import Held, Scheduler, Task, Waiter
 from saga.authoring.functions.seclusion import secluded
 from saga.authoring.mapping import fill, fill_report
@@ -34,7 +36,15 @@ from saga.contracts import (
     read_accepted_as,
     reads_as,
 )
-from saga.core.events import Arrival, ChildEnded, ChildStatus, EventReceived, Json, Message
+from saga.core.events import (
+    Arrival,
+    ChildEnded,
+    ChildStatus,
+    EventReceived,
+    Json,
+    Message,
+    UpdateReceived,
+)
 from saga.core.identity import Instant, SagaId, StepId
 from saga.core.program import (
     Command,
@@ -55,8 +65,8 @@ RolledBack = type[Event] | Callable[[Any, Report], Event]
 
 class FunctionProgram:
     __slots__ = (
-        *("_context", "_function", "_patches", "_registry", "_rolled_back", "_scheduler"),
-        *("_trigger", "_why_no_trigger", "patches"),
+        *("_context", "_function", "_patches", "_registry", "_requests", "_rolled_back"),
+        *("_scheduler", "_trigger", "_why_no_trigger", "patches"),
     )
 
     def __init__(
@@ -89,6 +99,8 @@ class FunctionProgram:
             heard=heard,
         )
         self._trigger: BaseModel | None = None
+        self._requests: list[tuple[Request[Any], Task, str]] | None = None
+        """What is to be answered, by whom, and where it was asked for; None where nothing is."""
         self.patches: frozenset[str] | None = None
         self._patches: frozenset[str] = frozenset()
         """Those that were taken."""
@@ -146,12 +158,16 @@ class FunctionProgram:
         if isinstance(call, NextCall):
             value = self._read_event(call, arrival)
         else:
-            value = _read_signal(call, arrival.payload)
+            value = _read_payload(call, arrival.payload)
+        if isinstance(call, UpdateCall):
+            value = self._asked(waiter, call, arrival, value)
         return self._run(waiter, value, None, at)
 
     def timed_out(self, wait: str, at: Instant) -> Sequence[Command]:
         waiter, call = self._scheduler.waited(wait)
-        kind: Literal["signal", "event"] = "event" if isinstance(call, NextCall) else "signal"
+        kind: Literal["signal", "event", "update"] = "signal"
+        if not isinstance(call, WaitCall):
+            kind = "event" if isinstance(call, NextCall) else "update"
         return self._run(waiter, None, TimedOut(call.name, kind), at)
 
     def undone(self, scope: str, at: Instant) -> Sequence[Command]:
@@ -179,7 +195,7 @@ class FunctionProgram:
 
     def refusal_of(self, wait: str, payload: Json) -> str | None:
         _, call = self._scheduler.waits.get(wait, (None, None))
-        if not isinstance(call, WaitCall):
+        if not isinstance(call, WaitCall | UpdateCall):
             return None
         try:
             with secluded():
@@ -238,6 +254,7 @@ class FunctionProgram:
         context = self._context
         context._is_over = True  # noqa: SLF001  # the context is ours; users see no setter
         self._scheduler.close()
+        self._requests = None
         # Program and context know each other: without this every saga waits for the collector.
         context._program = CLOSED  # noqa: SLF001  # as above
 
@@ -256,6 +273,7 @@ class FunctionProgram:
 
     def _ending(self, value: object, error: Exception | None) -> Command:
         if error is None:
+            _check_answered(self._requests or ())
             if isinstance(value, ContinueCall):
                 return ContinueAsNew(value.trigger)
             return Finish(self._message(value))
@@ -300,6 +318,16 @@ class FunctionProgram:
         if problem is not None:
             raise DefinitionError(f"ctx.continue_as_new({type(trigger).__name__}(…)): {problem}")
         return ContinueCall(message)
+
+    def _asked(
+        self, waiter: Waiter, call: UpdateCall[Any], received: Arrival, payload: object
+    ) -> Request[Any]:
+        """What the function is given of an update, which it is to answer."""
+        assert isinstance(received, UpdateReceived), received
+        request: Request[Any] = Request(received, payload, self.say)
+        still_open = [each for each in self._requests or () if not each[0].is_answered]
+        self._requests = [*still_open, (request, task_of(waiter), call.place)]
+        return request
 
     def say(self, command: Command) -> None:
         commands = self._scheduler.commands
@@ -352,7 +380,7 @@ class RegisteredContracts:
         return accepting(self._registry, recorded)
 
 
-def _read_signal(call: WaitCall[Any], payload: Json) -> object:
+def _read_payload(call: WaitCall[Any] | UpdateCall[Any], payload: Json) -> object:
     """What a wait takes: it was accepted, if not by today's model then by an earlier one."""
     try:
         return call.adapter.validate_json(payload)
@@ -375,3 +403,22 @@ class _Closed:
 
 
 CLOSED: Final = _Closed()
+
+
+def task_of(waiter: Waiter) -> Task:
+    """The coroutine that goes on with what *waiter* waits for."""
+    while not isinstance(waiter, Task):
+        assert waiter.parent is not None, waiter
+        waiter = waiter.parent
+    return waiter
+
+
+def _check_answered(requests: Iterable[tuple[Request[Any], Task, str]]) -> None:
+    """Refuse an end that leaves a request open. Who failed or lost a race need not answer."""
+    for request, task, place in requests:
+        if not request.is_answered and (task.returned or task.parent is None):
+            raise DefinitionError(
+                f"{request} ({request.id}) was never answered: call request.answer(…) or "
+                f"request.refuse(…) before the function ends",
+                where=place,
+            )

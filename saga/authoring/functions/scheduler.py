@@ -25,7 +25,9 @@ from saga.authoring.functions.calls import (
     SignalCall,
     SleepCall,
     StepCall,
+    UpdateCall,
     WaitCall,
+    Waiting,
 )
 from saga.authoring.functions.coroutines import awaits_at, close, frames_of, line_of
 from saga.authoring.functions.failures import FAILURES
@@ -39,10 +41,13 @@ from saga.authoring.functions.seclusion import (
     watch_collector,
 )
 from saga.core.identity import StepId
-from saga.core.program import Await, Command, DropBranch, LeaveScope, Sleep
+from saga.core.program import Command, DropBranch, LeaveScope, Sleep
 from saga.errors import DefinitionError, StepFailed
 
 GENERATORS_MIN = 16
+
+
+_WAITS = (WaitCall, UpdateCall, NextCall)
 
 
 class Waiter(Protocol):
@@ -324,7 +329,7 @@ class Scheduler:
         self.commands: list[Command] = []
         self.steps: dict[StepId, tuple[Waiter, StepCall[Any]]] = {}
         self.sleeps: dict[str, tuple[Waiter, SleepCall]] = {}
-        self.waits: dict[str, tuple[Waiter, WaitCall[Any] | NextCall[Any]]] = {}
+        self.waits: dict[str, tuple[Waiter, Waiting]] = {}
         self.outcome: tuple[object, Exception | None] | None = None
         self.running: Task | None = None
         self._unawaited: dict[Call[Any] | Scope, tuple[Task | None, CodeType, int]] = {}
@@ -529,15 +534,9 @@ class Scheduler:
             case SleepCall():
                 self.sleeps[wanted.name] = (waiter, wanted)
                 self.commands.append(Sleep(wanted.name, wanted.length_us, wanted.until))
-            case WaitCall():
+            case WaitCall() | UpdateCall() | NextCall():
                 self.waits[wanted.wait] = (waiter, wanted)
-                self.commands.append(Await(wanted.wait, wanted.timeout_us, (wanted.name,)))
-            case NextCall():
-                self.waits[wanted.wait] = (waiter, wanted)
-                contracts, selects = wanted.contracts, wanted.selects
-                self.commands.append(
-                    Await(wanted.wait, wanted.timeout_us, contracts=contracts, selects=selects)
-                )
+                self.commands.append(wanted.awaits())
             case GroupCall():
                 self._want_group(waiter, wanted)
                 return
@@ -579,7 +578,7 @@ class Scheduler:
             del waiter.place.begun[call]
         return waiter
 
-    def waited(self, wait: str) -> tuple[Waiter, WaitCall[Any] | NextCall[Any]]:
+    def waited(self, wait: str) -> tuple[Waiter, Waiting]:
         """Who waited for a signal or event, which has come, or comes too late."""
         waiter, call = self.waits.pop(wait)
         if waiter.place is not None:
@@ -605,7 +604,7 @@ class Scheduler:
         calls.sort(key=_number_of)
         steps = tuple(call.step for call in calls if isinstance(call, StepCall))
         sleeps = tuple(call.name for call in calls if isinstance(call, SleepCall))
-        waits = tuple(call.wait for call in calls if isinstance(call, (WaitCall, NextCall)))
+        waits = tuple(call.wait for call in calls if isinstance(call, _WAITS))
         if self.unseen:
             for step in steps:
                 self.unseen.pop(step, None)
