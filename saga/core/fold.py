@@ -138,7 +138,9 @@ def take_noted(state: SagaState, event: Event, verdict: intents.Verdict) -> None
     """What is left of a fact that does not have its plain effect: an answer counts as given."""
     know(state, event)
     fact = event.fact
-    if type(fact) is events.ReplyReceived and verdict is not intents.Verdict.REFUSED:
+    if type(fact) is events.TimerFired:
+        state.timers.pop(fact.timer_id, None)
+    elif type(fact) is events.ReplyReceived and verdict is not intents.Verdict.REFUSED:
         name = parse_intent_id(fact.intent_id)
         if name is not None and name.step in state.steps:
             take_reply(state, state.steps[name.step], name, fact, is_noted=True)
@@ -580,7 +582,7 @@ def _without_effect(_: SagaState, __: events.Fact | intents.Intent, ___: Instant
     """It concerns nobody's state."""
 
 
-_OF_ALL_RUNS: Final = frozenset({"saga_id", "version"})
+_OF_ALL_RUNS: Final = frozenset({"saga_id", "version", "untold"})
 _PARTS: Final = tuple(part.name for part in fields(SagaState) if part.name not in _OF_ALL_RUNS)
 _Effect: TypeAlias = Callable[[SagaState, Any, Instant], None]
 

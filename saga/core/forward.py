@@ -54,6 +54,7 @@ def start(turn: Turn, fact: events.SagaStarted) -> Disposition:
     turn.take_fact()
     assert state.program is None, state.saga_id
     turn.begin(turn.definition.program(state.saga_id, fact.key, 1))
+    runs.arm_deadline(turn)
     if state.pause is not None:
         turn.program.know_trigger(fact.trigger)
         turn.hold()

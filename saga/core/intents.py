@@ -30,6 +30,8 @@ class TimerPurpose(StrEnum):
     RETRY = "retry"
     SLEEP = "sleep"
     WAIT = "wait"
+    SAGA = "saga"
+    """Its own deadline."""
 
 
 def purpose_of(timer_id: TimerId) -> TimerPurpose | None:

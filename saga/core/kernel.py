@@ -181,6 +181,8 @@ def _timer(turn: Turn, fact: events.TimerFired) -> Disposition:
         return turn.note(Verdict.STALE, fact.timer_id, "it is armed no longer: nothing comes of it")
     if turn.at < timer.due_at and turn.recorded is None:
         return Disposition.NO_NEWS  # it was moved when it had been found due
+    if timer.purpose is TimerPurpose.SAGA:
+        return requests.overdue(turn)
     turn.take_fact()
     match timer.purpose:
         case TimerPurpose.SLEEP:

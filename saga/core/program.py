@@ -283,5 +283,7 @@ class Definition:
     program: Callable[[SagaId, str, int], Program]
     parallel_undo: bool = False
     continue_when_stuck: bool = False
+    deadline_us: int | None = None
+    """For the whole saga, from its start."""
     contracts: Contracts = PlainContracts()
     find: Callable[[int | None], Definition | None] | None = None

@@ -34,6 +34,7 @@ _WITH_OUTCOME: Final = (
     intents.SagaRolledBack,
     intents.SagaAbandoned,
 )
+_SAGA: Final = TimerPurpose.SAGA
 _WITH_PAYLOAD: Final = intents.IntentIssued | intents.EventPublished | intents.IntentTold
 _CONTINUED: Final = ("trigger", "definition_version", "fingerprint", "began_with")
 _STANDS: Final[dict[type, tuple[str, ...]]] = {
@@ -207,6 +208,9 @@ def _restate(decision: Decision, recorded: Sequence[Entry], *, is_format_1: bool
 
 def _check_open(state: SagaState, *, after: int) -> None:
     """Refuse a timeout that can be armed no more: what it was for is over without it."""
+    deadlines = [each.timer for each in state.unarmed.values() if each.timer.purpose is _SAGA]
+    for timer in deadlines if state.plan is not None or state.status.is_ended else ():
+        del state.unarmed[timer.timer_id]  # it would change nothing any more
     for unarmed in state.unarmed.values():
         if not _is_open(state, unarmed.timer):
             raise ReplayMismatch(after, "nothing", _detail(unarmed.timer))
@@ -215,6 +219,8 @@ def _check_open(state: SagaState, *, after: int) -> None:
 def _is_open(state: SagaState, timer: TimerArmed) -> bool:
     if timer.purpose is TimerPurpose.WAIT:
         return timer.target in state.waited
+    if timer.purpose is TimerPurpose.SAGA:
+        return True
     # A deadline's id is `{saga id}/{step}/{do|undo}/{attempt}/deadline`.
     step_id, direction = timer.target.rsplit("/", 1)
     attempt = int(timer.timer_id.rsplit("/", 2)[1])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, assert_never
 
-from saga.core import children, events, forward, parking, rollback
+from saga.core import children, events, forward, parking, rollback, runs
 from saga.core.decider import RECORDED, Disposition
 from saga.core.events import Act, CancelMode
 from saga.core.identity import StepId
@@ -26,7 +26,7 @@ def cancel(turn: Turn, fact: events.CancelRequested) -> Disposition:
         turn.take_fact()
         rollback.abandon(turn, fact.reason)
         return RECORDED
-    refusal = turn.refusal(_why_not_to_cancel, state, fact)
+    refusal = turn.refusal(_why_not_to_cancel, state, fact.mode)
     if refusal is not None:
         return turn.note(Verdict.REFUSED, "cancel", refusal)
     turn.take_fact()
@@ -38,9 +38,19 @@ def cancel(turn: Turn, fact: events.CancelRequested) -> Disposition:
     return RECORDED
 
 
-def _why_not_to_cancel(state: SagaState, fact: events.CancelRequested) -> str | None:
+def overdue(turn: Turn) -> Disposition:
+    """The saga's own deadline has passed: roll it back, as a graceful cancel would."""
+    refusal = _why_not_to_cancel(turn.state, CancelMode.GRACEFUL)
+    if refusal is not None:
+        return turn.note(Verdict.REFUSED, runs.DEADLINE, refusal)
+    turn.take_fact()
+    rollback.begin_once_settled(turn, "the saga's deadline has passed", code=runs.DEADLINE)
+    return RECORDED
+
+
+def _why_not_to_cancel(state: SagaState, mode: CancelMode) -> str | None:
     """A graceful cancel that still waits can be made immediate."""
-    is_graceful = fact.mode is CancelMode.GRACEFUL
+    is_graceful = mode is CancelMode.GRACEFUL
     is_on_its_way_back = state.plan is not None or (is_graceful and state.is_stopping)
     is_through = state.is_finishing and not state.is_continuing
     refusals = (

@@ -22,6 +22,7 @@ from saga.core.intents import (
     UPDATE_ENDED,
     Continued,
     KnownCause,
+    TimerPurpose,
     Unread,
     UpdateAnswered,
     Verdict,
@@ -33,12 +34,23 @@ from saga.errors import DefinitionError
 
 RUNS_A_TURN_MAX: Final = 1_000
 """A run that finds all that it waits for begins and ends within one turn; more go in a circle."""
+DEADLINE: Final = "deadline"
+"""The name of the saga's own deadline, and the code of a rollback that it leads to."""
 _OF_A_RUN: Final = re.compile(r"([0-9]+)\.")
 
 
 def prefix(run: int) -> str:
     """What the ids of a run's steps, sleeps, waits and publications begin with."""
     return "" if run == 1 else f"{run}."
+
+
+def arm_deadline(turn: Turn) -> None:
+    """Arm the deadline of the whole saga: in each of its runs it counts from the first start."""
+    length_us, state = turn.definition.deadline_us, turn.state
+    if length_us is not None:
+        left_us = max(state.started_at + length_us - turn.at, 0)
+        name = prefix(state.run_number) + DEADLINE
+        turn.arm(TimerPurpose.SAGA, name, left_us, DEADLINE)
 
 
 def is_of_earlier_run(state: SagaState, step: str) -> bool:
@@ -120,6 +132,7 @@ def _start(turn: Turn, definition: Definition, trigger: Message) -> Sequence[Com
     assert state.run is not None, state.saga_id
     state.run.definition = turn.definition = definition
     turn.begin(definition.program(state.saga_id, state.key, state.run.number))
+    arm_deadline(turn)
     return turn.program.start(trigger, turn.at)
 
 

@@ -34,7 +34,7 @@ from saga.core.status import SagaStatus, StepStatus
 Asked = TypeVarTuple("Asked")
 _DEADLINE: Final = TimerPurpose.DEADLINE
 _RETRY: Final = TimerPurpose.RETRY
-_TIMEOUTS: Final = frozenset({TimerPurpose.DEADLINE, TimerPurpose.WAIT})
+_TIMEOUTS: Final = frozenset({TimerPurpose.DEADLINE, TimerPurpose.WAIT, TimerPurpose.SAGA})
 """What may begin while something is waited for; a sleep or a retry changes what comes when."""
 
 

@@ -23,7 +23,7 @@ SAGAS_MAX: Final = 1_000
 """Of each status and of deferred records, so many are looked at."""
 WAITS_SHOWN_MAX: Final = 5
 _MOVING: Final = frozenset({SagaStatus.RUNNING, SagaStatus.ROLLING_BACK})
-_BY_ITSELF: Final = frozenset({TimerPurpose.RETRY, TimerPurpose.DEADLINE})
+_BY_ITSELF: Final = frozenset({TimerPurpose.RETRY, TimerPurpose.DEADLINE, TimerPurpose.SAGA})
 
 
 @value(kw_only=True)

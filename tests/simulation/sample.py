@@ -318,7 +318,7 @@ async def flawed(ctx: Context, ordered: Ordered) -> WorkDone:
     return WorkDone(order_id=ordered.order_id, receipts=[first.receipt])
 
 
-@saga("crowd", version=1, starts_on=CrowdOrdered, rolled_back=WorkUndone)
+@saga("crowd", version=1, starts_on=CrowdOrdered, rolled_back=WorkUndone, deadline="2s")
 async def crowd(ctx: Context, ordered: Ordered) -> WorkDone:
     """Two of three, then three of which two run at once and the first failure ends all."""
     ctx.tell(asked(Look, ordered, "z"))

@@ -32,6 +32,7 @@ from saga.authoring.mapping import check_rolled_back
 from saga.contracts import ContractRegistry, Event, Kind, contract_of
 from saga.contracts.between_sagas import ChildEnded, ChildStarted
 from saga.contracts.keys import key_text
+from saga.core.durations import Duration, duration_us
 from saga.core.events import event_channel
 from saga.core.identity import SagaId
 from saga.core.program import Definition
@@ -57,6 +58,7 @@ class SagaDefinition:
     fingerprint: str
     key: KeySpec | None = field(default=None, repr=False)
     listens: tuple[Listening, ...] = ()
+    deadline_us: int | None = None
 
     def key_of(self, trigger: Event, own_key: str | None = None) -> str:
         """The business key of the saga that *trigger* starts; ValueError if it gives none.
@@ -136,6 +138,7 @@ class SagaDefinition:
             program,
             parallel_undo=self.parallel_undo,
             continue_when_stuck=self.when_stuck == "continue",
+            deadline_us=self.deadline_us,
             contracts=RegisteredContracts(registry),
             find=find,
         )
@@ -151,6 +154,7 @@ def saga(
     rolled_back: RolledBack | None = None,
     parallel_undo: bool = False,
     when_stuck: Literal["halt", "continue"] = "halt",
+    deadline: Duration | None = None,
 ) -> Callable[[SagaFunction], SagaDefinition]:
     """Make a saga of an `async def (ctx, trigger) -> Event | None`.
 
@@ -165,6 +169,9 @@ def saga(
         parallel_undo: undo side by side what did not depend on each other.
         when_stuck: `halt`: a step that cannot be undone parks the saga; `continue`: it is residue.
 
+        deadline: for the whole saga, from its start: past it the saga is rolled back, with the code
+            `deadline`; past the pivot that is only noted.
+
     Raises:
         DefinitionError: it cannot work as it is written; names file and line.
     """
@@ -175,6 +182,7 @@ def saga(
         try:
             heard = listenings(listens)
             _check_names(name, version, when_stuck)
+            deadline_us = _deadline_us(name, deadline)
             _check_function(name, function)
             _check_triggers(name, triggers, key, rolled_back)
         except DefinitionError as error:
@@ -195,12 +203,26 @@ def saga(
             parallel_undo=parallel_undo,
             when_stuck=when_stuck,
             where=where,
-            fingerprint=fingerprint(function),
+            # A deadline more or less is other code; how long it is, a running saga keeps.
+            fingerprint=fingerprint(function, "" if deadline is None else "deadline"),
+            deadline_us=deadline_us,
             key=key,
             listens=heard,
         )
 
     return decorate
+
+
+def _deadline_us(name: str, deadline: Duration | None) -> int | None:
+    if deadline is None:
+        return None
+    try:
+        length_us = duration_us(deadline)
+    except ValueError as error:
+        raise DefinitionError(f"saga {name!r}: deadline={error}") from None
+    if not length_us:
+        raise DefinitionError(f"saga {name!r}: deadline={deadline!r} passes before it has begun")
+    return length_us
 
 
 def _heard(listens: tuple[Listening, ...]) -> dict[str, bool]:

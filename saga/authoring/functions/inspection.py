@@ -42,8 +42,11 @@ def place_of(function: Callable[..., Any]) -> str:
     return f"{code.co_filename}:{code.co_firstlineno}"
 
 
-def fingerprint(function: Callable[..., Any]) -> str:
-    """A hash of what the function says, the same whatever its comments, docstring and layout."""
+def fingerprint(function: Callable[..., Any], beside: str = "") -> str:
+    """A hash of what the function says, the same whatever its comments, docstring and layout.
+
+    *beside*: what else makes it another code.
+    """
     tree = _tree(function)
     if tree is not None:
         for node in ast.walk(tree):
@@ -55,7 +58,7 @@ def fingerprint(function: Callable[..., Any]) -> str:
     else:
         code = _code(function)
         text = repr((code.co_code, code.co_names, code.co_consts)) if code else repr(function)
-    return sha256(text.encode()).hexdigest()[:16]
+    return sha256((text + beside).encode()).hexdigest()[:16]
 
 
 def referenced_contracts(function: Callable[..., Any]) -> frozenset[type]:

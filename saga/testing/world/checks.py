@@ -355,7 +355,7 @@ def _planned_set(before: Sequence[Entry], version: int, plan: RollbackPlanned) -
         is_done = _is_answered(before, step, "do", ReplyOutcome.DONE)
         is_refused = _is_answered(before, step, "do", ReplyOutcome.REFUSED)
         # A pivot that was in flight when the saga was cancelled may still succeed.
-        if kind is StepKind.PIVOT and is_done and plan.code != "cancelled":
+        if kind is StepKind.PIVOT and is_done and plan.code not in ("cancelled", "deadline"):
             yield f"entry {version} rolls back past the pivot {step}"
         if kind is StepKind.COMPENSATABLE and (is_done or not is_refused):
             expected.add(step)
