@@ -11,16 +11,18 @@ import contextlib
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final, Protocol, Self, Unpack
 from uuid import UUID
 
-from pydantic_core import to_jsonable_python
+from pydantic_core import from_json, to_jsonable_python
 
-from saga.contracts import CommandAct, Event
+from saga.contracts import CommandAct, Event, message_of
+from saga.contracts.registry import Entered
 from saga.core.durations import SECOND_US, Duration, duration_us
-from saga.core.events import CancelMode
+from saga.core.events import CancelMode, MarkedAs
 from saga.core.identity import SagaId, saga_named
 from saga.core.status import SagaStatus
 from saga.core.texts import described
@@ -375,6 +377,65 @@ class Service:
         said = {"reason": reason, "actor": actor}
         return await self.commands.send_to_all(definition, CommandAct.RESUME, **said)
 
+    async def mark(
+        self,
+        saga_id: SagaNamed,
+        step: str,
+        state: MarkedAs | str,
+        *,
+        evidence: str,
+        reason: str,
+        reply: Event | None = None,
+        actor: str | None = None,
+    ) -> str:
+        """Take a step for `done`, with the *reply* its service owes, or `undone`; the command's id.
+
+        Raises:
+            UnknownSaga: there is no such saga.
+            MessageError: JSON cannot say *reply*.
+        """
+        said = {"step": step, "state": MarkedAs(state), "evidence": evidence, "reason": reason}
+        entered = _entered(reply)
+        return await self.command(saga_id, CommandAct.MARK, actor=actor, reply=entered, **said)
+
+    async def rerun(
+        self,
+        saga_id: SagaNamed,
+        *,
+        key: str,
+        reason: str,
+        trigger: Event | None = None,
+        actor: str | None = None,
+    ) -> str:
+        """Start another saga as an ended one was started, under another *key*; the command's id.
+
+        Raises:
+            UnknownSaga: there is no such saga.
+            MessageError: JSON cannot say *trigger*.
+        """
+        said: dict[str, Any] = {"key": key, "reason": reason, "trigger": _entered(trigger)}
+        return await self.command(saga_id, CommandAct.RERUN, actor=actor, **said)
+
+    async def fire_timer(self, timer: str, *, reason: str, actor: str | None = None) -> str:
+        """Have an armed timer fire now; the id of the command. Raises UnknownSaga."""
+        said = {"timer": timer, "reason": reason}
+        return await self.command(_saga_of(timer), CommandAct.FIRE_TIMER, actor=actor, **said)
+
+    async def move_timer(
+        self, timer: str, to: datetime, *, reason: str, actor: str | None = None
+    ) -> str:
+        """Have an armed timer fire at another time; the id of the command.
+
+        Raises:
+            UnknownSaga: there is no saga of such a timer.
+            ValueError: *to* does not say its zone.
+        """
+        if to.tzinfo is None:
+            raise ValueError(f"move_timer: {to} says no zone, as in datetime(…, tzinfo=UTC)")
+        due_at = (to - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+        said: dict[str, Any] = {"timer": timer, "due_at": due_at, "reason": reason}
+        return await self.command(_saga_of(timer), CommandAct.MOVE_TIMER, actor=actor, **said)
+
     async def receipt(
         self, saga_id: SagaNamed, command_id: str, *, timeout: float = WAIT_S
     ) -> Receipt:
@@ -446,6 +507,18 @@ class Service:
     def _raise_if_failed(self) -> None:
         if self._failure is not None:
             raise self._failure
+
+
+def _entered(event: Event | None) -> Entered | None:
+    if event is None:
+        return None
+    message = message_of(event)
+    return Entered(contract=message.contract, payload=from_json(message.payload))
+
+
+def _saga_of(timer: str) -> str:
+    """A timer's id begins with its saga's."""
+    return timer.partition("/")[0]
 
 
 async def _close(role: Role) -> None:

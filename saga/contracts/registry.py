@@ -30,7 +30,8 @@ from saga.contracts.models import (
     contract_of,
     parse_contract_name,
 )
-from saga.core.events import CancelMode, Json
+from saga.core.events import CancelMode, Json, MarkedAs
+from saga.core.history import TIME_END
 from saga.core.identity import ID_BYTES_MAX
 from saga.core.texts import is_storable, storable
 from saga.core.values import value
@@ -214,6 +215,17 @@ class CommandAct(StrEnum):
     """Of a child: only its parent may ask, in the name of the intent that undoes its step."""
     PAUSE = "pause"
     RESUME = "resume"
+    MARK = "mark"
+    RERUN = "rerun"
+    FIRE_TIMER = "fire-timer"
+    MOVE_TIMER = "move-timer"
+
+
+class Entered(ContractModel):
+    """A message that an operator has entered: a reply, or a trigger."""
+
+    contract: Name
+    payload: JsonValue
 
 
 class Command(ContractModel):
@@ -222,8 +234,9 @@ class Command(ContractModel):
     *command_id* is the sender's: the same command sent twice is done once. *definition*
     is the saga's: whose application does not have it leaves the command alone. Without a saga a
     definition is meant, which can be paused and resumed. *name* and *payload* belong to signals and
-    updates, *mode* to cancels, *step* to acts about one step. *requested_at* is in microseconds
-    UTC.
+    updates, *mode* to cancels, *step* to acts about one step, *state*, *evidence* and *reply* to
+    marks, *timer* and *due_at* to acts about timers, *key* and *trigger* to reruns. *requested_at*
+    and *due_at* are in microseconds UTC.
     """
 
     command_id: Name
@@ -237,6 +250,13 @@ class Command(ContractModel):
     reason: Told | None = None
     actor: Told | None = None
     requested_at: int | None = Field(default=None, ge=0)
+    state: MarkedAs | None = None
+    evidence: Told | None = None
+    reply: Entered | None = None
+    timer: Told | None = None
+    due_at: int | None = Field(default=None, ge=0, lt=TIME_END)
+    key: Name | None = None
+    trigger: Entered | None = None
 
     @property
     def is_for_all(self) -> bool:
@@ -250,10 +270,25 @@ class Command(ContractModel):
             raise ValueError("it names no saga; only a definition is paused or resumed as a whole")
         if self.act in {CommandAct.SIGNAL, CommandAct.UPDATE} and self.name is None:
             raise ValueError(f"a {self.act.value} needs a name")
+        if (lacking := self._lacks()) is not None:
+            raise ValueError(lacking)
         gives_up = self.act is CommandAct.ABANDON or self.mode is CancelMode.ABANDON
         if gives_up and not self.reason:
             raise ValueError("to abandon a saga needs a reason")
         return self
+
+    def _lacks(self) -> str | None:
+        """What an act needs, and this one does not say."""
+        match self.act:
+            case CommandAct.MARK if self.step is None or self.state is None or not self.evidence:
+                return "to mark a step needs the step, a state (done or undone) and evidence"
+            case CommandAct.FIRE_TIMER | CommandAct.MOVE_TIMER if self.timer is None:
+                return "an act about a timer needs the timer"
+            case CommandAct.MOVE_TIMER if self.due_at is None:
+                return "to move a timer needs when it is due"
+            case CommandAct.RERUN if self.key is None or self.definition is None:
+                return "a rerun needs the definition, and a key of its own"
+        return None
 
 
 COMMAND = Contract(domain="saga", name="command", kind=Kind.CONTROL, version=1, model=Command)

@@ -52,6 +52,17 @@ class Act(StrEnum):
     SKIP = "skip"
     COMPENSATE = "compensate"
     RELEASE = "release"
+    MARK = "mark"
+    RERUN = "rerun"
+    FIRE_TIMER = "fire-timer"
+    MOVE_TIMER = "move-timer"
+
+
+class MarkedAs(StrEnum):
+    """What an operator has found a step to be."""
+
+    DONE = "done"
+    UNDONE = "undone"
 
 
 @value
@@ -75,6 +86,8 @@ class SagaStarted:
     format: int | None = None
     """1 in a history that was begun before 0.1.0, and None in others."""
     parent: Parent | None = None
+    rerun_of: SagaId | None = None
+    """The ended saga that an operator ran again under this key."""
     paused: bool = False
     """Whether its definition was paused: its code begins when the saga is resumed."""
 
@@ -183,6 +196,16 @@ class OperatorActed:
     reason: str
     step: str | None = None
     actor: str | None = None
+    state: MarkedAs | None = None
+    """Of a step that is marked: with *evidence*, and the *reply* that its service did not give."""
+    evidence: str | None = None
+    reply: Message | None = None
+    timer_id: TimerId | None = None
+    due_at: Instant | None = None
+    """When a timer is due that is moved."""
+    key: str | None = None
+    saga_id: SagaId | None = None
+    """Key and id of the saga that a rerun starts."""
 
 
 class ChildStatus(StrEnum):

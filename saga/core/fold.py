@@ -295,6 +295,9 @@ def _operator_acted(state: SagaState, fact: events.OperatorActed, _: Instant) ->
         state.is_poisoned = False
         status, state.reason = state.before_failure
         _become(state, status)
+    elif fact.act is events.Act.MARK and fact.state is events.MarkedAs.DONE:
+        step = state.steps[StepId(fact.step or "")]
+        step.reply, step.has_reply = fact.reply, True
 
 
 def _paused(state: SagaState, fact: events.Paused, _: Instant) -> None:

@@ -9,30 +9,40 @@ the state. This module only opens the door to each.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TypeAlias, assert_never
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, TypeAlias, assert_never
 
 from saga.core import (
     child_answers,
     deadlines,
     events,
     forward,
+    marks,
     parents,
     parking,
     pausing,
     requests,
+    reruns,
     rollback,
     runs,
     scopes,
+    timer_acts,
 )
 from saga.core.decider import RECORDED, Decider, Decision, Disposition
-from saga.core.events import REPLY_DONE, Event, ReplyReceived
+from saga.core.events import REPLY_DONE, Act, Event, ReplyReceived
 from saga.core.fold import pass_turn, said
 from saga.core.identity import UNDO, SagaId, StepId, parse_intent_id
 from saga.core.intents import Continued, Intent, TimerPurpose, Verdict
 from saga.core.program import Definition, Program
 from saga.core.state import SagaState, identity_of
 from saga.core.turn import Turn
+
+_ACTS: Final[Mapping[Act, Callable[[Turn, events.OperatorActed], Disposition]]] = {
+    Act.MARK: marks.mark,
+    Act.RERUN: reruns.rerun,
+    Act.FIRE_TIMER: timer_acts.move,
+    Act.MOVE_TIMER: timer_acts.move,
+}
 
 
 def decider_for(definition: Definition) -> Decider:
@@ -127,7 +137,7 @@ def _take_new(turn: Turn, fact: _Others) -> Disposition:
         case events.CancelRequested():
             return (requests.cancel if fact.undo is None else parents.undo)(turn, fact)
         case events.OperatorActed():
-            return requests.act(turn, fact)
+            return _ACTS.get(fact.act, requests.act)(turn, fact)
         case events.ChildStarted() | events.ChildEnded():
             return child_answers.take(turn, fact)
         case events.Paused() | events.Resumed():

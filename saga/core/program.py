@@ -239,6 +239,9 @@ class Program(Protocol):
     def refusal_of_reply(self, step: StepId, reply: Message | None) -> str | None:
         """Why *reply* is no answer to the intent of *step*; None when it is."""
 
+    def refusal_of_entered(self, step: StepId, reply: Message | None) -> str | None:
+        """Why what an operator has entered is no reply to *step*, also by its content."""
+
     def undo_of(self, step: StepId, reply: Message | None) -> Message:
         """The intent that undoes *step*; *reply* is None where none came."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, assert_never
+from typing import Final
 
 from saga.core import children, events, forward, parking, rollback, runs
 from saga.core.decider import RECORDED, Disposition
@@ -104,7 +104,7 @@ def _act(turn: Turn, fact: events.OperatorActed, step: Step | None) -> None:
             assert step is not None, (turn.state.saga_id, fact)
             rollback.skip_undo(turn, step)
         case _:
-            assert_never(fact.act)
+            raise AssertionError(fact.act)
 
 
 def _step(state: SagaState, named: str | None) -> Step | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from saga.core import intents
+from saga.core import events, intents
 from saga.core.intents import TimerPurpose
 
 NAMED_MAX: Final = 10
@@ -13,8 +13,10 @@ NAMED_MAX: Final = 10
 _NOTHING: Final = "is recorded; nothing follows from it at once"
 
 
-def told(decided: Iterable[intents.Intent]) -> str:
+def told(decided: Iterable[intents.Intent], fact: events.Fact | None = None) -> str:
     """What follows from a turn, as `issues pay/do/3; plans the rollback of reserve, pay`."""
+    if isinstance(fact, events.OperatorActed) and fact.act is events.Act.RERUN:
+        return f"starts the saga of key {fact.key} ({fact.saga_id})"
     tellers = ((_TELLERS.get(type(intent)), intent) for intent in decided)
     sentences = list(dict.fromkeys(filter(None, (tell(each) for tell, each in tellers if tell))))
     if len(sentences) > NAMED_MAX:
@@ -48,6 +50,7 @@ _TELLERS: Final[dict[type, Callable[[Any], str | None]]] = {
     intents.EventPublished: lambda it: f"publishes {it.contract}",
     intents.IntentTold: lambda it: f"tells {it.step}",
     intents.TimerArmed: _armed,
+    intents.TimerMoved: lambda it: f"moves {it.timer_id}",
     intents.SignalAwaited: lambda it: f"waits for signal {it.name}",
     intents.RollbackPlanned: _planned,
     intents.UndoAppended: lambda it: f"adds {it.step} to the rollback",

@@ -121,7 +121,7 @@ def _of_turn(
         case [Noted(verdict=verdict, detail=why), *_] if verdict in _REFUSED:
             return Receipt(command_id, Result.REFUSED, why)
     result = Result.DUPLICATE if came_before else Result.APPLIED
-    return Receipt(command_id, result, told(turn.decided))
+    return Receipt(command_id, result, told(turn.decided, turn.event.fact))
 
 
 def _has_failed(turn: RecordedTurn, command_id: str) -> bool:

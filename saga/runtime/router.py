@@ -41,7 +41,7 @@ from saga.contracts.between_sagas import (
     child_fact,
 )
 from saga.contracts.cloudevents import Attributes, Said, read_headers
-from saga.contracts.registry import ReadPath
+from saga.contracts.registry import Entered, ReadPath
 from saga.contracts.signatures import SigningKeys
 from saga.core.events import (
     REPLY_DONE,
@@ -71,6 +71,7 @@ from saga.core.identity import (
     IntentName,
     MessageId,
     SagaId,
+    TimerId,
     is_saga_id,
     parse_intent_id,
     saga_id,
@@ -81,6 +82,7 @@ from saga.core.values import value
 from saga.ports import Inbound
 from saga.ports.bus import why_set_aside
 from saga.ports.store import DeadLetterReason, Skip, SkipReason
+from saga.runtime import reruns
 from saga.runtime.children import parent_of
 from saga.runtime.pauses import DefinitionAct
 from saga.users_code import is_ours
@@ -116,6 +118,10 @@ class Delivery:
     is_operator: bool = False
     may_be_early: bool = False
     is_perhaps: bool = False
+    rerun_of: SagaId | None = None
+    """Of the beginning of a saga the ended one that it runs again."""
+    refusal: str | None = None
+    """Why an operator's act is refused, whatever its saga says."""
     is_nudge: bool = False
     """It says nothing but that the saga may go on, whose definition is paused no more."""
     heard_by: Collection[int] = ()
@@ -135,6 +141,11 @@ class Delivery:
         """Whether it has a child undone, which may have ended."""
         fact = self.event.fact
         return isinstance(fact, CancelRequested) and fact.undo is not None
+
+    @property
+    def concerned(self) -> tuple[SagaId | None, ...]:
+        """The saga, and the ended one that it runs again."""
+        return self.saga_id, self.rerun_of
 
     @property
     def abandons(self) -> bool:
@@ -407,7 +418,7 @@ class Router:
         is_signal = isinstance(event.fact, SignalReceived | UpdateReceived)
         delivery.is_operator = not is_signal and not delivery.undoes
         delivery.may_be_early = self._is_for_ours(command, key)
-        return [delivery]
+        return self._rerun(command, delivery)
 
     def _told_by_child(
         self,
@@ -444,6 +455,22 @@ class Router:
         if command.definition is not None:
             return self._sagas.has(command.definition)
         return self._sagas.name_of(SagaId(command.saga_id or ""), key) is not None
+
+    def _rerun(self, command: Command, delivery: Delivery) -> list[Delivery]:
+        """The delivery; of a rerun also the beginning of the new saga behind it."""
+        event, new_id = delivery.event, reruns.id_of(command)
+        if command.act is not CommandAct.RERUN or new_id is None:
+            return [delivery]
+        start = reruns.start_of(command, self._sagas, self._contracts)
+        if start is None:
+            delivery.refusal = f"no worker here has saga {command.definition!r}"
+            return [delivery]
+        registered, fact = start
+        delivery.refusal = reruns.why_not_to_start(command, self._sagas, self._contracts)
+        begin = replace(event, fact=fact)
+        second = Delivery(new_id, begin, delivery.inbound, registered, rerun_of=delivery.saga_id)
+        second.deferred_id = delivery.deferred_id
+        return [delivery, second]
 
     def _definition_act(
         self, inbound: Inbound, command: Command, key: str
@@ -600,5 +627,20 @@ def command_fact(command: Command) -> Fact:
         case CommandAct.RESUME:
             return Resumed(reason=reason, actor=actor)
         case _:
-            act = Act(command.act.value)
-            return OperatorActed(act=act, reason=reason, step=command.step, actor=actor)
+            return OperatorActed(
+                act=Act(command.act.value),
+                reason=reason,
+                step=command.step,
+                actor=actor,
+                state=command.state,
+                evidence=command.evidence,
+                reply=_entered(command.reply),
+                timer_id=None if command.timer is None else TimerId(command.timer),
+                due_at=None if command.due_at is None else Instant(command.due_at),
+                key=command.key,
+                saga_id=reruns.id_of(command),
+            )
+
+
+def _entered(entered: Entered | None) -> Message | None:
+    return None if entered is None else Message(entered.contract, canonical(entered.payload))

@@ -36,6 +36,7 @@ from saga.core.values import value
 from saga.errors import BusUnavailable, DeliveryError, MessageTooLarge, PausesChanged, SagaError
 from saga.ports import Appended, EventStore, HistoryAppend
 from saga.ports.store import DeadLetterReason, DeferralReason, SkipReason
+from saga.runtime import acting
 from saga.runtime.children import concerns_a_parent
 from saga.runtime.deferred import DeferredRecords
 from saga.runtime.lines import write_lines
@@ -128,7 +129,13 @@ class Turns:
         await self._pauses.know()
         deliveries, others = await self._understand(batch, at)
         saga_ids = list(
-            dict.fromkeys([*[delivery.saga_id for delivery in deliveries], *batch.looks])
+            dict.fromkeys(
+                [
+                    *[delivery.saga_id for delivery in deliveries],
+                    *[each.rerun_of for each in deliveries if each.rerun_of is not None],
+                    *batch.looks,
+                ]
+            )
         )
         while not self._busy.isdisjoint(saga_ids):
             self._freed.clear()
@@ -241,9 +248,11 @@ class Turns:
                     others.append(found)
                     continue
                 # A record that concerns several sagas was deferred for this one only.
-                ours = [each for each in deliveries_in(found) if each.saga_id == saga_id]
+                ours = [each for each in deliveries_in(found) if saga_id in each.concerned]
                 for delivery in ours:
                     delivery.deferred_at = record.kept_at
+                    if delivery.saga_id != saga_id:
+                        delivery.deferred_id = 0  # what was deferred is the act on the ended one
                 deliveries += ours
                 if not ours:  # the code at hand says that it concerns another saga
                     nobodys = Skipped(record.inbound, SkipReason.NOT_LISTENED, record.record_id)
@@ -285,7 +294,7 @@ class Turns:
                 if isinstance(other, Skipped):
                     unit.skip(other)
                 elif isinstance(other, DefinitionAct):
-                    self._pause(unit, other)
+                    acting.pause(self._pauses, unit, other)
                 else:
                     unit.reject(other)
             has_raised = True
@@ -345,6 +354,8 @@ class Turns:
         return bool(broken)
 
     def _deliver(self, unit: UnitOfWork, delivery: Delivery, failure: BaseException | None) -> None:
+        if delivery.rerun_of is not None and not acting.is_to_begin(unit, delivery):
+            return
         saga = self._saga_for(unit, delivery)
         if saga is None:
             return
@@ -427,39 +438,19 @@ class Turns:
         else:
             self._fail(unit, saga, delivery, failure)
 
-    def _pause(self, unit: UnitOfWork, act: DefinitionAct) -> None:
-        """Have a definition paused, or go on, once this is committed."""
-        row = self._pauses.after(act, unit.at, unit.pauses)
-        unit.counts[_RECORDED if row is not None else Disposition.DUPLICATE.value] += 1
-        if row is not None:
-            unit.pauses[row.definition] = row
-
     def _follow_definition(self, unit: UnitOfWork, saga: LoadedSaga, delivery: Delivery) -> None:
         """Write into a history that its definition was paused, or goes on."""
-        state, name = saga.state, saga.decider.name
-        act = self._pauses.paused.get(name)
-        if not saga.version:
-            fact = delivery.event.fact
-            if act is not None and isinstance(fact, SagaStarted):
-                delivery.event = replace(delivery.event, fact=replace(fact, paused=True))
-            return
-        is_paused = state.pause is not None and state.pause.by_definition
-        has_just_begun = saga.turns == 1 and isinstance(delivery.event.fact, SagaStarted)
-        if state.has_ended or state.is_poisoned:
-            return
-        if (act is not None) is is_paused and not (is_paused and has_just_begun):
-            return
-        act = act or self._pauses.ended.get(name)
+        act = acting.to_follow(self._pauses, saga, delivery)
         if act is None:
-            return  # the row cannot be read
-        before = state.status
+            return
+        before = saga.state.status
         try:
-            self._note(unit, saga, act.fact(), f"{name}/{act.command_id}")
+            self._note(unit, saga, act.fact(), f"{saga.decider.name}/{act.command_id}")
         except BaseException as error:
             if is_ours(error):
                 raise
             raise _TurnRaised(error) from error
-        if state.status is not before:
+        if saga.state.status is not before:
             unit.count_change(saga, has_started=False, before=before)
 
     def _absent(self, unit: UnitOfWork, delivery: Delivery) -> None:
@@ -509,10 +500,10 @@ class Turns:
         before, was_poisoned = state.status, state.is_poisoned
         try:
             if self._around:
-                info, take = info_of(saga, delivery.event), saga.decider.handle
-                decision = taken_within(self._around, info, partial(take, state, delivery.event))
+                info, take = info_of(saga, delivery.event), partial(acting.decided, unit)
+                decision = taken_within(self._around, info, partial(take, saga, delivery))
             else:
-                decision = saga.decider.handle(state, delivery.event)
+                decision = acting.decided(unit, saga, delivery)
             if decision.disposition is RECORDED:
                 self._record(unit, saga, delivery.event, decision.intents)
         except BaseException as error:

@@ -153,6 +153,7 @@ class UnitOfWork:
         summaries: index rows of sagas whose histories cannot be brought to life here.
         pauses: rows of definitions that are paused by it, or go on; *pauses_seen* is the sum of
             changes of those rows that it was decided with.
+        reruns: the causes of reruns that ended sagas have taken.
         revisits: sagas whose deferred records may go on after this.
         counts: told to people, decides nothing, as all below.
         lines: what sagas want to say to a log.
@@ -173,6 +174,7 @@ class UnitOfWork:
     summaries: list[SagaSummary] = field(default_factory=list)
     pauses: dict[str, DefinitionPause] = field(default_factory=dict)
     pauses_seen: int | None = None
+    reruns: set[str] = field(default_factory=set)
     revisits: set[SagaId] = field(default_factory=set)
     skipped: defaultdict[Skip, int] = field(default_factory=_COUNTS)
     counts: defaultdict[str, int] = field(default_factory=_COUNTS)

@@ -20,6 +20,7 @@ from saga.core.events import (
     Channel,
     Fact,
     Json,
+    MarkedAs,
     OperatorActed,
     Paused,
     PauseScope,
@@ -36,7 +37,7 @@ from saga.core.events import (
     update_channel,
 )
 from saga.core.history import Entry
-from saga.core.identity import DO, Direction, Instant, intent_id
+from saga.core.identity import DO, Direction, Instant, TimerId, intent_id
 from saga.core.intents import IntentIssued, IntentTold, TimerArmed, TimerPurpose
 from saga.core.state import SagaState
 from saga.core.status import StepKind
@@ -135,6 +136,24 @@ class Plain:
     def fact(self, state: SagaState, history: Sequence[Entry]) -> tuple[Fact, Instant | None]:
         del state, history
         return self.is_what, None
+
+
+@dataclass(frozen=True, slots=True)
+class TimerAct:
+    """An operator moves the timer of a step, sleep or wait, or has it fire."""
+
+    act: Act
+    target: str
+    reason: str
+    to_us: int | None
+
+    def fact(self, state: SagaState, history: Sequence[Entry]) -> tuple[Fact, Instant | None]:
+        names = {self.target, f"{self.target}/do", f"{self.target}/undo"}
+        armed = [timer for timer in state.timers.values() if timer.target in names]
+        timer_id = armed[0].timer_id if armed else TimerId(f"{state.saga_id}/{self.target}")
+        due_at = None if self.to_us is None else Instant(history[-1].at + self.to_us)
+        acted = OperatorActed(act=self.act, reason=self.reason, timer_id=timer_id, due_at=due_at)
+        return acted, None
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,10 +264,17 @@ def operator(
     reason: str = "on purpose",
     actor: str | None = None,
     definition: bool = False,
-) -> Plain:
-    """An operator acts: `retry`, `skip`, `compensate`, `release`, `pause` or `resume`.
+    state: str | None = None,
+    reply: Event | None = None,
+    evidence: str = "seen",
+    to: Duration | None = None,
+    key: str | None = None,
+) -> Happening:
+    """An operator acts: `retry`, `skip`, `compensate`, `release`, or one of these.
 
-    With *definition*, all sagas of the definition are paused, or go on.
+    `pause` and `resume`, with *definition* all sagas of the definition; `mark` a *step* as the
+    *state* `done`, with a *reply*, or `undone`; `fire-timer` and `move-timer`, where *step* names
+    the step, sleep or wait whose timer it is, and *to* how long from now; `rerun` under a *key*.
     """
     scope = PauseScope.DEFINITION if definition else None
     match act:
@@ -256,8 +282,21 @@ def operator(
             return Plain(Paused(reason=reason, actor=actor, scope=scope))
         case "resume":
             return Plain(Resumed(reason=reason, actor=actor, scope=scope))
-        case _:
-            return Plain(OperatorActed(act=Act(act), reason=reason, step=step, actor=actor))
+        case "fire-timer" | "move-timer":
+            return TimerAct(Act(act), step or "", reason, None if to is None else duration_us(to))
+    is_mark = act == Act.MARK
+    return Plain(
+        OperatorActed(
+            act=Act(act),
+            reason=reason,
+            step=step,
+            actor=actor,
+            state=MarkedAs(state) if is_mark and state is not None else None,
+            evidence=evidence if is_mark else None,
+            reply=None if reply is None else message_of(reply),
+            key=key,
+        )
+    )
 
 
 def turn_failed(error: str) -> Plain:

@@ -5,7 +5,7 @@
 
 import pytest
 
-from saga import TimedOut
+from saga import StepFailed, TimedOut
 from saga.core.intents import Noted
 from saga.core.retry import ONCE, Retry
 from saga.core.state import waiting_for
@@ -247,3 +247,37 @@ def test_code_that_raises_on_resume_parks_the_saga_and_goes_on_paused_then():
 
     scenario.then_parked("bad luck")
     assert scenario.state.pause is not None
+
+
+@pytest.mark.parametrize("then", ["parks", "is caught"])
+def test_a_failure_past_the_pivot_acts_on_resume(then):
+    async def order(ctx, placed):
+        await ctx.do(Ship(), kind="pivot")
+        try:
+            await ctx.do(Reserve(), retry=ONCE)
+        except StepFailed:
+            if then == "parks":
+                raise
+
+    scenario = of(order).when(PLACED, replied(Ship), PAUSE, failed(Reserve))
+    scenario.then_status("running").then_steps(reserve="failed")
+
+    scenario.when(RESUME)
+
+    if then == "is caught":
+        scenario.then_status("completed")
+    else:
+        scenario.then_parked("reserve")
+        scenario.when(operator("retry", "reserve")).then(issued(Reserve(), attempt=2))
+        scenario.when(replied(Reserve, Reserved())).then_status("completed")
+
+
+def test_a_retry_while_paused_past_the_pivot_succeeds():
+    async def order(ctx, placed):
+        await ctx.do(Ship(), kind="pivot")
+        await ctx.do(Reserve(), retry=ONCE)
+
+    scenario = of(order).when(PLACED, replied(Ship), failed(Reserve)).then_parked("reserve")
+    scenario.when(PAUSE, operator("retry", "reserve"), replied(Reserve, Reserved()))
+    scenario.then_status("running")
+    scenario.when(RESUME).then_status("completed")

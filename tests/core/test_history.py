@@ -99,6 +99,25 @@ BODIES = [
         failed_step="pay",
         residue=("pay",),
     ),
+    events.OperatorActed(
+        act=Act.MARK,
+        reason="r",
+        step="pay",
+        state=events.MarkedAs.DONE,
+        evidence="seen",
+        reply=MESSAGE,
+    ),
+    events.OperatorActed(act=Act.MOVE_TIMER, reason="r", timer_id=TimerId("t"), due_at=Instant(7)),
+    events.OperatorActed(act=Act.RERUN, reason="r", key="k", saga_id=SAGA),
+    events.SagaStarted(
+        definition="order",
+        definition_version=2,
+        fingerprint="f",
+        key="k",
+        trigger=MESSAGE,
+        rerun_of=SAGA,
+        paused=True,
+    ),
     events.Paused(reason="r", scope=events.PauseScope.DEFINITION),
     events.Resumed(reason="r", actor="a"),
     events.TimersAdded(),
@@ -169,6 +188,7 @@ BODIES = [
     intents.TimerArmed(
         timer_id=TimerId("t"), due_at=Instant(5), purpose=TimerPurpose.SLEEP, target="sleep-1"
     ),
+    intents.TimerMoved(timer_id=TimerId("t"), due_at=Instant(9)),
     intents.TimerCancelled(timer_id=TimerId("t")),
     intents.TimerMoved(timer_id=TimerId("t"), due_at=Instant(5)),
     intents.SignalAwaited(wait="wait-a-1", name="a"),
@@ -348,7 +368,7 @@ def test_a_turn_that_cannot_be_read_is_refused_with_saga_and_version(state):
     [
         b'{"type":"saga-dreamt"}',
         b'{"type":"timer-fired","timer_id":"t","later":[1]}',
-        b'{"type":"operator-acted","act":"mark","reason":"r"}',
+        b'{"type":"operator-acted","act":"mend","reason":"r"}',
         b'{"type":"rollback-planned","goal":"completed","reason":"r","steps":[{"step":"a","x":1}]}',
         (
             b'{"type":"saga-started","definition":"d","definition_version":1,"fingerprint":"f",'

@@ -1,8 +1,12 @@
 """Acts of people on running sagas, and the receipts of what came of them, on both stores."""
 
+import json
+from datetime import UTC, datetime
+
 import pytest
 
 from saga import Context, Effects, SagaApp, saga
+from saga.core.events import CancelMode, OperatorActed, SagaStarted
 from saga.core.history import NAME_OF
 from saga.core.identity import saga_id
 from tests.toys import OrderConfirmed, OrderPlaced, Paid, Pay, Refund, Ship
@@ -43,7 +47,7 @@ def app_of(function):
 async def approved(ctx: Context, placed: OrderPlaced) -> OrderConfirmed:
     paid = await ctx.do(Pay(order_id=placed.order_id), undo=Refund)
     await ctx.wait("approval")
-    return OrderConfirmed(order_id=placed.order_id, receipt=paid.receipt)
+    return OrderConfirmed(order_id=placed.order_id, shelf=paid.receipt)
 
 
 async def told(service, command_id, timeout=AT_MOST_S):
@@ -202,3 +206,128 @@ async def test_code_that_raises_when_its_definition_goes_on_parks_its_saga_alone
         assert (await service.outcome(other, timeout=AT_MOST_S)).status == "completed"
         assert (await service.outcome(O_1, timeout=AT_MOST_S)).status == "parked"
         assert "turn-failed" in await entries(service)
+
+
+async def data(service, saga, kind):
+    """The bodies of one kind in one saga's history."""
+    found = [each.body async for _, each in service.catalogue.log() if each.saga_id == saga]
+    return [body for body in found if isinstance(body, kind)]
+
+
+async def test_a_rerun_starts_another_saga_and_both_name_each_other(places):
+    again = saga_id("order", "o-1-again")
+    async with app_of(approved).service(**places) as service:
+        await service.publish(OrderPlaced(amount=7))
+        await service.idle(timeout=AT_MOST_S)
+        early = await service.rerun(O_1, key="o-1-again", reason="r")
+        assert await told(service, early) == ("refused", "the saga has not ended: it is running")
+        await told(service, await service.cancel(O_1, reason="enough"))
+        assert (await service.outcome(O_1, timeout=AT_MOST_S)).status == "rolled_back"
+
+        rerun = await service.rerun(O_1, key="o-1-again", reason="paid after all", actor="ann")
+        assert await told(service, rerun) == (
+            "applied",
+            f"starts the saga of key o-1-again ({again})",
+        )
+        await service.idle(timeout=AT_MOST_S)
+
+        [started] = await data(service, again, SagaStarted)
+        assert (started.rerun_of, started.key) == (O_1, "o-1-again")
+        assert json.loads(started.trigger.payload)["amount"] == 7
+        [_, acted] = await data(service, O_1, OperatorActed)
+        assert (acted.key, acted.saga_id, acted.actor) == ("o-1-again", again, "ann")
+        assert (await row(service, again)).waiting_for == "signal approval"
+        taken = await service.rerun(O_1, key="o-1-again", reason="r")
+        assert await told(service, taken) == (
+            "refused",
+            "there is a saga of key 'o-1-again' already",
+        )
+
+    async with app_of(approved).service(**places) as service:  # it is replayed as any other
+        await service.signal(again, "approval")
+        assert (await service.outcome(again, timeout=AT_MOST_S)).status == "completed"
+
+
+async def test_a_rerun_may_have_another_trigger(places):
+    again = saga_id("order", "other")
+    async with app_of(approved).service(**places) as service:
+        await service.publish(OrderPlaced())
+        await service.idle(timeout=AT_MOST_S)
+        await told(service, await service.cancel(O_1, reason="r", mode=CancelMode.ABANDON))
+        wrong = await service.rerun(O_1, key="other", reason="r", trigger=Paid())
+        result, detail = await told(service, wrong)
+        assert (result, "starts no saga 'order'" in detail) == ("refused", True)
+
+        trigger = OrderPlaced(order_id="other", amount=9)
+        rerun = await service.rerun(O_1, key="other", reason="r", trigger=trigger)
+
+        assert (await told(service, rerun))[0] == "applied"
+        [started] = await data(service, again, SagaStarted)
+        assert json.loads(started.trigger.payload)["amount"] == 9
+
+
+async def test_a_rerun_whose_code_raises_parks_and_begins_when_it_is_released(places):
+    """What began it waits behind it."""
+    is_broken = True
+
+    async def fragile(ctx, placed):
+        if ctx.key == "again" and is_broken:
+            raise RuntimeError("bad luck")
+
+    again = saga_id("order", "again")
+    async with app_of(fragile).service(**places) as service:
+        await service.start(OrderPlaced())
+        assert (await service.outcome(O_1, timeout=AT_MOST_S)).status == "completed"
+        await told(service, await service.rerun(O_1, key="again", reason="r"))
+        assert (await service.outcome(again, timeout=AT_MOST_S)).status == "parked"
+        is_broken = False
+        release = await service.command(again, "release", reason="mended")
+        assert (await service.receipt(again, release, timeout=AT_MOST_S)).accepted
+
+        assert (await service.outcome(again, timeout=AT_MOST_S)).status == "completed"
+        [started] = await data(service, again, SagaStarted)
+        assert started.rerun_of == O_1
+
+
+async def test_timers_are_fired_and_moved(places):
+    async def slept(ctx, placed):
+        await ctx.sleep("30d")
+        return OrderConfirmed(order_id=placed.order_id)
+
+    async with app_of(slept).service(**places) as service:
+        sagas = [await service.start(OrderPlaced(order_id=f"o-{number}")) for number in (1, 2)]
+        await service.idle(timeout=AT_MOST_S)
+        first, second = await service.catalogue.timers()
+        far = datetime(2090, 1, 1, tzinfo=UTC)
+        move = await service.move_timer(second.timer_id, far, reason="not now")
+        assert (await service.receipt(second.saga_id, move, timeout=AT_MOST_S)).accepted
+        by_id = {each.timer_id: each.due_at for each in await service.catalogue.timers()}
+        assert by_id[second.timer_id] == far.timestamp() * 1_000_000
+
+        for timer in (first, second):
+            fire = await service.fire_timer(timer.timer_id, reason="it is time", actor="ann")
+            receipt = await service.receipt(timer.saga_id, fire, timeout=AT_MOST_S)
+            assert receipt.detail == f"moves {timer.timer_id}"
+        for each in sagas:
+            assert (await service.outcome(each, timeout=AT_MOST_S)).status == "completed"
+
+
+async def test_a_step_is_marked_done_with_the_reply_that_its_service_owes(places):
+    app = SagaApp(
+        sagas=[saga("order", version=1, starts_on=OrderPlaced)(approved)],
+        contracts=[OrderConfirmed],
+    )
+    async with app.service(**places) as service:
+        await service.publish(OrderPlaced())
+        await service.idle(timeout=AT_MOST_S)
+        mark = await service.mark(
+            O_1, "pay", "done", reply=Paid(receipt="r-9"), evidence="the bank says so", reason="r"
+        )
+        assert await told(service, mark) == (
+            "applied",
+            "settles pay as done; waits for signal approval",
+        )
+        await service.signal(O_1, "approval")
+        outcome = await service.outcome(O_1, timeout=AT_MOST_S)
+
+        assert outcome.event == OrderConfirmed(order_id="o-1", shelf="r-9")

@@ -28,8 +28,10 @@ from saga.contracts import (
     ContractRegistry,
     Event,
     Intent,
+    Unreadable,
     accepting,
     contract_of,
+    decode,
     encode,
     message_of,
     read,
@@ -218,6 +220,13 @@ class FunctionProgram:
             return f"it has no reply of its own, not {name}"
         answer = f"it is answered by {contract_of(expected).contract_name}"
         return answer if name is None else f"{answer}, not {name}"
+
+    def refusal_of_entered(self, step: StepId, reply: Message | None) -> str | None:
+        refusal = self.refusal_of_reply(step, reply)
+        if refusal is not None or reply is None:
+            return refusal
+        found = decode(self._registry, reply.contract, reply.payload.encode())
+        return storable(found.message) if isinstance(found, Unreadable) else None
 
     def undo_of(self, step: StepId, reply: Message | None) -> Message:
         _, call = self._scheduler.steps[step]

@@ -62,11 +62,12 @@ JSON_OPTION: Final = Annotated[
 
 def register(
     program: typer.Typer,
-    name: str,
+    name: str | None,
     function: Callable[..., Any],
     *,
     settings: Sequence[str] = tuple(SETTINGS),
 ) -> None:
+    """Make *function* a command; without a *name* it is what its group does by itself."""
     _, *own = _parameters_of(function)
     shared = {each.name: each.annotation for each in own if _is_shared(each.annotation)}
     parameters: list[Parameter] = []
@@ -76,7 +77,13 @@ def register(
     parameters.append(_keyword("is_json", default=False, annotation=JSON_OPTION))
     parameters += [_keyword(each, default=None, annotation=SETTINGS[each]) for each in settings]
 
+    if name is None:
+        parameters.append(_keyword("context", annotation=typer.Context))
+
     def command(**given: Any) -> None:
+        context = given.pop("context", None)
+        if context is not None and context.invoked_subcommand is not None:
+            return
         chosen = {setting: given.pop(setting) for setting in settings}
         is_json = given.pop("is_json")
         problem = next(_problems(given, flags), None)
@@ -87,7 +94,10 @@ def register(
 
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # typer reads it
     command.__doc__ = inspect.getdoc(function)
-    program.command(name)(command)
+    if name is None:
+        program.callback(invoke_without_command=True)(command)
+    else:
+        program.command(name)(command)
 
 
 def _flag_of(parameter: Parameter) -> str:

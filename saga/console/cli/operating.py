@@ -10,9 +10,13 @@ import typer
 from saga.console.cli.commands import Id
 from saga.console.cli.output import Misused, NotSo
 from saga.console.cli.sending import Sending, send, send_to_all
-from saga.console.cli.session import Session
-from saga.contracts import CommandAct, Unreadable, canonical_text
-from saga.core.events import CancelMode
+from saga.console.cli.session import Session, find_saga, history_of
+from saga.contracts import CommandAct, Unreadable, canonical_text, contract_of, decode
+from saga.contracts.cloudevents import parse_rfc3339
+from saga.contracts.registry import Entered
+from saga.core.events import CancelMode, MarkedAs
+from saga.core.fold import fold
+from saga.core.identity import StepId, is_saga_id
 
 Reason = Annotated[
     str, typer.Option("--reason", metavar="TEXT", help="Why; recorded in the history.")
@@ -133,6 +137,122 @@ async def _for_one_or_all(
         return await send(session, saga, act, sending, reason=reason)
     assert definition is not None
     return await send_to_all(session, definition, act, sending, reason=reason)
+
+
+async def mark(
+    session: Session,
+    saga: Id,
+    step: Annotated[str, typer.Argument(metavar="STEP", help="The step.")],
+    state: Annotated[MarkedAs, typer.Argument(metavar="done|undone", help="What it is.")],
+    *,
+    reply: Annotated[
+        str | None,
+        typer.Option("--reply", metavar="JSON", help="For done: the reply that its service owes."),
+    ] = None,
+    evidence: Annotated[
+        str, typer.Option("--evidence", metavar="TEXT", help="What you have seen; recorded.")
+    ] = "",
+    reason: Reason,
+    sending: Sending,
+) -> int:
+    """Take a step for done or undone, on evidence, and have the saga go on with that."""
+    if state is MarkedAs.UNDONE and reply is not None:
+        raise Misused("--reply is for a step that is done")
+    evidence = evidence.strip() or (reply or "")
+    if not evidence:
+        raise Misused("--evidence: say what you have seen; readers of the history will ask")
+    async with session.reading(to_act=True) as store:
+        summary = await find_saga(store, saga)
+        history = await history_of(store, summary.saga_id)
+    known = fold(summary.saga_id, history).steps.get(StepId(step))
+    entered = None
+    if known is not None and state is MarkedAs.DONE:
+        entered = _entered_reply(session, known.contract, reply)
+    said = {"step": step, "state": state, "evidence": evidence, "reply": entered}
+    return await send(session, saga, CommandAct.MARK, sending, reason=reason, **said)
+
+
+def _entered_reply(session: Session, intent: str, text: str | None) -> Entered | None:
+    """The reply that was typed, as the contract of the intent's reply wants it."""
+    contracts = session.app.contracts
+    reply = contracts.find(intent).reply if intent in contracts else None
+    name = None if reply is None else contract_of(reply).contract_name
+    if name is None:
+        if text not in {None, "{}", "null"}:
+            raise NotSo(f"--reply: {intent} has no reply of its own")
+        return None
+    if text is None:
+        raise Misused(f"--reply: {intent} is answered by {name}: give it as JSON")
+    decoded = decode(contracts, name, text.encode())
+    if isinstance(decoded, Unreadable):
+        raise NotSo(f"--reply: {decoded.message} ({decoded.code})")
+    return Entered(contract=decoded.contract_name, payload=orjson.loads(decoded.payload))
+
+
+async def rerun(
+    session: Session,
+    saga: Id,
+    *,
+    key: Annotated[str, typer.Option("--key", metavar="KEY", help="The key of the new saga.")],
+    trigger: Annotated[
+        str | None,
+        typer.Option("--trigger", metavar="JSON", help="Its trigger, in place of the same again."),
+    ] = None,
+    reason: Reason,
+    sending: Sending,
+) -> int:
+    """Start another saga as an ended one was started, under another key; each names the other."""
+    entered = None
+    if trigger is not None:
+        async with session.reading(to_act=True) as store:
+            summary = await find_saga(store, saga)
+            history = await history_of(store, summary.saga_id)
+        began = fold(summary.saga_id, history).trigger
+        name = "" if began is None else began.contract
+        decoded = decode(session.app.contracts, name, trigger.encode())
+        if isinstance(decoded, Unreadable):
+            raise NotSo(f"--trigger: {decoded.message} ({decoded.code})")
+        entered = Entered(contract=decoded.contract_name, payload=orjson.loads(decoded.payload))
+    said = {"key": key, "trigger": entered}
+    return await send(session, saga, CommandAct.RERUN, sending, reason=reason, **said)
+
+
+async def timers_fire(
+    session: Session,
+    timer: Annotated[str, typer.Argument(metavar="TIMER", help="As `saga timers` lists it.")],
+    *,
+    reason: Reason,
+    sending: Sending,
+) -> int:
+    """Have an armed timer fire now."""
+    said = {"timer": timer, "reason": reason}
+    return await send(session, _saga_of(timer), CommandAct.FIRE_TIMER, sending, **said)
+
+
+async def timers_move(
+    session: Session,
+    timer: Annotated[str, typer.Argument(metavar="TIMER", help="As `saga timers` lists it.")],
+    *,
+    to: Annotated[
+        str, typer.Option("--to", metavar="TIME", help="When it is due: ISO 8601 with zone.")
+    ],
+    reason: Reason,
+    sending: Sending,
+) -> int:
+    """Have an armed timer fire at another time."""
+    moment = parse_rfc3339(to)
+    if moment is None:
+        raise Misused(f"--to {to!r}: give a time with its zone such as 2026-01-31T12:00:00Z")
+    said = {"timer": timer, "due_at": moment, "reason": reason}
+    return await send(session, _saga_of(timer), CommandAct.MOVE_TIMER, sending, **said)
+
+
+def _saga_of(timer: str) -> str:
+    """A timer's id begins with its saga's."""
+    saga_id = timer.partition("/")[0]
+    if not is_saga_id(saga_id):
+        raise NotSo(f"there is no timer {timer} (`saga timers` lists those that there are)")
+    return saga_id
 
 
 async def abandon(session: Session, saga: Id, *, reason: Reason, sending: Sending) -> int:

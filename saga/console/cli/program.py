@@ -46,6 +46,10 @@ COMMANDS: Final[dict[str, Callable[..., Any]]] = {
     "abandon": operating.abandon,
     "pause": operating.pause,
     "resume": operating.resume,
+    "mark": operating.mark,
+    "rerun": operating.rerun,
+    "timers fire": operating.timers_fire,
+    "timers move": operating.timers_move,
     "replay": auditing.replay,
     "topics ls": contracts.topics_ls,
     "topics check": contracts.topics_check,
@@ -66,6 +70,7 @@ COMMANDS: Final[dict[str, Callable[..., Any]]] = {
     "config show": installation.config_show,
 }
 GROUPS: Final = {
+    "timers": "Armed timers, the earliest first; or an act on one of them.",
     "dlq": "Dead letters, which no saga can take, and records that wait for their saga.",
     "topics": "The application's contracts, and the lock file of their schemas.",
     "store": "The tables of the store, and where it stands on the bus.",
@@ -80,6 +85,12 @@ def program() -> typer.Typer:
     groups: dict[str, typer.Typer] = {}
     for name, function in COMMANDS.items():
         group, _, own_name = name.rpartition(" ")
+        if not group and own_name in GROUPS:
+            groups[own_name] = _typer(own_name, GROUPS[own_name])
+            groups[own_name].info.no_args_is_help = False
+            made.add_typer(groups[own_name])
+            register(groups[own_name], None, function)
+            continue
         if not group:
             register(made, own_name, function)
             continue

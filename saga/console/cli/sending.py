@@ -171,7 +171,7 @@ async def _settled_before(
     command_id, fact = command.command_id, command_fact(command)
     if (known := receipt_of(history, command_id, fact, came_before=True)) is not None:
         return known if known.result is not Result.UNKNOWN else None
-    if summary.status.is_ended:
+    if summary.status.is_ended and command.act is not CommandAct.RERUN:
         why = f"saga {saga} is {summary.status.value} already: nothing was sent"
         return Receipt(command_id, Result.REFUSED, why)
     if (refusal := _refusal(session, summary, history, command)) is not None:

@@ -3,6 +3,7 @@
 import pytest
 
 from tests.console.conftest import call
+from tests.console.toys import ORDER
 
 
 def status(saga):
@@ -156,3 +157,60 @@ def test_a_pause_names_a_saga_or_a_definition(looking):
     call("pause", "--reason", "r").fails(2, "--definition")
     call("pause", "leave/ann", "--definition", "leave", "--reason", "r").fails(2, "--definition")
     call("pause", "--definition", "laeve", "--reason", "r").fails(1, "'laeve'")
+
+
+def test_a_timer_is_fired_and_moved(waiting):
+    [armed] = call("timers", "--json").rows
+    timer = armed["timer_id"]
+
+    call("timers", "move", timer, "--to", "2090-01-01", "--reason", "r").fails(2, "with its zone")
+    call("timers", "fire", "nothing", "--reason", "r").fails(1, "there is no timer")
+    call("timers", "fire", timer + "x", "--reason", "r").fails(1, "is armed; armed timers")
+    words = ("--to", "2090-01-01T00:00:00Z", "--reason", "r", "--no-wait")
+    call("timers", "move", timer, *words).fails(0)
+    call("run", "--until-idle").fails(0)
+    assert call("timers", "--json").row["due_at"] == "2090-01-01T00:00:00.000000Z"
+
+    call("timers", "fire", timer, "--reason", "r", "--no-wait").fails(0)
+    assert status(waiting) == "rolled_back"
+    assert call("timers", "--json").rows == []
+
+
+def test_an_ended_saga_is_run_again(looking):
+    call("rerun", "leave/ann", "--key", "x", "--reason", "r").fails(1, "has not ended")
+    call("rerun", "order/o-1", "--key", "o-1", "--reason", "r").fails(1, "its own key")
+    bad = ("--trigger", '{"amount": "x"}', "--reason", "r")
+    call("rerun", "order/o-1", "--key", "x", *bad).fails(1, "--trigger: ")
+
+
+def test_the_same_order_under_another_key(toys):
+    call("publish", ORDER, '{"order_id": "o-1", "amount": 1}').fails(0)
+    call("run", "--until-idle").fails(0)
+    words = ("--key", "o-1b", "--reason", "r", "--no-wait")
+    call("rerun", "order/o-1", *words).fails(0)
+
+    assert status("order/o-1b") == "completed"
+    [first, *_] = call("history", "order/o-1b", "--json").rows
+    assert first["data"]["rerun_of"] == call("show", "order/o-1", "--json").row["id"]
+    assert call("rerun", "order/o-1", *words[:4]).fails(1)
+
+
+def test_a_step_is_marked_by_hand(toys):
+    call("publish", ORDER, '{"order_id": "o-1", "amount": 1}').fails(0)
+    call("run", "--until-idle", "--roles", "orchestrator").fails(0)
+    seen = ("--evidence", "seen", "--reason", "r")
+    [step] = [row["step"] for row in call("show", "order/o-1", "--json").row["steps"]]
+
+    call("mark", "order/o-1", step, "done", *seen).fails(2, "--reply: ")
+    call("mark", "order/o-1", step, "done", "--reply", "{}", *seen).fails(1, "--reply: receipt")
+    call("mark", "order/o-1", step, "undone", "--reason", "r").fails(2, "--evidence")
+    call("mark", "order/o-1", step, "undone", *seen).fails(1, "nor skipped")
+    reply = ("--reply", '{"receipt": "r-9"}')
+    call("mark", "order/o-1", step, "done", *reply, *seen, "--no-wait").fails(0)
+    assert status("order/o-1") == "completed"
+    [acted] = [
+        row["data"]
+        for row in call("history", "order/o-1", "--json").rows
+        if row["type"] == "operator-acted"
+    ]
+    assert acted["reply"]["payload"] == {"receipt": "r-9"}
