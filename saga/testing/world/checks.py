@@ -40,6 +40,12 @@ from saga.core.status import NEVER_UNDONE, SagaStatus, StepKind, StepStatus
 from saga.ports import Inbound, Position, SagaSummary, UnhandledRecord
 from saga.ports.store import DeadLetterReason, UnhandledKind
 from saga.testing.world.broker import Published
+from saga.testing.world.children import (
+    children_of,
+    is_answered_by_child,
+    is_of_another,
+    owed,
+)
 
 BodyT = TypeVar("BodyT")
 _ENDS = (SagaCompleted, SagaRolledBack, SagaAbandoned)
@@ -192,7 +198,7 @@ def _is_answered(
     return any(
         reply.outcome is outcome and reply.intent_id.split("/")[1:3] == [step, direction]
         for _, reply in _all(history, ReplyReceived)
-    )
+    ) or is_answered_by_child(history, step, direction, outcome)
 
 
 def check_histories(evidence: Evidence) -> Iterator[str]:
@@ -288,28 +294,35 @@ def _end(evidence: Evidence, history: Sequence[Entry]) -> Iterator[str]:
     ends = [entry for entry in history if isinstance(entry.body, _ENDS)]
     if summary.status is SagaStatus.PARKED and len(ends) < 2:  # noqa: PLR2004  # an end at most
         return
-    if len(ends) != 1:
+    is_undone = len(ends) > 1 and getattr(ends[1].body, "undo", None) is not None
+    if len(ends) != 1 + is_undone:  # a child that had completed may be undone, once
         yield f"has {len(ends)} outcomes"
         return
-    last = ends[0].body
-    residue = getattr(last, "residue", ())
+    yield from _behind_end(history, ends[0].version)
+    last = ends[-1].body
+    bodies = (entry.body for entry in history)
+    said = [body for body in bodies if isinstance(body, SagaRolledBack | SagaCleanedUp)]
     expected = "abandoned" if isinstance(last, SagaAbandoned) else "completed"
-    is_open = False
-    for entry in history[ends[0].version :]:
-        if isinstance(entry.body, RollbackPlanned):
-            is_open = entry.body.goal is RollbackGoal.CLEANED_UP
-        elif isinstance(entry.body, SagaCleanedUp):
-            is_open, residue = False, entry.body.residue
-        elif isinstance(entry.body, IntentIssued) and not is_open:
-            yield f"entry {entry.version} issues an intent after the end"
     if isinstance(last, SagaRolledBack):
-        expected = "rolled_back_with_residue" if residue else "rolled_back"
-    if is_open:
-        yield "ends in the middle of cleaning up"
+        expected = "rolled_back_with_residue" if said[-1].residue else "rolled_back"
     if summary.status.value != expected:
         yield f"the index says {summary.status.value}, the history {expected}"
     if armed := armed_in(history):
         yield f"has ended and armed timers: {sorted(armed)}"
+
+
+def _behind_end(history: Sequence[Entry], end: int) -> Iterator[str]:
+    """Behind its end a saga cleans up, or is undone as a child; nothing else is issued."""
+    is_open = False
+    for entry in history[end:]:
+        if isinstance(entry.body, RollbackPlanned):
+            is_open = entry.body.goal is not RollbackGoal.COMPLETED
+        elif isinstance(entry.body, (SagaCleanedUp, *_ENDS)):
+            is_open = False
+        elif isinstance(entry.body, IntentIssued) and not is_open:
+            yield f"entry {entry.version} issues an intent after the end"
+    if is_open:
+        yield "ends in the middle of cleaning up"
 
 
 def _attempts(history: Sequence[Entry]) -> Iterator[str]:
@@ -319,7 +332,7 @@ def _attempts(history: Sequence[Entry]) -> Iterator[str]:
             if numbers != list(range(1, len(numbers) + 1)):
                 yield f"{direction} of {step} has attempts {numbers}"
     for version, noted in _all(history, Noted):
-        if noted.verdict is Verdict.CONFLICTING:
+        if noted.verdict is Verdict.CONFLICTING and not is_of_another(history[version - 1]):
             yield f"entry {version}: two different answers to {noted.subject}"
 
 
@@ -419,6 +432,15 @@ def _stuck(history: Sequence[Entry]) -> set[str]:
     return {each.step for each in settled if each.status is StepStatus.UNDO_STUCK}
 
 
+def _closed(history: Sequence[Entry]) -> set[str]:
+    """The steps of which it was found out that there is nothing to undo, or nothing that can be."""
+    settled = (each for _, each in _all(history, StepSettled))
+    return {each.step for each in settled if each.status in _CLOSED}
+
+
+_CLOSED: Final = frozenset({StepStatus.UNDONE, StepStatus.SKIPPED, StepStatus.REFUSED})
+
+
 def _undoing(history: Sequence[Entry]) -> Iterator[str]:
     """What depended on a step is undone before it, or stuck; in turn where the plan says so."""
     dependencies = _dependencies(history)
@@ -435,7 +457,7 @@ def _undoing(history: Sequence[Entry]) -> Iterator[str]:
         if not isinstance(body, IntentIssued) or body.direction.value != "undo":
             continue
         before = history[: entry.version]
-        settled = {body.step, *_stuck(before)}
+        settled = {body.step, *_stuck(before), *_closed(before)}
         for other, plan in planned.items():
             if other in settled or _is_answered(before, other, "undo", ReplyOutcome.DONE):
                 continue
@@ -456,7 +478,9 @@ def _late_successes(history: Sequence[Entry], *, is_parked: bool) -> Iterator[st
         _, step, direction, _ = noted.subject.split("/")
         if direction == "undo" or kinds[step] is not StepKind.COMPENSATABLE:
             continue
-        is_taken_back = any(later > version for later, _ in undoes.get(step, ()))
+        # A child that completes before its undo has reached it is undone by that.
+        after = 0 if step in children_of(history) else version
+        is_taken_back = any(later > after for later, _ in undoes.get(step, ()))
         if not is_taken_back and not is_parked and step not in _stuck(history):
             yield f"entry {version}: the late success of {step} is never undone"
 
@@ -537,19 +561,29 @@ def _due(evidence: Evidence) -> dict[str, Due]:
                 own_key = None if own is None else orjson.loads(payload)[own]
                 key = saga_key if own_key is None else str(own_key).encode()
                 due[record_id] = Due(topic, key, payload.encode(), saga_id, entry.version)
+        summary = evidence.summaries[saga_id]
+        for record_id, contract, key_, value, version in owed(
+            history, summary.definition, summary.key
+        ):
+            topic = evidence.names.topic(contract)
+            due[record_id] = Due(topic, key_.encode(), value.encode(), saga_id, version)
     return due
 
 
 def _due_to(entry: Entry) -> tuple[str, str, str] | None:
     body, saga_id = entry.body, entry.saga_id
     if isinstance(body, IntentIssued):
+        if body.child and body.direction.value == "undo":
+            return None  # a command says it
         return _id_of(saga_id, body), body.contract, body.payload
     if isinstance(body, IntentTold):
         return intent_id(saga_id, body.step, DO, 1), body.contract, body.payload
     if isinstance(body, EventPublished):
         return f"{saga_id}/event/{body.publication}", body.contract, body.payload
     if isinstance(body, _ENDS) and body.outcome:
-        return f"{saga_id}/outcome", body.outcome.contract, body.outcome.payload
+        is_second = getattr(body, "undo", None) is not None
+        name = f"{saga_id}/outcome/undone" if is_second else f"{saga_id}/outcome"
+        return name, body.outcome.contract, body.outcome.payload
     return None
 
 
@@ -619,6 +653,8 @@ def _accounting(evidence: Evidence) -> Iterator[str]:
             outcome = _outcome_of(record)
             if (answered, outcome) not in answers:
                 yield f"the reply {outcome} to {answered} is nowhere"
+        elif record_id.removesuffix("/started") + "/ended" in causes:
+            continue  # a child that is known by its end need not say that it has begun
         elif record_id not in causes and (record.value or b"").decode() not in begun:
             yield f"{record_id} on {record.topic} is nowhere"
 
@@ -725,7 +761,8 @@ def _of_saga(evidence: Evidence, history: Sequence[Entry], lines: Sequence[Line]
 
 def _standing(history: Sequence[Entry], standing: set[str]) -> Iterator[str]:
     """What stands of an ended saga is what its outcome says."""
-    steps = {step for step, kind in _kinds(history).items() if kind not in NEVER_UNDONE}
+    own = _kinds(history).items()
+    steps = {step for step, kind in own if kind not in NEVER_UNDONE} - children_of(history)
     residue: set[str] = set()
     end: object = None
     for entry in history:
