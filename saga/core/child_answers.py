@@ -73,7 +73,7 @@ def _ended(turn: Turn, fact: ChildEnded) -> Disposition:
         know(turn.state, turn.event)  # of a reply less is kept
         return disposition
     if step.status is not ISSUED:
-        return _late(turn, step, fact, reply)
+        return _late(turn, step, child, fact, reply)
     assert not turn.state.status.is_ended, (turn.state.saga_id, step)
     return _settle(turn, step, child, fact)
 
@@ -127,12 +127,18 @@ def _told(turn: Turn, step: Step, child: Child, fact: ChildEnded) -> Sequence[Co
     return program.child_ended(step.id, None if child.is_overdue else fact, turn.at)
 
 
-def _late(turn: Turn, step: Step, fact: ChildEnded, reply: ReplyReceived) -> Disposition:
+def _late(
+    turn: Turn, step: Step, child: Child, fact: ChildEnded, reply: ReplyReceived
+) -> Disposition:
     """A child ends whose step was settled, or is being undone, without it."""
     intent, standing = fact.intent_id, f"the step is {step.status.value}"
     if reply.outcome is REPLY_DONE:
         if step.status in _UNDOING_OR_UNDONE:
-            return turn.note(Verdict.LATE_SUCCESS, intent, standing)  # it is asked to be undone
+            was_known = child.saga_id is not None
+            turn.note(Verdict.LATE_SUCCESS, intent, standing)
+            if not was_known:
+                children.met(turn, step, child)
+            return RECORDED
         return rollback.late_reply(turn, step, reply)
     is_gone = fact.status in (ChildStatus.ROLLED_BACK, ChildStatus.REFUSED)
     if step.status in _GIVEN_UP and is_gone:

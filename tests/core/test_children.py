@@ -408,6 +408,17 @@ def test_a_child_that_completes_before_its_undo_reaches_it_is_still_undone():
     )
 
 
+def test_it_is_asked_to_be_undone_then_if_nobody_knew_it_before():
+    """Its end may come before it says that it has begun."""
+    (
+        given(parent(), OrderPlaced(), replied(Reserve, Reserved()), cancelled(mode="immediate"))
+        .when(child_completed("pack", Packed()))
+        .then(noted("late_success"), child_undo_asked("pack"))
+        .when(child_undone("pack"))
+        .then(undo_issued(Unreserve))
+    )
+
+
 @pytest.mark.parametrize("status", ["rolled_back_with_residue", "abandoned"])
 def test_one_that_leaves_something_instead_is_stuck(status):
     (
