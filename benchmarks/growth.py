@@ -243,6 +243,20 @@ async def _failing_steps(ctx: Context, _: Begun) -> None:
             await ctx.do(Do(), retry=ONCE)
 
 
+async def _scopes(ctx: Context, _: Begun) -> None:
+    while True:
+        with suppress(StepFailed):
+            async with ctx.scope():
+                await ctx.do(Do(), undo=Undo)
+                await ctx.do(Do(), retry=ONCE)
+
+
+async def _many_in_a_scope(ctx: Context, begun: Begun) -> None:
+    async with ctx.scope():
+        await ctx.all(*[ctx.do(Do(), undo=Undo) for _ in range(begun.size)])
+        await ctx.do(Do(), retry=ONCE)
+
+
 async def _races(ctx: Context, _: Begun) -> None:
     while True:
         await ctx.any(ctx.do(Do()), ctx.do(Do()))
@@ -391,11 +405,24 @@ def _fail(running: Running) -> None:
     running.answer(ReplyOutcome.FAILED)
 
 
+def _leave_scope(running: Running) -> None:
+    running.answer()
+    _fail(running)
+    running.answer()
+
+
+def _leave_wide_scope(running: Running, size: int) -> None:
+    for _ in range(size):
+        running.answer()
+    _fail(running)
+
+
 CURVES: Final[dict[str, Curve]] = {
     "a step": _long(_steps, Running.answer),
     "a step with a deadline": _long(_hurried_steps, Running.answer),
     "a step that fails": _long(_failing_steps, _fail),
     "an answer that came before": _long(_steps, Running.answer, Running.repeat_first),
+    "a scope that is undone": _long(_scopes, _leave_scope),
     "a race of two steps": _long(_races, _lose),
     "a race with a sleep and a wait": _long(_races_with_time, Running.answer),
     "a race of branches": _long(_races_of_branches, _answer_four),
@@ -419,6 +446,8 @@ CURVES: Final[dict[str, Curve]] = {
         _cancel_at_once,
         parallel_undo=True,
     ),
+    "an undo of siblings, one by one": _wide(_many_steps, Running.answer, _cancel_at_once),
+    "an undo in a scope": _wide(_many_in_a_scope, Running.answer, _leave_wide_scope),
     "an answer of a loser": _wide(_loses_many, Running.answer, _win),
     "an undo of losers": _wide(_loses_many, Running.answer, _win_after_all),
     "an entry replayed: steps": _replayed(_steps, Running.answer),

@@ -15,6 +15,7 @@ from saga.core import (
     program,
     rollback,
     runs,
+    scopes,
     showing,
     updates,
     waiting,
@@ -113,11 +114,17 @@ def arrived(turn: Turn, arrival: Arrival) -> Disposition:
 
 
 def settle(turn: Turn) -> None:
-    """End a saga whose program is through or cancelled, once nothing that matters is in flight.
+    """Undo the scopes that were left; end a saga that is through, or cancelled.
 
-    One that continues ends its run, and begins the next.
+    It ends once nothing that matters is in flight. One that continues ends its run, and begins the
+    next.
     """
-    while (trigger := _end(turn)) is not None:
+    while True:
+        if turn.state.scopes is not None or turn.left is not None:
+            scopes.settle(turn, run)
+        trigger = _end(turn)
+        if trigger is None:
+            return
         run(turn, runs.begin(turn, trigger))
 
 
@@ -182,7 +189,8 @@ def retry_now(turn: Turn, step: Step) -> None:
 def is_asked(turn: Turn) -> bool:
     """Whether the program is still told how something ended that it waits for."""
     state = turn.state
-    if state.plan is not None or state.is_stopping or state.is_finishing:
+    is_stopping = state.cancel_reason is not None or state.due is not None
+    if state.plan is not None or is_stopping or state.is_finishing:
         return False
     assert turn.finish is None, state.saga_id
     return True

@@ -25,7 +25,6 @@ from saga.core import (
     reruns,
     rollback,
     runs,
-    scopes,
     timer_acts,
 )
 from saga.core.decider import RECORDED, Decider, Decision, Disposition
@@ -56,10 +55,10 @@ def decider_for(definition: Definition) -> Decider:
         if turn.disposition is RECORDED:
             assert turn.has_taken_fact, (state.saga_id, event)
             parking.park_on_held(turn)
-            if state.scopes is not None or turn.left is not None:
-                scopes.settle(turn)
             is_through = turn.finish is not None or state.is_finishing
-            if is_through or state.cancel_reason is not None or state.due is not None:
+            is_stopping = state.cancel_reason is not None or state.due is not None
+            has_scopes = state.scopes is not None or turn.left is not None
+            if is_through or is_stopping or has_scopes:
                 forward.settle(turn)
             pass_turn(state, turn.intents if recorded is None else recorded)
         return turn

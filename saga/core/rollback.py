@@ -323,7 +323,9 @@ def go_on(turn: Turn, settled: Step | None = None) -> None:
     *settled*: the only step that stands elsewhere since the plan went on last, if it was one.
     """
     state = turn.state
-    plan = state.plan if settled is None else state.plan_of(settled)
+    plan = state.plan
+    if plan is None and settled is not None:
+        plan = state.plan_of(settled)
     if plan is not None and not state.status.is_ended:
         _go_on(turn, plan, settled)
 

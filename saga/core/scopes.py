@@ -8,16 +8,18 @@ is left.
 
 from __future__ import annotations
 
-from saga.core import forward, intents, parking, program, rollback
+from collections.abc import Callable, Sequence
+
+from saga.core import intents, parking, program, rollback
 from saga.core.state import Scopes
 from saga.core.status import SagaStatus
 from saga.core.turn import Turn
 
 
-def settle(turn: Turn) -> None:
-    """Undo what was left and what is due, and go on behind what is undone."""
+def settle(turn: Turn, run: Callable[[Turn, Sequence[program.Command]], None]) -> None:
+    """Undo what was left and what is due, and have the program go on behind what is undone."""
     state = turn.state
-    told = 0
+    told = _begin_of_run(turn)
     while not (state.plan is not None or state.is_stopping or state.status.is_ended):
         if state.is_poisoned:
             return
@@ -35,11 +37,18 @@ def settle(turn: Turn) -> None:
         told = len(turn.intents)
         names = [body.scope for body in undone if type(body) is intents.ScopeUndone]
         for name in names:
-            if turn.finish is None and not state.is_ahead and forward.is_asked(turn):
-                forward.run(turn, turn.program.undone(name, turn.at))
+            if turn.finish is None and not (state.is_finishing or state.is_ahead):
+                run(turn, turn.program.undone(name, turn.at))
         if not names:
             break
     _stay_parked(turn)
+
+
+def _begin_of_run(turn: Turn) -> int:
+    """Where in what was decided the run begins: an earlier one had scopes of the same names."""
+    places = range(len(turn.intents), 0, -1)
+    continued = (place for place in places if type(turn.intents[place - 1]) is intents.Continued)
+    return next(continued, 0)
 
 
 def _leave(turn: Turn, command: program.LeaveScope) -> None:

@@ -3,12 +3,18 @@
 import pytest
 
 from saga.authoring import RollBack, StepFailed, TimedOut
-from saga.core.intents import IntentIssued
+from saga.contracts import Event
+from saga.core.events import Paused, Resumed
+from saga.core.intents import IntentIssued, ScopeUndone
 from saga.errors import DefinitionError, ReplayMismatch
 from saga.testing import (
     abandoned,
     after,
     cancelled,
+    child_completed,
+    child_started,
+    child_undo_asked,
+    child_undone,
     completed,
     failed,
     given,
@@ -30,13 +36,13 @@ from saga.testing import (
     undo_issued,
     undo_stuck,
 )
+from saga.testing.happenings import Plain
 from tests.toys import (
     ONCE,
     Notify,
     OrderConfirmed,
     OrderPlaced,
     OrderRejected,
-    OrderSeen,
     Paid,
     Pay,
     Refund,
@@ -48,7 +54,12 @@ from tests.toys import (
     as_saga,
 )
 
-CONTRACTS = (Reserve, Unreserve, Pay, Refund, Ship, Unship, Notify, OrderConfirmed, OrderSeen)
+
+class ParcelAsked(Event, topic="scoped.parcel-asked", version=1, key="parcel_id"):
+    parcel_id: str = "p-1"
+
+
+CONTRACTS = (Reserve, Unreserve, Pay, Refund, Ship, Unship, Notify, OrderConfirmed, ParcelAsked)
 
 
 def running(function, *happened, **options):
@@ -737,6 +748,96 @@ def test_late_success_after_the_end_is_cleaned_up():
         .then_status("rolling_back")
         .when(replied(Refund))
         .then_status("completed")
+    )
+
+
+# Beside what else a saga may do.
+
+
+async def in_runs(ctx, placed):
+    """Each run has a scope of the same name; the second one ends."""
+    try:
+        async with ctx.scope("cart"):
+            if placed.amount > 1:
+                await reserve(ctx)
+            give_up()
+    except RollBack:
+        if placed.amount:
+            await ctx.continue_as_new(OrderPlaced(amount=placed.amount - 1))
+        return OrderConfirmed()
+
+
+def test_each_run_of_a_saga_has_scopes_of_its_own():
+    """In the later ones nothing is to be undone, so all of it is one turn."""
+    scenario = running(in_runs, OrderPlaced(amount=2), replied(Reserve, Reserved()))
+    scenario.then_waits_for("undo of reserve")
+    scenario.when(replied(Unreserve)).then(
+        scope_undone("cart"), planned(scope="cart"), completed(OrderConfirmed())
+    )
+    undone = [one for one in scenario.decided if isinstance(one.body, ScopeUndone)]
+    assert len(undone) == 3
+
+
+def test_run_that_continues_within_a_scope_leaves_it_as_it_is():
+    async def order(ctx, placed):
+        async with ctx.scope("cart"):
+            await reserve(ctx)
+            if placed.amount:
+                await ctx.continue_as_new(OrderPlaced(amount=0))
+        return OrderConfirmed()
+
+    (
+        running(order, *RESERVED)
+        .then_steps(**{"2.reserve": "issued"})
+        .when(replied(Reserve, Reserved()))
+        .then(completed(OrderConfirmed()))
+    )
+
+
+def test_paused_saga_undoes_its_scope_and_goes_on_behind_it_when_it_is_resumed():
+    (
+        running(order, *RESERVED, refused(Pay, code="broke"), Plain(Paused(reason="wait")))
+        .when(replied(Unreserve))
+        .then(scope_undone("scope-1"))
+        .then_status("running")
+        .when(Plain(Resumed(reason="go")))
+        .then(completed(OrderConfirmed(order_id="o-1 broke")))
+    )
+
+
+def test_child_in_it_is_undone_with_it():
+    async def order(ctx, placed):
+        async with ctx.scope("cart"):
+            await ctx.child(ParcelAsked(), id="child")
+            give_up()
+
+    (
+        running(order, OrderPlaced(), child_started("child"))
+        .when(child_completed("child"))
+        .then(planned("child", scope="cart"), child_undo_asked("child"))
+        .when(child_undone("child"))
+        .then(scope_undone("cart"), planned(), rolled_back(OrderRejected))
+    )
+
+
+def test_what_is_caught_behind_the_pivot_undoes_its_scope_and_parks_nothing():
+    async def order(ctx, placed):
+        await ctx.do(Pay(), kind="pivot")
+        try:
+            async with ctx.scope():
+                await ctx.do(Notify(), retry=ONCE)
+                await ctx.do(Ship(), retry=ONCE)
+        except StepFailed:
+            return OrderConfirmed(shelf="none")
+
+    (
+        running(order, OrderPlaced(), replied(Pay, Paid()), replied(Notify))
+        .when(refused(Ship))
+        .then(
+            planned(scope="scope-1"),
+            scope_undone("scope-1", residue=("notify",)),
+            completed(OrderConfirmed(shelf="none"), residue=("notify",)),
+        )
     )
 
 

@@ -528,7 +528,8 @@ class Scheduler:
         match wanted:
             case StepCall():
                 wanted.after = waiter.settled
-                take_in(waiter.scope, wanted)
+                if waiter.scope is not None:
+                    take_in(waiter.scope, wanted)
                 self.steps[wanted.step] = (waiter, wanted)
                 self.commands.append(wanted)
             case SleepCall():

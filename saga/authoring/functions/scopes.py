@@ -118,8 +118,8 @@ def name_in(scope: Scope, outer: Scope | None) -> str:
     return name
 
 
-def take_in(scope: Scope | None, step: DoStep) -> None:
-    """Have *step* belong to *scope*, if any, or the nearest one around it that is open."""
+def take_in(scope: Scope, step: DoStep) -> None:
+    """Have *step* belong to *scope*, or the nearest one around it that is open."""
     open_scope = innermost(scope)
     if open_scope is None:
         return
