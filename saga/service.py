@@ -292,7 +292,7 @@ class Service:
                 raise TimeoutError(f"saga {saga_id} has not ended within {timeout} s") from None
 
     async def find(self, saga: SagaNamed) -> SagaView | None:
-        """What is known of a saga: what `saga show` prints; None where there is none.
+        """What is known of a saga, as the command `show` prints it; None where there is none.
 
         Raises:
             CorruptHistory: what is stored of it cannot be read.

@@ -9,7 +9,7 @@ from saga.core.decider import RECORDED, Disposition
 from saga.core.events import MarkedAs, OperatorActed
 from saga.core.identity import DO, UNDO, StepId
 from saga.core.intents import Verdict
-from saga.core.state import Step
+from saga.core.state import SagaState, Step
 from saga.core.status import StepStatus
 from saga.core.turn import Turn
 
@@ -43,18 +43,27 @@ def _why_not(turn: Turn, fact: OperatorActed) -> str | None:
         return "parked by a failed turn: release it first"
     if step is None:
         return f"it has no step {fact.step!r}"
-    if children.child_of(state, step) is not None:
-        return "the step is a child saga: act on that one"
     is_undone = fact.state is MarkedAs.UNDONE
     if is_undone and step.status not in _MAY_BE_UNDONE:
         return f"the step is {step.status.value}: its undo is neither under way, stuck nor skipped"
     if is_undone:
         return None
+    if (refusal := why_not_done(state, step)) is not None:
+        return refusal
+    return turn.program.refusal_of_entered(step.id, fact.reply)
+
+
+def why_not_done(state: SagaState, step: Step) -> str | None:
+    """Why a step cannot be marked done as it stands, whatever its reply."""
+    if state.has_ended or state.is_poisoned:
+        return f"the saga is {state.status.value}"
+    if children.child_of(state, step) is not None:
+        return "the step is a child saga: act on that one"
     if step.status is not StepStatus.ISSUED and not parking.holds_up(state, step):
         return (
             f"the step is {step.status.value}: it is not in flight, nor has the saga parked on it"
         )
-    return turn.program.refusal_of_entered(step.id, fact.reply)
+    return None
 
 
 def _done(turn: Turn, step: Step) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, Final
 
 from saga.core import events, intents
@@ -13,10 +13,19 @@ NAMED_MAX: Final = 10
 _NOTHING: Final = "is recorded; nothing follows from it at once"
 
 
-def told(decided: Iterable[intents.Intent], fact: events.Fact | None = None) -> str:
+def told(decided: Collection[intents.Intent], fact: events.Fact | None = None) -> str:
     """What follows from a turn, as `issues pay/do/3; plans the rollback of reserve, pay`."""
-    if isinstance(fact, events.OperatorActed) and fact.act is events.Act.RERUN:
-        return f"starts the saga of key {fact.key} ({fact.saga_id})"
+    match fact:
+        case events.OperatorActed(act=events.Act.RERUN):
+            return f"starts the saga of key {fact.key} ({fact.saga_id})"
+        case events.OperatorActed(act=events.Act.FIRE_TIMER):
+            return "has the timer fire now"
+        case events.Paused():
+            return "records what comes, which acts when it is resumed"
+        case events.CancelRequested() if not decided:
+            return "rolls back once what is in flight has settled"
+        case events.OperatorActed(act=events.Act.RELEASE) if not decided:
+            return "goes on where it stood; what was deferred follows"
     tellers = ((_TELLERS.get(type(intent)), intent) for intent in decided)
     sentences = list(dict.fromkeys(filter(None, (tell(each) for tell, each in tellers if tell))))
     if len(sentences) > NAMED_MAX:
@@ -52,6 +61,7 @@ _TELLERS: Final[dict[type, Callable[[Any], str | None]]] = {
     intents.TimerArmed: _armed,
     intents.TimerMoved: lambda it: f"moves {it.timer_id}",
     intents.SignalAwaited: lambda it: f"waits for signal {it.name}",
+    intents.RollbackDue: lambda _: "rolls back once what is in flight has settled",
     intents.RollbackPlanned: _planned,
     intents.UndoAppended: lambda it: f"adds {it.step} to the rollback",
     intents.SagaParked: lambda it: f"parks: {it.reason}",

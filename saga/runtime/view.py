@@ -23,7 +23,7 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 @value(kw_only=True)
 class SagaView:
-    """What `saga show` prints of a saga.
+    """What the command `show` prints of a saga.
 
     Attributes:
         shown: the fields that its code shows with `ctx.show`.
@@ -47,7 +47,7 @@ class SagaView:
     outcome: Mapping[str, Any] | None
 
     def to_json(self) -> dict[str, Any]:
-        """The line that `saga show --json` prints, as plain values."""
+        """The line that `show` prints with `--json`, as plain values."""
         return {part.name: getattr(self, part.name) for part in fields(self)} | {
             "status": self.status.value,
             "started_at": _iso_of(self.started_at),
@@ -81,7 +81,7 @@ def view_of(summary: SagaSummary, history: Sequence[Entry]) -> SagaView:
 
 
 def row_of(summary: SagaSummary) -> dict[str, Any]:
-    """The line that `saga ls --json` prints."""
+    """The line that `ls` prints with `--json`."""
     return {
         "id": summary.saga_id,
         "definition": summary.definition,

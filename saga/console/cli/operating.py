@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Annotated
 
 import orjson
 import typer
 
+from saga.adapters.clocks import SystemClock
 from saga.console.cli.commands import Id
 from saga.console.cli.output import Misused, NotSo
 from saga.console.cli.sending import Sending, send, send_to_all
-from saga.console.cli.session import Session, find_saga, history_of
+from saga.console.cli.session import Session, find_saga, history_of, words_of
 from saga.contracts import CommandAct, Unreadable, canonical_text, contract_of, decode
 from saga.contracts.cloudevents import parse_rfc3339
 from saga.contracts.registry import Entered
 from saga.core.events import CancelMode, MarkedAs
 from saga.core.fold import fold
+from saga.core.history import History
 from saga.core.identity import StepId, is_saga_id
+from saga.errors import CorruptHistory
+from saga.runtime.trial import ALL, possible_acts
 
 Reason = Annotated[
     str, typer.Option("--reason", metavar="TEXT", help="Why; recorded in the history.")
@@ -137,6 +142,29 @@ async def _for_one_or_all(
         return await send(session, saga, act, sending, reason=reason)
     assert definition is not None
     return await send_to_all(session, definition, act, sending, reason=reason)
+
+
+async def acts(session: Session, saga: Id) -> None:
+    """List the acts that a saga would take now, and what each would do; nothing is changed."""
+    async with session.reading() as store:
+        summary = await find_saga(store, saga)
+        loaded = (await store.store.load([summary.saga_id])).get(summary.saga_id)
+    if isinstance(loaded, CorruptHistory):
+        raise loaded
+    now = SystemClock().now()
+    found = possible_acts(session.sagas, summary.saga_id, loaded or History(), now, of=ALL)
+    rows = [
+        {
+            "act": each.act.value,
+            "step": each.step,
+            "timer": each.timer,
+            "does": each.does,
+            "command": shlex.join(["saga", *words_of(summary, each)]),
+        }
+        for each in found
+    ]
+    columns = ("act", "does", "command")
+    session.printer.listing(rows, columns, lambda row: [row[name] for name in columns])
 
 
 async def mark(

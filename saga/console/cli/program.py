@@ -46,6 +46,7 @@ COMMANDS: Final[dict[str, Callable[..., Any]]] = {
     "abandon": operating.abandon,
     "pause": operating.pause,
     "resume": operating.resume,
+    "acts": operating.acts,
     "mark": operating.mark,
     "rerun": operating.rerun,
     "timers fire": operating.timers_fire,

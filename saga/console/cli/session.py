@@ -33,6 +33,7 @@ from saga.application import Application
 from saga.authoring.registry import SagaRegistry
 from saga.console.cli.output import AppRefused, NotSo, Printer, command_line
 from saga.contracts import Command, CommandAct
+from saga.core.events import MarkedAs
 from saga.core.history import Entry
 from saga.core.identity import SagaId, saga_named
 from saga.errors import CorruptHistory, DefinitionError, StoreUnavailable
@@ -168,8 +169,29 @@ async def history_of(store: OpenedStore, saga: SagaId, *, is_whole: bool = True)
 
 def act_on(saga: SagaSummary, possible: PossibleAct) -> str:
     """The command for an act that is possible now, with a reason that may be said better."""
-    step = () if possible.step is None else (possible.step,)
-    return command_line(possible.act, name_of(saga), *step, "--reason", _REASONS[possible.act])
+    return command_line(*words_of(saga, possible))
+
+
+def words_of(saga: SagaSummary, possible: PossibleAct) -> list[str]:
+    """The words of a command; what people have to say is written in capitals."""
+    act, name, reason = possible.act, name_of(saga), _REASONS.get(possible.act, "REASON")
+    words: list[str]
+    match act:
+        case CommandAct.FIRE_TIMER:
+            words = ["timers", "fire", possible.timer or ""]
+        case CommandAct.MOVE_TIMER:
+            words = ["timers", "move", possible.timer or "", "--to", "TIME"]
+        case CommandAct.MARK if possible.state is not None:
+            words = ["mark", name, possible.step or "", possible.state.value]
+            words += ["--evidence", "TEXT"]
+            words += ["--reply", "JSON"] if possible.state is MarkedAs.DONE else []
+        case CommandAct.RERUN:
+            words = ["rerun", name, "--key", "KEY"]
+        case _:
+            words = [act.value, name, *([] if possible.step is None else [possible.step])]
+    if possible.mode is not None:
+        words += ["--mode", possible.mode.value]
+    return [*words, "--reason", reason]
 
 
 def name_of(saga: SagaSummary) -> str:

@@ -183,7 +183,7 @@ def test_every_command_of_a_sick_deployment_s_doctor_runs(stuck):
     assert {command.split()[0] for command in commands} >= {"run", "show", "retry", "dlq"}
     for command in commands:
         tokens = shlex.split(command)
-        more = ["--until-idle"] if tokens[0] == "run" else []
+        more = {"run": ["--until-idle"], "retry": ["--no-wait"]}.get(tokens[0], [])
         assert call(*tokens, *more).code == 0, command
 
 
@@ -217,6 +217,7 @@ def test_every_command_that_is_printed_can_be_called_so(command, monkeypatch):
 
 
 ACTS = ["cancel", "retry", "skip", "compensate", "release", "abandon", "store rebase"]
+ACTS += ["pause", "resume", "mark", "rerun", "timers fire", "timers move"]
 LISTS = ["dlq ls"]
 
 
@@ -229,3 +230,17 @@ def test_a_reason_is_why_in_every_act_and_what_is_listed_in_every_list():
     assert having == {*ACTS, *LISTS}
     assert all("Why" in helps[name] for name in ACTS)
     assert all("Only" in helps[name] for name in LISTS)
+
+
+def test_the_acts_that_a_saga_would_take_say_what_they_would_do(stuck):
+    before = call("history", stuck, "--json").out
+    acts = {(row["act"], row["step"]): row for row in call("acts", stuck, "--json").rows}
+
+    assert acts["retry", "pay"]["does"] == "is parked no more; issues pay/undo/2"
+    assert "not undone: pay" in acts["abandon", None]["does"]
+    assert ("release", None) not in acts
+    assert "issues pay/undo/2" in call("acts", stuck).out
+    assert "issues pay/undo/2" in call("doctor").out
+    assert call("history", stuck, "--json").out == before
+    words_ = shlex.split(acts["retry", "pay"]["command"])[1:]
+    call(*words_, "--no-wait").fails(0)

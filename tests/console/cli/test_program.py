@@ -10,7 +10,8 @@ from tests.console.toys import ORDER
 
 COMMANDS = [
     *("run", "publish", "ls", "show", "history", "signal", "cancel", "timers", "dlq", "retry"),
-    *("skip", "compensate", "release", "abandon", "pause", "resume", "replay", "topics", "config"),
+    *("skip", "compensate", "release", "abandon", "pause", "resume", "acts", "mark", "rerun"),
+    *("replay", "topics", "config"),
 ]
 
 

@@ -267,7 +267,8 @@ async def _acts(
     history = (await store.store.load([saga.saga_id])).get(saga.saga_id)
     if not isinstance(history, History):
         return ()
-    return tuple(act_on(saga, act) for act in possible_acts(known, saga.saga_id, history, at))
+    possible = possible_acts(known, saga.saga_id, history, at)
+    return tuple(f"{act_on(saga, act)} ({act.does})" for act in possible)
 
 
 def _version_of(saga: SagaSummary) -> tuple[str, int]:
