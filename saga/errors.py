@@ -42,7 +42,7 @@ A durable function suspends by yielding, so no error of the engine passes throug
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 
 class SagaError(Exception):
@@ -246,16 +246,20 @@ class StepFailed(Exception):
     """Raised into a saga's function when a step failed for good; uncaught, it starts the rollback.
 
     *refused*: the service said that nothing happened; otherwise the step is undone, in case it did.
+    *details* are what else the service said, as JSON has it: lists, dicts and the like; or None.
     """
 
     code: str = "step_failed"
 
-    def __init__(self, step: str, *, code: str, message: str, refused: bool) -> None:
+    def __init__(
+        self, step: str, *, code: str, message: str, refused: bool, details: Any = None
+    ) -> None:
         super().__init__(message)
         self.step = step
         self.code = code
         self.message = message
         self.refused = refused
+        self.details = details
 
 
 @dataclass(eq=False)
@@ -312,11 +316,16 @@ class RollBack(Exception):
 
 
 class Refused(Exception):
-    """Raised by a handler: no, and nothing happened. It is final; writes to `ctx.db` are undone."""
+    """Raised by a handler: no, and nothing happened. It is final; writes to `ctx.db` are undone.
+
+    *details* is anything that JSON can say, in at most 10,000 characters: for the saga's function,
+    which has it as `StepFailed.details`.
+    """
 
     code: str = "refused"
 
-    def __init__(self, message: str, *, code: str = "refused") -> None:
+    def __init__(self, message: str, *, code: str = "refused", details: Any = None) -> None:
         super().__init__(message)
         self.message = message
         self.code = code
+        self.details = details

@@ -15,7 +15,7 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import AfterValidator, Field, JsonValue, model_validator
 
-from saga.contracts.json_text import shortened
+from saga.contracts.json_text import canonical, shortened
 from saga.contracts.models import (
     CONTRACT_NAME_CHARS_MAX,
     INTENT_CANCELLED,
@@ -39,6 +39,8 @@ from saga.errors import DefinitionError, UnknownContract
 
 TEXT_CHARS_MAX = 10_000
 """Of a reason, code or message: they end in histories and on screens."""
+DETAILS_CHARS_MAX = 10_000
+"""Of the JSON of details: they end in histories, three times."""
 MODELS_KEPT_MAX = 1_024
 """Received and not yet read by a saga: more than one batch has."""
 KEPT_CHARS_MAX = 16_384
@@ -170,6 +172,16 @@ Told = Annotated[str, Field(max_length=TEXT_CHARS_MAX), AfterValidator(_told)]
 """What is only told: mended where it cannot be stored."""
 
 
+def _bounded(details: object) -> object:
+    if details is not None and len(canonical(details)) > DETAILS_CHARS_MAX:
+        raise ValueError(f"has more than {DETAILS_CHARS_MAX:,} characters of JSON")
+    return details
+
+
+Details = Annotated[JsonValue, AfterValidator(_bounded)]
+"""What a service says of a refusal or failure, for the saga's code."""
+
+
 class IntentDone(ContractModel):
     """The reply to an `Intent[None]`: done, with nothing to add."""
 
@@ -183,6 +195,7 @@ class IntentFailed(ContractModel):
     outcome: Literal["refused", "failed"]
     code: Told | None = None
     message: Told | None = None
+    details: Details = None
 
 
 class IntentProgress(ContractModel):

@@ -17,7 +17,7 @@ from saga.core.events import REPLY_DONE, ChildEnded, ChildStarted, ChildStatus, 
 from saga.core.fold import know
 from saga.core.identity import DO, UNDO, IntentName, parse_intent_id
 from saga.core.intents import Verdict
-from saga.core.program import Command
+from saga.core.program import Command, StepFailure
 from saga.core.state import Child, SagaState, Step
 from saga.core.status import ISSUED, UNDOING, StepStatus
 from saga.core.turn import Turn
@@ -123,7 +123,8 @@ def _told(turn: Turn, step: Step, child: Child, fact: ChildEnded) -> Sequence[Co
     program = turn.program
     if fact.status is ChildStatus.REFUSED:
         message = fact.reason or "refused"
-        return program.gave_out(step.id, fact.code, message, turn.at, is_refused=True)
+        failure = StepFailure(fact.code, message)
+        return program.gave_out(step.id, failure, turn.at, is_refused=True)
     return program.child_ended(step.id, None if child.is_overdue else fact, turn.at)
 
 

@@ -101,6 +101,8 @@ class ReplyReceived:
     reply: Message | None = None
     code: str | None = None
     message: str | None = None
+    details: Json | None = None
+    """Of a refusal or failure, as the service gave them."""
 
 
 @value(kw_only=True)

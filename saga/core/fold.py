@@ -378,6 +378,8 @@ def _issued_undo(state: SagaState, step: Step, intent: intents.IntentIssued, at:
 def _settled(state: SagaState, intent: intents.StepSettled, _: Instant) -> None:
     step = state.steps[intent.step]
     if intent.direction is DO:
+        if intent.details is not None:
+            state.details = {**(state.details or {}), step.id: intent.details}
         is_going_forward = state.plan is None and not state.status.is_ended
         if intent.status is DONE:
             step.undo_floor = step.undo_attempts + 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import assert_never
+from typing import Final, assert_never
 
 from saga.core import (
     children,
@@ -35,6 +35,8 @@ from saga.core.plans import residue_of
 from saga.core.state import Step, identity_of
 from saga.core.status import ISSUED, StepKind, StepStatus
 from saga.core.turn import Turn
+
+_MISSED_DEADLINE: Final = program.StepFailure("timeout", rollback.MISSED_DEADLINE)
 
 
 def start(turn: Turn, fact: events.SagaStarted) -> Disposition:
@@ -84,9 +86,11 @@ def reply(turn: Turn, step: Step, name: IntentName, fact: ReplyReceived) -> Disp
         if not step.is_dropped and is_asked(turn):
             run(turn, turn.program.succeeded(step.id, fact.reply, turn.at))
     elif fact.outcome is REPLY_FAILED:
-        _fail_attempt(turn, step, StepStatus.FAILED, fact.code, fact.message or "failed")
+        failure = program.StepFailure(fact.code, fact.message or "failed", fact.details)
+        _fail_attempt(turn, step, StepStatus.FAILED, failure)
     else:
-        _fail_step(turn, step, StepStatus.REFUSED, fact.code, fact.message or "refused")
+        failure = program.StepFailure(fact.code, fact.message or "refused", fact.details)
+        _fail_step(turn, step, StepStatus.REFUSED, failure)
     return RECORDED
 
 
@@ -102,7 +106,7 @@ def step_due(turn: Turn, step: Step, purpose: TimerPurpose) -> None:
     elif (child := children.child_of(turn.state, step)) is not None:
         children.overdue(turn, step, child)
     else:
-        _fail_attempt(turn, step, StepStatus.IN_DOUBT, "timeout", rollback.MISSED_DEADLINE)
+        _fail_attempt(turn, step, StepStatus.IN_DOUBT, _MISSED_DEADLINE)
 
 
 def arrived(turn: Turn, arrival: Arrival) -> Disposition:
@@ -214,32 +218,32 @@ def _succeed_at_last(turn: Turn, step: Step, fact: ReplyReceived) -> Disposition
     return RECORDED
 
 
-def _fail_attempt(
-    turn: Turn, step: Step, final: StepStatus, code: str | None, message: str
-) -> None:
+def _fail_attempt(turn: Turn, step: Step, final: StepStatus, failure: program.StepFailure) -> None:
     """An attempt failed: try again, or settle the step as *final*."""
     may_retry = not step.is_dropped and not turn.state.is_stopping
     retry, failed, since = turn.policy(step).retry, step.attempts, step.first_issued_at
-    if not may_retry or not turn.arm_retry(step, DO, retry, failed=failed, since=since, code=code):
-        _fail_step(turn, step, final, code, message)
+    if not may_retry or not turn.arm_retry(
+        step, DO, retry, failed=failed, since=since, code=failure.code
+    ):
+        _fail_step(turn, step, final, failure)
 
 
-def _fail_step(turn: Turn, step: Step, status: StepStatus, code: str | None, message: str) -> None:
+def _fail_step(turn: Turn, step: Step, status: StepStatus, failure: program.StepFailure) -> None:
     """A step failed for good: tell the program."""
     assert step.status is StepStatus.ISSUED, (turn.state.saga_id, step.id, step.status)
     state = turn.state
     was_dropped = step.is_dropped
-    turn.settle(step, status, code=code, message=message)
+    turn.settle(step, status, DO, failure.code, failure.message, details=failure.details)
     if was_dropped or not is_asked(turn):
         return
-    program, is_refused = turn.program, status is StepStatus.REFUSED
-    parks_later = parking.parks_later(turn, step, message)
+    is_refused = status is StepStatus.REFUSED
+    parks_later = parking.parks_later(turn, step, failure.message)
     if parks_later:
-        run(turn, program.hold(step.id, turn.at))
+        run(turn, turn.program.hold(step.id, turn.at))
     elif parks_later is None and step.kind is StepKind.RETRIABLE and not state.is_past_pivot:
-        parking.park_on(turn, step, message)
+        parking.park_on(turn, step, failure.message)
     elif parks_later is None:
-        run(turn, program.gave_out(step.id, code, message, turn.at, is_refused=is_refused))
+        run(turn, turn.program.gave_out(step.id, failure, turn.at, is_refused=is_refused))
 
 
 def _take(

@@ -86,6 +86,7 @@ class StepSettled:
     direction: Direction = Direction.DO
     code: str | None = None
     message: str | None = None
+    details: Json | None = None
 
 
 @value(kw_only=True)
@@ -277,6 +278,8 @@ class RollbackPlanned:
     reason: str
     code: str | None = None
     failed_step: StepId | None = None
+    details: Json | None = None
+    """Those with which *failed_step* failed."""
     one_by_one: bool | None = None
     """One at a time, in this order; None: all that wait for nothing more."""
     scope: str | None = None

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 from saga.core.events import Arrival, ChildEnded, Json, Message
 from saga.core.identity import Instant, SagaId, StepId
@@ -147,6 +147,15 @@ class ContinueAsNew:
 
 
 @value
+class StepFailure:
+    """How a step failed, in the words of the service, or of the kernel for one that is silent."""
+
+    code: str | None
+    message: str
+    details: Json | None = None
+
+
+@value
 class Fail:
     """The program cannot go on: roll back."""
 
@@ -183,6 +192,8 @@ class Report:
     code: str | None
     failed_step: StepId | None
     residue: tuple[StepId, ...]
+    details: Any = None
+    """Those with which the step has failed, as its service gave them."""
 
 
 class Program(Protocol):
@@ -207,7 +218,7 @@ class Program(Protocol):
         """A step is done; *reply* is None where the intent has no reply of its own."""
 
     def gave_out(
-        self, step: StepId, code: str | None, message: str, at: Instant, *, is_refused: bool
+        self, step: StepId, failure: StepFailure, at: Instant, *, is_refused: bool
     ) -> Sequence[Command]:
         """A step failed for good; *is_refused* means that nothing had happened."""
 

@@ -6,14 +6,15 @@ begins them, retries them, and calls for somebody where that does not help.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Final, assert_never
 
 from saga.core import children, intents, plans
 from saga.core.decider import RECORDED, Disposition
-from saga.core.events import CancelMode, ReplyOutcome, ReplyReceived
-from saga.core.identity import UNDO, IntentName, StepId
+from saga.core.events import CancelMode, Json, ReplyOutcome, ReplyReceived
+from saga.core.identity import DO, UNDO, IntentName, StepId
 from saga.core.intents import (
     PlannedUndo,
     RollbackGoal,
@@ -185,9 +186,9 @@ def undo_reply(turn: Turn, step: Step, name: IntentName, fact: ReplyReceived) ->
         case ReplyOutcome.DONE:
             go_on(turn, step)
         case ReplyOutcome.FAILED:
-            _fail_undo(turn, step, fact.code, fact.message)
+            _fail_undo(turn, step, fact.code, fact.message, fact.details)
         case ReplyOutcome.REFUSED:
-            stick(turn, step, fact.code, fact.message)
+            stick(turn, step, fact.code, fact.message, fact.details)
         case _:
             assert_never(fact.outcome)
     return RECORDED
@@ -211,7 +212,7 @@ def late_reply(turn: Turn, step: Step, fact: ReplyReceived) -> Disposition:
             return _late_success(turn, step, fact, is_open=is_open)
         case ReplyOutcome.REFUSED if is_open:
             turn.note(Verdict.LATE_FAILURE, fact.intent_id, "nothing had happened: doubt closed")
-            turn.settle(step, StepStatus.REFUSED, code=fact.code, message=fact.message)
+            turn.settle(step, StepStatus.REFUSED, DO, fact.code, fact.message, details=fact.details)
             go_on(turn, step)
             return RECORDED
         case ReplyOutcome.FAILED if is_open:
@@ -268,6 +269,7 @@ def _plan(
         reason=reason,
         code=code,
         failed_step=failed_step,
+        details=None if failed_step is None else (turn.state.details or {}).get(failed_step),
         one_by_one=None if is_at_once else True,
         scope=scope,
     )
@@ -413,7 +415,8 @@ def _finish_scope(turn: Turn, scope: str) -> None:
 
 def _roll_back(turn: Turn, plan: Plan, residue: tuple[StepId, ...]) -> None:
     planned, undo = plan.recorded, turn.state.undo
-    report = Report(planned.reason, planned.code, planned.failed_step, residue)
+    details = None if planned.details is None else json.loads(planned.details)
+    report = Report(planned.reason, planned.code, planned.failed_step, residue, details)
     turn.record(
         intents.SagaRolledBack(
             reason=planned.reason,
@@ -440,19 +443,31 @@ def undone_late(turn: Turn, step: Step, fact: ReplyReceived) -> Disposition:
     return RECORDED
 
 
-def _fail_undo(turn: Turn, step: Step, code: str | None, message: str | None) -> None:
+def _fail_undo(
+    turn: Turn,
+    step: Step,
+    code: str | None,
+    message: str | None,
+    details: Json | None = None,
+) -> None:
     """An attempt to undo failed: try again, or call for somebody."""
     policy = turn.policy(step).undo_retry or UNDO_DEFAULT
     failed = step.undo_attempts - step.undo_spent
     assert failed >= 1, (turn.state.saga_id, step.id, step.undo_attempts, step.undo_spent)
     since = step.undo_began_at
     if not turn.arm_retry(step, UNDO, policy, failed=failed, since=since, code=code):
-        stick(turn, step, code, message)
+        stick(turn, step, code, message, details)
 
 
-def stick(turn: Turn, step: Step, code: str | None, message: str | None) -> None:
+def stick(
+    turn: Turn,
+    step: Step,
+    code: str | None,
+    message: str | None,
+    details: Json | None = None,
+) -> None:
     """A step cannot be undone: somebody is called for, or it becomes residue."""
-    turn.settle(step, StepStatus.UNDO_STUCK, UNDO, code, message)
+    turn.settle(step, StepStatus.UNDO_STUCK, UNDO, code, message, details=details)
     go_on(turn, step)
 
 

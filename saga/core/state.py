@@ -290,6 +290,8 @@ class SagaState:
     """What nobody has taken yet, by the version of its entry: in order of arrival."""
     causes: dict[Identity, str | None] = field(init=False, default_factory=dict)
     """Of each cause a digest of what it said, where nothing else keeps that."""
+    details: dict[StepId, Json] | None = None
+    """What services have said of steps that failed; None where they said nothing more."""
     told: set[StepId] | None = None
     """The intents whose replies nobody waits for; None where there is none."""
     updates: dict[str, bool] | None = None

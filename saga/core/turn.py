@@ -14,7 +14,7 @@ from typing import Final, TypeVarTuple
 
 from saga.core import intents, pauses
 from saga.core.decider import RECORDED, Disposition
-from saga.core.events import Event, Message, ReplyReceived
+from saga.core.events import Event, Json, Message, ReplyReceived
 from saga.core.fold import EFFECTS, FACT_EFFECTS, know, take_noted, take_reply
 from saga.core.identity import DO, UNDO, Direction, Instant, IntentName, StepId, TimerId
 from saga.core.intents import Intent, TimerPurpose, Verdict
@@ -192,8 +192,8 @@ class Turn:
     def is_same_answer(self, recorded: ReplyReceived, fact: ReplyReceived) -> bool:
         return recorded == fact or (
             self.is_same(recorded.reply, fact.reply)
-            and (recorded.outcome, recorded.code, recorded.message)
-            == (fact.outcome, fact.code, fact.message)
+            and (recorded.outcome, recorded.code, recorded.message, recorded.details)
+            == (fact.outcome, fact.code, fact.message, fact.details)
         )
 
     def note(self, verdict: Verdict, subject: str, detail: str) -> Disposition:
@@ -244,12 +244,19 @@ class Turn:
         direction: Direction = DO,
         code: str | None = None,
         message: str | None = None,
+        *,
+        details: Json | None = None,
     ) -> None:
         """Say where a step stands, which is not the plain success of a reply."""
         assert step.status is not status, (self.state.saga_id, step.id, status)
         self.record(
             intents.StepSettled(
-                step=step.id, status=status, direction=direction, code=code, message=message
+                step=step.id,
+                status=status,
+                direction=direction,
+                code=code,
+                message=message,
+                details=details,
             )
         )
 

@@ -15,9 +15,12 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Final, NamedTuple, Protocol
 
-from saga.contracts import VALUE_BYTES_MAX, UnreadableCode, encode
+from pydantic_core import to_jsonable_python
+
+from saga.contracts import VALUE_BYTES_MAX, UnreadableCode, canonical, encode
+from saga.contracts.registry import DETAILS_CHARS_MAX
 from saga.core.durations import SECOND_US
-from saga.core.events import REPLY_DONE, REPLY_FAILED, ReplyOutcome
+from saga.core.events import REPLY_DONE, REPLY_FAILED, Json, ReplyOutcome
 from saga.core.identity import UNDO, Instant
 from saga.core.retry import Retry
 from saga.core.texts import described, storable
@@ -58,6 +61,7 @@ REPEATED: Final = "effects_repeated"
 COUNTED: Final = {outcome: f"effects_{outcome.value}" for outcome in ReplyOutcome}
 CODE_CHARS_MAX: Final = 100
 MESSAGE_CHARS_MAX: Final = 2_000
+DETAILS_FLAW_CHARS_MAX: Final = 300
 UTF8_BYTES_MAX: Final = 4
 """Of one character."""
 
@@ -649,7 +653,13 @@ def _answered(request: Request, reply: Any, at: Instant) -> InboxRow:
 def _raised(request: Request, error: BaseException, at: Instant) -> InboxRow:
     if is_a(error, Refused):
         code, message = _text_of(error, "code"), _text_of(error, "message")
-        return _unsuccessful(request, ReplyOutcome.REFUSED, code, message, at)
+        details, flaw = _details_of(error)
+        if flaw is not None:
+            message = f"{message} (its details are left out: {flaw})"
+            text = "%s refused %s, and its details are left out: %s"
+            name, place = request.route.handler.name, _place_of(request, code)
+            log.error(text, name, request.message_id, flaw, extra=place)
+        return _unsuccessful(request, ReplyOutcome.REFUSED, code, message, at, details=details)
     code, name = type(error).__name__, request.route.handler.name
     place = _place_of(request, code)
     text = "%s failed on %s"
@@ -669,16 +679,38 @@ def _text_of(error: BaseException, part: str | None = None) -> str:
         return f"its text cannot be read: {described(failure)}"
 
 
+def _details_of(error: BaseException) -> tuple[Json | None, str | None]:
+    """The details of a refusal as JSON, and why they are none; a refusal stands without them."""
+    try:
+        given = getattr(error, "details", None)
+        if given is None:
+            return None, None
+        details = canonical(to_jsonable_python(given))
+    except BaseException as failure:  # what they hold is users' code
+        if is_ours(failure):
+            raise
+        return None, storable(described(failure), DETAILS_FLAW_CHARS_MAX)
+    if len(details) > DETAILS_CHARS_MAX:
+        return None, f"{len(details):,} characters of JSON, of at most {DETAILS_CHARS_MAX:,}"
+    return details, None
+
+
 def _failed(request: Request, code: str, message: str, at: Instant) -> InboxRow:
     log.error("%s: %s (%s)", code, message, request.message_id, extra=_place_of(request, code))
     return _unsuccessful(request, ReplyOutcome.FAILED, code, message, at)
 
 
 def _unsuccessful(
-    request: Request, outcome: ReplyOutcome, code: str, message: str, at: Instant
+    request: Request,
+    outcome: ReplyOutcome,
+    code: str,
+    message: str,
+    at: Instant,
+    *,
+    details: Json | None = None,
 ) -> InboxRow:
     code, message = storable(code, CODE_CHARS_MAX), storable(message, MESSAGE_CHARS_MAX)
-    return request.row(outcome, at, code=code, message=message)
+    return request.row(outcome, at, payload=details, code=code, message=message)
 
 
 def _place_of(request: Request, reason: str) -> dict[str, object]:

@@ -96,7 +96,8 @@ def _judge_repeated(request: Request, kept: InboxRow) -> Verdict | None:
     may_differ = request.direction is UNDO and request.attempt != kept.attempt
     if kept.digest is not None and not may_differ and not request.has_content(kept.digest):
         message = f"{request.idempotency_key} came before with another payload"
-        conflict = kept._replace(attempt=request.attempt, outcome=ReplyOutcome.FAILED)
+        failed = ReplyOutcome.FAILED
+        conflict = kept._replace(attempt=request.attempt, outcome=failed, payload=None)
         return Conflict(conflict._replace(code=FailureCode.ID_CONFLICT.value, message=message))
     if request.attempt < kept.attempt:
         return Answer(None)
@@ -116,5 +117,6 @@ def _undone_before(row: InboxRow) -> InboxRow:
         outcome=ReplyOutcome.REFUSED,
         code=FailureCode.UNDONE_BEFORE.value,
         message="the step was undone before this attempt came",
+        payload=None,
         digest=None,
     )

@@ -13,6 +13,8 @@ from functools import partial
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
+import orjson
+
 from saga.contracts import (
     ContractModel,
     ContractRegistry,
@@ -329,7 +331,14 @@ def _which_fact(inbound: Inbound, key: str, said: ce.Attributes | ce.Said) -> _W
 
 
 def _failure(row: InboxRow) -> Json:
-    return canonical({"outcome": row.outcome.value, "code": row.code, "message": row.message})
+    said: dict[str, object] = {
+        "outcome": row.outcome.value,
+        "code": row.code,
+        "message": row.message,
+    }
+    if row.payload is not None:
+        said["details"] = orjson.loads(row.payload)
+    return canonical(said)
 
 
 def _routes(service: str, handler: Handler, registry: ContractRegistry) -> list[tuple[str, Route]]:

@@ -29,7 +29,10 @@ RAW_TOO_EARLY: Final = (
 
 
 class InboxRow(NamedTuple):
-    """How the last attempt on one idempotency key ended."""
+    """How the last attempt on one idempotency key ended.
+
+    *payload* is the reply's, or, of a refusal or failure, its details.
+    """
 
     service: str
     key: str

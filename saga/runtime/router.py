@@ -600,7 +600,8 @@ def _reply(
         return ProgressReceived(intent_id=intent_id, note=model.note)
     if type(model) is IntentFailed:
         outcome = ReplyOutcome(model.outcome)
-        return ReplyReceived(intent_id, outcome, code=model.code, message=model.message)
+        details = None if model.details is None else canonical(model.details)
+        return ReplyReceived(intent_id, outcome, None, model.code, model.message, details)
     reply = None if contract in done else Message(contract, decoded.payload)
     return ReplyReceived(intent_id, REPLY_DONE, reply)
 

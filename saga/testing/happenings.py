@@ -67,6 +67,7 @@ class Reply:
     message: str | None = None
     step: str | None = None
     attempt: int | None = None
+    details: Any = None
 
     def fact(self, state: SagaState, history: Sequence[Entry]) -> tuple[Fact, Instant | None]:
         issued = _issued(self.subject, self.step, state, history)
@@ -77,6 +78,7 @@ class Reply:
             reply=None if self.reply is None else message_of(self.reply),
             code=self.code,
             message=self.message,
+            details=None if self.details is None else canonical(self.details),
         )
         return reply, None
 
@@ -184,11 +186,20 @@ def refused(
     message: str = "refused",
     *,
     code: str | None = None,
+    details: Any = None,
     step: str | None = None,
     attempt: int | None = None,
 ) -> Reply:
     """A service said no, and nothing happened."""
-    return Reply(what, ReplyOutcome.REFUSED, code=code, message=message, step=step, attempt=attempt)
+    return Reply(
+        what,
+        ReplyOutcome.REFUSED,
+        code=code,
+        message=message,
+        step=step,
+        attempt=attempt,
+        details=details,
+    )
 
 
 def failed(
@@ -196,11 +207,20 @@ def failed(
     message: str = "failed",
     *,
     code: str | None = None,
+    details: Any = None,
     step: str | None = None,
     attempt: int | None = None,
 ) -> Reply:
     """An attempt failed."""
-    return Reply(what, ReplyOutcome.FAILED, code=code, message=message, step=step, attempt=attempt)
+    return Reply(
+        what,
+        ReplyOutcome.FAILED,
+        code=code,
+        message=message,
+        step=step,
+        attempt=attempt,
+        details=details,
+    )
 
 
 def progressed(on: Subject, note: str | None = None, *, attempt: int | None = None) -> Progress:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -56,6 +57,7 @@ from saga.core.program import (
     Finish,
     Report,
     Show,
+    StepFailure,
     TakePatch,
 )
 from saga.core.texts import storable
@@ -122,17 +124,22 @@ class FunctionProgram:
         return self._run(waiter, None if reply is None else self._read(call, reply), None, at)
 
     def gave_out(
-        self, step: StepId, code: str | None, message: str, at: Instant, *, is_refused: bool
+        self, step: StepId, failure: StepFailure, at: Instant, *, is_refused: bool
     ) -> Sequence[Command]:
         waiter, _ = self._scheduler.steps[step]
         waiter.settled = (step,)
-        code = code or ("refused" if is_refused else "failed")
-        failure = StepFailed(step, code=code, message=message, refused=is_refused)
-        commands = self._run(waiter, None, failure, at)
+        error = StepFailed(
+            step,
+            code=failure.code or ("refused" if is_refused else "failed"),
+            message=failure.message,
+            refused=is_refused,
+            details=None if failure.details is None else json.loads(failure.details),
+        )
+        commands = self._run(waiter, None, error, at)
         if commands and isinstance(commands[-1], Fail):
-            again = {**self._unseen(), step: message}
+            again = {**self._unseen(), step: failure.message}
             return [*commands[:-1], replace(commands[-1], again=again, stands=0)]
-        self._scheduler.note_told(step, failure)
+        self._scheduler.note_told(step, error)
         return commands
 
     def hold(self, step: StepId, at: Instant) -> Sequence[Command]:
