@@ -11,6 +11,8 @@
         * MalformedMessage
         * UnsupportedVersion
     * UnknownSaga: the caller names another saga
+    * UpdateRefused: the saga that was asked says no, and with which code
+    * SagaEnded: the saga that was asked had ended, or did so before it answered
     * StoreError
         * HistoryConflict: retriable, reload and decide again
             * PausesChanged: what is paused has changed
@@ -122,6 +124,33 @@ class UnknownSaga(SagaError, code="unknown_saga"):
 
     def __str__(self) -> str:
         return f"there is no saga {self.saga_id}"
+
+
+class UpdateRefused(SagaError, code="update_refused"):
+    """Raised when a saga refuses what it was asked; *code* is the one that it gave.
+
+    It is `invalid` where the payload is not what the saga waits for, and `id_conflict` where the
+    same id came before with another content.
+    """
+
+    def __init__(self, code: str, message: str = "") -> None:
+        super().__init__(code, message)
+        self.code = code
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.message}" if self.message else self.code
+
+
+@dataclass(eq=False)
+class SagaEnded(SagaError, code="saga_ended"):
+    """Raised when a saga that was asked has ended, or did so before it answered."""
+
+    saga_id: str
+    message: str = ""
+
+    def __str__(self) -> str:
+        return f"saga {self.saga_id} has not answered: {self.message or 'it has ended'}"
 
 
 class StoreError(SagaError, code="store"):
@@ -264,15 +293,20 @@ class StepFailed(Exception):
 
 @dataclass(eq=False)
 class TimedOut(Exception):
-    """Raised into a saga's function when what says *kind* did not come in time."""
+    """Raised into a saga's function when what says *kind* did not come in time.
+
+    `service.update` raises it, too: the saga has not answered in time, and may still do so.
+    """
 
     code: ClassVar[str] = "timed_out"
     name: str
-    kind: Literal["signal", "event", "update", "child"] = "signal"
+    kind: Literal["signal", "event", "update", "child", "answer"] = "signal"
 
     def __str__(self) -> str:
         if self.kind == "child":
             return f"the child {self.name!r} did not end in time"
+        if self.kind == "answer":
+            return f"no answer to update {self.name!r} came in time"
         return f"no {self.kind} {self.name!r} came in time"
 
 

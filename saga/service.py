@@ -14,21 +14,22 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, Final, Protocol, Self, Unpack
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeVar, Unpack, overload
 from uuid import UUID
 
 from pydantic_core import from_json, to_jsonable_python
 
-from saga.contracts import CommandAct, Event, message_of
+from saga.contracts import CommandAct, Event, canonical, message_of
 from saga.contracts.registry import Entered
 from saga.core.durations import SECOND_US, Duration, duration_us
-from saga.core.events import CancelMode, MarkedAs
+from saga.core.events import CancelMode, MarkedAs, UpdateReceived
 from saga.core.identity import SagaId, saga_named
 from saga.core.status import SagaStatus
 from saga.core.texts import described
-from saga.errors import CorruptHistory, SagaError, StoreUnavailable, UnknownSaga
+from saga.errors import CorruptHistory, SagaError, StoreUnavailable, TimedOut, UnknownSaga
 from saga.ports import Catalogue, EventStore
 from saga.publishing.writer import PublishOptions
+from saga.runtime.answers import AnswerSearch, raise_refusal, read_answer, wait_for_answer
 from saga.runtime.idle import Left, Waits
 from saga.runtime.outcomes import Outcome, OutcomePoller, OutcomeWaiters
 from saga.runtime.pauses import wait_for_definition
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 SagaNamed = SagaId | UUID | str
 """A saga's id, or `definition/key`."""
 IDLE_WITHIN: Final = "1m"
@@ -321,6 +323,80 @@ class Service:
         said = to_jsonable_python(payload)
         return await self.command(saga_id, CommandAct.SIGNAL, name=name, payload=said, actor=actor)
 
+    @overload
+    async def update(
+        self,
+        saga: SagaNamed,
+        name: str,
+        payload: object = None,
+        *,
+        answer: type[T],
+        id: str | None = None,
+        timeout: float | Duration | None = None,
+        actor: str | None = None,
+    ) -> T: ...
+    @overload
+    async def update(
+        self,
+        saga: SagaNamed,
+        name: str,
+        payload: object = None,
+        *,
+        answer: None = None,
+        id: str | None = None,
+        timeout: float | Duration | None = None,
+        actor: str | None = None,
+    ) -> Any: ...
+    async def update(
+        self,
+        saga: SagaNamed,
+        name: str,
+        payload: object = None,
+        *,
+        answer: Any = None,
+        id: str | None = None,
+        timeout: float | Duration | None = None,
+        actor: str | None = None,
+    ) -> Any:
+        """Ask a running saga, and wait for its answer: JSON, or validated as *answer*.
+
+        The same *id* gets the same answer, so an update may be sent again after a TimedOut.
+
+        Args:
+            payload: what JSON can say, a model too.
+            timeout: seconds, or a duration; without one it waits for ever.
+
+        Raises:
+            UnknownSaga: there is no such saga.
+            UpdateRefused: the saga said no, with its code.
+            SagaEnded: it has ended, or did so before it answered.
+            TimedOut: it has not answered in time, as one that is parked or paused.
+            MessageError: the answer is no *answer*.
+            ValueError: JSON cannot say *payload*.
+            Exception: what has ended a part of this service.
+        """
+        self._raise_if_failed()
+        saga_id, update_id = _id_of(saga), id or self.commands.new_id()
+        said = to_jsonable_python(payload)
+        asked = UpdateReceived(update=update_id, name=name, payload=canonical(said))
+        search = AnswerSearch(self._store, self.catalogue, saga_id, asked)
+        timeout_s = timeout if isinstance(timeout, int | float | None) else _seconds(timeout)
+        try:
+            async with asyncio.timeout(timeout_s):
+                # Who names an id may have asked before, and long ago.
+                known = None if id is None else await search.look()
+                if known is not None:
+                    raise_refusal(saga_id, known)
+                    return read_answer(known, answer)
+                with self._waiters.answers.waiting(saga_id) as news:
+                    act, told = CommandAct.UPDATE, {"name": name, "payload": said, "actor": actor}
+                    await self.command(saga_id, act, command_id=update_id, **told)
+                    answered = await wait_for_answer(search, news, self._raise_if_failed)
+        except TimeoutError:
+            raise TimedOut(name, "answer") from None
+        raise_refusal(saga_id, answered)
+        return read_answer(answered, answer)
+
     async def cancel(
         self,
         saga_id: SagaNamed,
@@ -503,6 +579,7 @@ class Service:
         self._failure = self._failure or error
         self._has_failed.set()
         self._waiters.fail(list(self._waiters.awaited), self._failure)
+        self._waiters.answers.wake()
 
     def _raise_if_failed(self) -> None:
         if self._failure is not None:
@@ -519,6 +596,10 @@ def _entered(event: Event | None) -> Entered | None:
 def _saga_of(timer: str) -> str:
     """A timer's id begins with its saga's."""
     return timer.partition("/")[0]
+
+
+def _seconds(duration: Duration) -> float:
+    return duration_us(duration) / SECOND_US
 
 
 async def _close(role: Role) -> None:

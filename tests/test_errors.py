@@ -48,6 +48,8 @@ CODES = {
     "UnknownContract": "unknown_contract",
     "UnknownEntry": "unknown_entry",
     "UnknownSaga": "unknown_saga",
+    "UpdateRefused": "update_refused",
+    "SagaEnded": "saga_ended",
     "UnsupportedVersion": "unsupported_version",
 }
 INTERNAL = {

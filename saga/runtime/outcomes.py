@@ -22,6 +22,7 @@ from saga.core.values import value
 from saga.errors import CorruptHistory, MessageError, StoreUnavailable, UnknownSaga
 from saga.ports import Catalogue, EventStore, SagaSummary
 from saga.ports.store import TellsOfAppends
+from saga.runtime.answers import AnswerWaiters
 from saga.tasks import Tasks, why_ended
 
 POLL_S = 0.25
@@ -53,6 +54,8 @@ class OutcomeWaiters:
 
     def __init__(self, contracts: ContractRegistry) -> None:
         self._contracts = contracts
+        self.answers = AnswerWaiters()
+        """Who waits for an answer to an update, and for no outcome."""
         self._waiting: dict[SagaId, list[asyncio.Future[Outcome]]] = defaultdict(list)
 
     @property

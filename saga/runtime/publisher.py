@@ -63,7 +63,7 @@ class Commands:
     ) -> None:
         self.publisher = publisher
         self._catalogue = catalogue
-        self._new_id = new_id
+        self.new_id = new_id
         self._new: OrderedDict[SagaId, tuple[str | None, str]] = OrderedDict()
         """Of each its definition and key."""
 
@@ -91,7 +91,7 @@ class Commands:
                 raise UnknownSaga(saga_id)
             known = summaries[0].definition, summaries[0].key
         definition, key = known
-        name = command_id or self._new_id()
+        name = command_id or self.new_id()
         command = Command(
             command_id=name, act=act, saga_id=saga_id, definition=definition, **fields
         )
@@ -102,7 +102,7 @@ class Commands:
         self, definition: str, act: CommandAct, *, command_id: str | None = None, **fields: Any
     ) -> str:
         """Send a command to all sagas of a definition; its id."""
-        name = command_id or self._new_id()
+        name = command_id or self.new_id()
         command = Command(command_id=name, act=act, definition=definition, **fields)
         await self.publisher.command(command, key=definition)
         return command.command_id

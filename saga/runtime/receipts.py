@@ -7,10 +7,13 @@ the command's id, and waits for it by asking the store.
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from enum import StrEnum
 from typing import Final
 
-from saga.core.events import Fact, TurnFailed
+import orjson
+
+from saga.core.events import Fact, TurnFailed, UpdateReceived
 from saga.core.history import NAME_OF, History, RecordedTurn
 from saga.core.identity import SagaId
 from saga.core.intents import Noted, Verdict
@@ -18,6 +21,7 @@ from saga.core.values import value
 from saga.core.words import told
 from saga.errors import CorruptHistory
 from saga.ports import Catalogue, EventStore
+from saga.runtime.answers import answer_in
 
 POLL_S: Final = 0.05
 WAIT_S: Final = 10.0
@@ -64,7 +68,9 @@ def receipt_of(
         if turn.event.source is not None:
             continue  # our own source is the one that is implied: this is another's id
         if turn.event.cause == command_id:
-            return _of_turn(turn, command_id, fact, came_before=came_before)
+            receipt = _of_turn(turn, command_id, fact, came_before=came_before)
+            is_update = isinstance(turn.event.fact, UpdateReceived) and not _is_conflict(turn, fact)
+            return _of_update(history, receipt) if is_update else receipt
         if _has_failed(turn, command_id):
             error = turn.event.fact.error  # type: ignore[union-attr]  # as was asked just now
             detail = f"its turn failed: {error}; it is tried again when the saga is released"
@@ -99,19 +105,25 @@ async def wait_for_receipt(
             if isinstance(history, CorruptHistory):
                 raise history
             receipt = None if history is None else receipt_of(history, command_id, fact)
+            if receipt is None and history is not None and history.recorded[0].version > 1:
+                whole = (await store.load([saga_id], is_whole=True)).get(saga_id)
+                if isinstance(whole, History):  # it may have been taken in an earlier run
+                    receipt = receipt_of(whole, command_id, fact)
             if receipt is not None:
                 return receipt
         if loop.time() >= until_s:
             break
         await asyncio.sleep(min(POLL_S, max(0.0, until_s - loop.time())))
     detail = f"no worker has taken the command's turn within {timeout_s:g} s; it stays in line"
+    if isinstance(fact, UpdateReceived):
+        detail = f"no answer came within {timeout_s:g} s; the same id gets it once it is there"
     return Receipt(command_id, Result.UNKNOWN, detail + standing)
 
 
 def _of_turn(
     turn: RecordedTurn, command_id: str, fact: Fact | None, *, came_before: bool
 ) -> Receipt:
-    if fact is not None and turn.event.fact != fact:
+    if _is_conflict(turn, fact):
         detail = (
             f"id_conflict: {command_id} is the id of another command, recorded as "
             f"{NAME_OF[type(turn.event.fact)]}, which stands; give this one an id of its own"
@@ -122,6 +134,23 @@ def _of_turn(
             return Receipt(command_id, Result.REFUSED, why)
     result = Result.DUPLICATE if came_before else Result.APPLIED
     return Receipt(command_id, result, told(turn.decided, turn.event.fact))
+
+
+def _is_conflict(turn: RecordedTurn, fact: Fact | None) -> bool:
+    """Whether something else came under this id."""
+    return fact is not None and turn.event.fact != fact
+
+
+def _of_update(history: History, receipt: Receipt) -> Receipt | None:
+    """What an update was answered; None where it was not yet."""
+    answered = answer_in(history, receipt.command_id)
+    if answered is None:
+        return None
+    if answered.code is not None:
+        said = ": ".join(filter(None, (answered.code, answered.message)))
+        return Receipt(receipt.command_id, Result.REFUSED, said)
+    text = answered.answer or "null"
+    return replace(receipt, detail=f"answered {text}", answer=orjson.loads(text))
 
 
 def _has_failed(turn: RecordedTurn, command_id: str) -> bool:

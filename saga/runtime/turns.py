@@ -223,6 +223,8 @@ class Turns:
             await self._publish(committed.unit, committed.appended.backlog_id)
         finally:
             self._check_in(committed.saga_ids)
+        if self._waiters.answers:
+            self._waiters.answers.wake(committed.unit.changed)
         awaited = self._waiters.awaited
         for reached in committed.unit.reached:
             saga_id, state = reached.saga.saga_id, reached.saga.state

@@ -20,7 +20,9 @@ from saga.core.events import CancelMode, MarkedAs
 from saga.core.fold import fold
 from saga.core.history import History
 from saga.core.identity import StepId, is_saga_id
+from saga.core.values import value
 from saga.errors import CorruptHistory
+from saga.runtime.receipts import WAIT_S
 from saga.runtime.trial import ALL, possible_acts
 
 Reason = Annotated[
@@ -55,6 +57,46 @@ async def signal(
         raise NotSo(f"the signal's payload: {text.message} ({text.code})")
     said = {"name": name, "payload": orjson.loads(text)}
     return await send(session, saga, CommandAct.SIGNAL, sending, **said)
+
+
+@value
+class Asking:
+    actor: Annotated[
+        str | None, typer.Option("--actor", metavar="WHO", help="Who asks; recorded.")
+    ] = None
+    command_id: Annotated[
+        str | None,
+        typer.Option("--id", metavar="ID", help="The update's id: the same one gets the answer."),
+    ] = None
+    timeout: Annotated[
+        float,
+        typer.Option("--timeout", metavar="SECONDS", min=0, help="How long to wait for it."),
+    ] = WAIT_S
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not wait for the answer.")] = False
+
+
+async def update(
+    session: Session,
+    saga: Id,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What the saga is asked.")],
+    payload: Annotated[str, typer.Argument(metavar="JSON", help="With what.")] = "null",
+    *,
+    asking: Asking,
+) -> int:
+    """Ask a running saga, and print its answer; a refusal is exit 1."""
+    if not name.strip():
+        raise Misused("an update needs a name")
+    text = canonical_text(payload.encode())
+    if isinstance(text, Unreadable):
+        raise NotSo(f"the update's payload: {text.message} ({text.code})")
+    said = {"name": name, "payload": orjson.loads(text)}
+    sending = Sending(
+        actor=asking.actor,
+        command_id=asking.command_id,
+        wait=asking.timeout,
+        no_wait=asking.no_wait,
+    )
+    return await send(session, saga, CommandAct.UPDATE, sending, **said)
 
 
 async def cancel(

@@ -34,6 +34,7 @@ COMMANDS: Final[dict[str, Callable[..., Any]]] = {
     "show": looking.show,
     "history": looking.history,
     "signal": operating.signal,
+    "update": operating.update,
     "cancel": operating.cancel,
     "timers": looking.timers,
     "dlq ls": dead_letters.dlq_ls,

@@ -40,12 +40,8 @@ from saga.core.status import NEVER_UNDONE, SagaStatus, StepKind, StepStatus
 from saga.ports import Inbound, Position, SagaSummary, UnhandledRecord
 from saga.ports.store import DeadLetterReason, UnhandledKind
 from saga.testing.world.broker import Published
-from saga.testing.world.children import (
-    children_of,
-    is_answered_by_child,
-    is_of_another,
-    owed,
-)
+from saga.testing.world.children import children_of, is_answered_by_child, is_of_another, owed
+from saga.testing.world.updates import check_updates
 
 BodyT = TypeVar("BodyT")
 _ENDS = (SagaCompleted, SagaRolledBack, SagaAbandoned)
@@ -213,6 +209,7 @@ def check_histories(evidence: Evidence) -> Iterator[str]:
             *_plans(history),
             *_undoing(history),
             *_late_successes(history, is_parked=evidence.is_parked(saga_id)),
+            *check_updates(history, has_ended=evidence.summaries[saga_id].status.is_ended),
         ):
             yield f"{evidence.summaries[saga_id].definition} {saga_id}: {problem}"
     armed = frozenset(

@@ -17,7 +17,7 @@ from saga.core.events import CancelMode, CancelRequested, OperatorActed, SignalR
 from saga.core.identity import SagaId, saga_id
 from saga.errors import BusUnavailable, DefinitionError
 from saga.ports import Record
-from saga.testing.happenings import After, Happening, Plain, Redelivered
+from saga.testing.happenings import After, Happening, Plain, Redelivered, Update
 from saga.testing.world.assembly import Durable, assembled
 from saga.testing.world.checks import Log, SagaName, Trigger
 from saga.testing.world.faults import Faults
@@ -97,7 +97,7 @@ def planned(stories: Iterable[Sequence[Happens]], faults: Faults) -> list[Act]:
             elif isinstance(happens, Redelivered):
                 deed = Repeat(latest)
             else:
-                assert isinstance(happens, Plain), happens
+                assert isinstance(happens, Plain | Update), happens
                 deed = command_of(latest, happens)
             acts.append(Act(max(at_s + rng.uniform(-JITTER_S, JITTER_S), 0.0), deed))
         if rng.random() < REPEATED_SHARE:
@@ -114,8 +114,11 @@ def planned(stories: Iterable[Sequence[Happens]], faults: Faults) -> list[Act]:
     return sorted(acts, key=lambda act: act.at_s)
 
 
-def command_of(trigger: Trigger, happens: Plain) -> Send:
+def command_of(trigger: Trigger, happens: Plain | Update) -> Send:
     """The command that makes *happens* happen to a saga; DefinitionError if there is none."""
+    if isinstance(happens, Update):
+        words = {"name": happens.name, "payload": json.loads(happens.payload)}
+        return Send(trigger, CommandAct.UPDATE, words | {"actor": happens.actor})
     match happens.is_what:
         case SignalReceived(name=name, payload=payload, actor=actor):
             words = {"name": name, "payload": json.loads(payload), "actor": actor}
@@ -236,7 +239,7 @@ def _checked(story: list[Happens]) -> list[Happens]:
     if not story or not isinstance(story[0], Event):
         raise DefinitionError(f"a story begins with the event that starts a saga, not {story[:1]}")
     for happens in story:
-        if not isinstance(happens, Event | After | Redelivered | Plain):
+        if not isinstance(happens, Event | After | Redelivered | Plain | Update):
             raise DefinitionError(
                 f"{happens!r} cannot be part of a world's story: replies come from handlers, and "
                 f"time passes by itself"
