@@ -8,7 +8,6 @@ abandoned, the step is residue.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
 from saga.core import children, forward, intents, rollback, runs
@@ -17,7 +16,7 @@ from saga.core.events import REPLY_DONE, ChildEnded, ChildStarted, ChildStatus, 
 from saga.core.fold import know
 from saga.core.identity import DO, UNDO, IntentName, parse_intent_id
 from saga.core.intents import Verdict
-from saga.core.program import Command, StepFailure
+from saga.core.program import StepFailure
 from saga.core.state import Child, SagaState, Step
 from saga.core.status import ISSUED, UNDOING, StepStatus
 from saga.core.turn import Turn
@@ -107,6 +106,10 @@ def _settle(turn: Turn, step: Step, child: Child, fact: ChildEnded) -> Dispositi
     was_dropped = step.is_dropped
     turn.take_fact()
     turn.disarm_for(step, DO)
+    if fact.status is ChildStatus.REFUSED:
+        failure = StepFailure(fact.code, fact.reason or "refused")
+        forward.fail_step(turn, step, StepStatus.REFUSED, failure)
+        return RECORDED
     if fact.status is not ChildStatus.COMPLETED:
         standing = _STANDING[fact.status]
         turn.settle(step, standing, code=fact.code, message=fact.reason)
@@ -114,18 +117,9 @@ def _settle(turn: Turn, step: Step, child: Child, fact: ChildEnded) -> Dispositi
         return RECORDED
     if child.is_overdue and fact.status is ChildStatus.COMPLETED:
         turn.record(intents.BranchDropped(steps=(step.id,)))  # so it is undone
-    forward.run(turn, _told(turn, step, child, fact))
+    told = None if child.is_overdue else fact
+    forward.run(turn, turn.program.child_ended(step.id, told, turn.at))
     return RECORDED
-
-
-def _told(turn: Turn, step: Step, child: Child, fact: ChildEnded) -> Sequence[Command]:
-    """What the program wants, once it is told."""
-    program = turn.program
-    if fact.status is ChildStatus.REFUSED:
-        message = fact.reason or "refused"
-        failure = StepFailure(fact.code, message)
-        return program.gave_out(step.id, failure, turn.at, is_refused=True)
-    return program.child_ended(step.id, None if child.is_overdue else fact, turn.at)
 
 
 def _late(

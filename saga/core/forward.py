@@ -90,7 +90,7 @@ def reply(turn: Turn, step: Step, name: IntentName, fact: ReplyReceived) -> Disp
         _fail_attempt(turn, step, StepStatus.FAILED, failure)
     else:
         failure = program.StepFailure(fact.code, fact.message or "refused", fact.details)
-        _fail_step(turn, step, StepStatus.REFUSED, failure)
+        fail_step(turn, step, StepStatus.REFUSED, failure)
     return RECORDED
 
 
@@ -225,10 +225,10 @@ def _fail_attempt(turn: Turn, step: Step, final: StepStatus, failure: program.St
     if not may_retry or not turn.arm_retry(
         step, DO, retry, failed=failed, since=since, code=failure.code
     ):
-        _fail_step(turn, step, final, failure)
+        fail_step(turn, step, final, failure)
 
 
-def _fail_step(turn: Turn, step: Step, status: StepStatus, failure: program.StepFailure) -> None:
+def fail_step(turn: Turn, step: Step, status: StepStatus, failure: program.StepFailure) -> None:
     """A step failed for good: tell the program."""
     assert step.status is StepStatus.ISSUED, (turn.state.saga_id, step.id, step.status)
     state = turn.state

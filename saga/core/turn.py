@@ -408,6 +408,7 @@ class Turn:
                 kind=step.kind,
                 undoes=undoes,
                 scope=step.scope,
+                child=self.state.children is not None and step.id in self.state.children,
             )
         )
         timeout_us = self.policy(step).timeout_us

@@ -611,3 +611,129 @@ def test_a_call_that_makes_no_sense_parks_before_anything_is_published(call, pro
 
     scenario = given(as_saga(order), contracts=[ParcelAsked, Packed, Reserve])
     scenario.when(OrderPlaced()).then_parked(problem)
+
+
+# Together with what else a saga can do.
+
+
+def test_the_deadline_of_the_parent_goes_to_its_children_too():
+    """Also to one that says only then who it is."""
+
+    async def order(ctx, placed):
+        await ctx.all(
+            ctx.child(ParcelAsked(), id="one"), ctx.child(ParcelAsked(parcel_id="2"), id="two")
+        )
+
+    (
+        given(as_saga(order, deadline="1h"), OrderPlaced(), child_started("one"))
+        .when(after("1h"))
+        .then(child_cancelled("one"))
+        .when(child_started("two"))
+        .then(child_cancelled("two"))
+        .when(child_rolled_back("one"), child_completed("two"))
+        .then(planned("two"), child_undo_asked("two"))
+        .when(child_undone("two"))
+        .then(rolled_back(OrderRejected, code="deadline"))
+    )
+
+
+def test_a_child_in_a_scope_is_undone_when_the_scope_is_left():
+    async def order(ctx, placed):
+        try:
+            async with ctx.scope():
+                await ctx.child(ParcelAsked(), id="pack")
+                await ctx.do(Ship())
+        except StepFailed:
+            await ctx.do(Reserve())
+
+    (
+        given(as_saga(order), OrderPlaced(), child_completed("pack"))
+        .when(refused(Ship))
+        .then(child_undo_asked("pack"))
+        .when(child_undone("pack"))
+        .then(issued(Reserve))
+    )
+
+
+def test_a_child_that_fails_leaves_its_scope():
+    async def order(ctx, placed):
+        try:
+            async with ctx.scope():
+                await ctx.do(Reserve(), undo=Unreserve)
+                await ctx.child(ParcelAsked(), id="pack")
+        except ChildRolledBack:
+            await ctx.do(Ship())
+
+    (
+        given(as_saga(order), OrderPlaced(), replied(Reserve, Reserved()))
+        .when(child_rolled_back("pack"))
+        .then(undo_issued(Unreserve))
+        .when(replied(Unreserve))
+        .then(issued(Ship))
+    )
+
+
+def test_a_sibling_that_fails_fast_has_the_other_child_cancelled():
+    async def order(ctx, placed):
+        try:
+            await ctx.all(
+                ctx.child(ParcelAsked(), id="one"),
+                ctx.child(ParcelAsked(parcel_id="2"), id="two"),
+                fail="fast",
+            )
+        except ChildRolledBack:
+            return OrderConfirmed()
+
+    (
+        given(as_saga(order), OrderPlaced(), child_started("one"), child_started("two"))
+        .when(child_rolled_back("one"))
+        .then(child_cancelled("two"))
+        .when(child_rolled_back("two", code="cancelled"))
+        .then(completed(OrderConfirmed()))
+    )
+
+
+def test_past_the_pivot_a_childs_failure_goes_to_the_code():
+    async def order(ctx, placed):
+        await ctx.do(Reserve(), kind="pivot")
+        try:
+            await ctx.child(ParcelAsked(), id="pack")
+        except ChildRolledBack:
+            await ctx.do(Ship())
+
+    scenario = given(as_saga(order), OrderPlaced(), replied(Reserve, Reserved()))
+    scenario.when(child_rolled_back("pack")).then(issued(Ship))
+
+
+def test_past_the_pivot_one_that_is_left_uncaught_parks():
+    async def order(ctx, placed):
+        await ctx.do(Reserve(), kind="pivot")
+        await ctx.child(ParcelAsked(), id="pack")
+
+    begun = (OrderPlaced(), replied(Reserve, Reserved()))
+    scenario = given(as_saga(order), *begun)
+    scenario.when(child_rolled_back("pack", "no tape")).then(parked("no tape"))
+
+    taken = given(as_saga(order), *begun).when(child_refused("pack")).then(parked())
+    taken.when(operator("retry", "pack")).then(child_issued(ParcelAsked, step="pack"))
+    taken.when(child_started("pack"), child_completed("pack")).then(completed())
+
+
+def test_a_paused_parent_hears_its_child_and_acts_on_resume():
+    scenario = given(parent(), *STARTED, operator("pause"))
+    scenario.when(child_completed("pack", Packed())).then_steps(pack="done").then()
+    scenario.when(operator("resume")).then(issued(Ship))
+
+
+def test_the_children_of_an_earlier_run_are_over():
+    async def order(ctx, placed):
+        await ctx.child(ParcelAsked(parcel_id=f"p-{placed.amount}"), id="pack")
+        if placed.amount > 0:
+            await ctx.continue_as_new(OrderPlaced(amount=placed.amount - 1))
+        return OrderConfirmed()
+
+    scenario = given(as_saga(order), OrderPlaced(amount=1), child_started("pack"))
+    scenario.when(child_completed("pack")).then(child_issued(ParcelAsked, step="2.pack"))
+    assert list(scenario.state.children or ()) == ["2.pack"]
+
+    scenario.when(child_completed("2.pack")).then(completed(OrderConfirmed()))
