@@ -125,4 +125,41 @@ async def trip(ctx: Context, asked: TripAsked) -> TripBooked:
     return TripBooked(trip_id=asked.trip_id, seats=seats, approved_by=approval.by)
 
 
-app = SagaApp(sagas=[order, trip])
+class TourAsked(Event, topic="golden-trips.tour-asked", version=1, key="trip_id"):
+    trip_id: str
+
+
+class TourBooked(Event, topic="golden-trips.tour-booked", version=1):
+    trip_id: str
+    stay: str
+
+
+@saga("golden-tour", version=1, starts_on=TourAsked)
+async def tour(ctx: Context, asked: TourAsked) -> TourBooked:
+    """A stay in a scope, with what goes with it in another one, beside a train."""
+
+    def hold(carrier: str):  # an awaitable of SeatHeld
+        seat = HoldSeat(trip_id=asked.trip_id, carrier=carrier)
+        return ctx.do(seat, undo=FreeSeat, id=carrier, retry=RETRY, timeout="20s")
+
+    async def stay() -> str:
+        try:
+            async with ctx.scope("stay"):
+                await ctx.any(hold("inn"), hold("camp"))
+                try:
+                    async with ctx.scope():
+                        await hold("boat")
+                        await hold("bus")
+                except StepFailed as failure:
+                    if failure.code != "soft":
+                        raise
+                await hold("guide")
+        except StepFailed:
+            return "none"
+        return "held"
+
+    where, _ = await ctx.all(stay(), hold("rail"))
+    return TourBooked(trip_id=asked.trip_id, stay=where)
+
+
+app = SagaApp(sagas=[order, trip, tour])

@@ -48,6 +48,13 @@ def _trip(key: str, *happened: Happens) -> Scenario:
     return given(own.trip, own.TripAsked(trip_id=key), *happened)
 
 
+def _tour(key: str, *happened: Happens) -> Scenario:
+    """A tour with an inn and a boat; for the bus there is no seat."""
+    asked = own.TourAsked(trip_id=key)
+    begun = (_held("inn"), _held("boat"), refused("bus", code="soft"), _freed("boat"))
+    return given(own.tour, asked, *begun, *happened)
+
+
 def _held(carrier: str) -> Happens:
     return replied(carrier, SeatHeld(seat=f"{carrier}-7"))
 
@@ -111,6 +118,26 @@ SCRIPTS: Final[dict[str, Callable[[], Scenario]]] = {
     ),
     "trip-not-approved": lambda: _seated(
         "g-8", timed_out("approval"), _freed("camp"), _freed("inn"), _freed("rail"), _freed("air")
+    ),
+    "tour-without-a-stay": lambda: _tour(
+        "g-10",
+        refused("guide", code="no"),
+        _held("camp"),
+        refused(FreeSeat, step="camp", code="no"),
+        looked_into(Act.RETRY, "camp"),
+        _freed("camp"),
+        _freed("inn"),
+        _held("rail"),
+    ),
+    "tour-cancelled": lambda: _tour(
+        "g-11",
+        refused("guide", code="no"),
+        timed_out("camp"),
+        by_ann(),
+        _held("rail"),
+        *map(_freed, ("camp", "rail", "inn")),
+        _held("camp"),
+        _freed("camp"),
     ),
     "trip-second-choice": lambda: _trip(
         "g-9",

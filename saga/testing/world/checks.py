@@ -458,6 +458,9 @@ def _undoing(history: Sequence[Entry]) -> Iterator[str]:
         for other, plan in planned.items():
             if other in settled or _is_answered(before, other, "undo", ReplyOutcome.DONE):
                 continue
+            # Nothing had happened, as was known only once it was planned.
+            if other not in begun and _is_answered(before, other, "do", ReplyOutcome.REFUSED):
+                continue
             is_in_turn = plan[1] and plan == planned.get(body.step) and body.attempt == 1
             if other in begun and is_in_turn:
                 yield f"entry {entry.version} undoes {body.step} while {other} is being undone"
