@@ -35,7 +35,14 @@ def told(decided: Collection[intents.Intent], fact: events.Fact | None = None) -
 
 def _planned(plan: intents.RollbackPlanned) -> str:
     steps = ", ".join(planned.step for planned in plan.steps)
+    if plan.scope is not None:
+        return f"leaves scope {plan.scope}, and plans to undo {steps or 'nothing'}"
     return f"plans the rollback of {steps}" if steps else "rolls back: there is nothing to undo"
+
+
+def _due(due: intents.RollbackDue) -> str:
+    what = "rolls back" if due.scope is None else f"undoes scope {due.scope}"
+    return f"{what} once what is in flight has settled"
 
 
 def _armed(timer: intents.TimerArmed) -> str | None:
@@ -61,9 +68,10 @@ _TELLERS: Final[dict[type, Callable[[Any], str | None]]] = {
     intents.TimerArmed: _armed,
     intents.TimerMoved: lambda it: f"moves {it.timer_id}",
     intents.SignalAwaited: lambda it: f"waits for signal {it.name}",
-    intents.RollbackDue: lambda _: "rolls back once what is in flight has settled",
+    intents.RollbackDue: _due,
     intents.RollbackPlanned: _planned,
     intents.UndoAppended: lambda it: f"adds {it.step} to the rollback",
+    intents.ScopeUndone: lambda it: _with_residue(f"has undone scope {it.scope}", it.residue),
     intents.SagaParked: lambda it: f"parks: {it.reason}",
     intents.SagaResumed: lambda _: "is parked no more",
     intents.SagaFinishing: lambda _: "is through, and settles what it gave up",

@@ -6,6 +6,7 @@ from saga.authoring import RollBack, StepFailed, TimedOut
 from saga.contracts import Event
 from saga.core.events import Paused, Resumed
 from saga.core.intents import IntentIssued, ScopeUndone
+from saga.core.words import told
 from saga.errors import DefinitionError, ReplayMismatch
 from saga.testing import (
     abandoned,
@@ -495,6 +496,43 @@ def test_operator_skips_a_stuck_undo_and_it_stays_as_residue():
         .when(replied("sorry"), replied("first"), replied("second"))
         .then(issued(Notify, step="second"), completed(OrderConfirmed(), residue=("pay",)))
     )
+
+
+def test_stuck_undo_that_somebody_has_made_by_hand_lets_the_scope_go_on():
+    (
+        running(beside, *STUCK)
+        .when(operator("mark", "pay", state="undone"))
+        .then(resumed(), settled("pay", "undone"), undo_issued(Unreserve))
+        .when(replied(Unreserve))
+        .then(scope_undone("cart"), issued(Notify, step="sorry"))
+    )
+
+
+def test_receipt_of_an_act_says_what_comes_of_the_scope():
+    """In the words in which `saga skip` answers."""
+
+    def words_of(scenario):
+        return told(entry.body for entry in scenario.decided)
+
+    begun = (OrderPlaced(), replied(Reserve, Reserved()), refused(Pay), refused(Unreserve, "no"))
+    skipped = running(order_with_one_try, *begun).when(operator("skip", "reserve"))
+    assert words_of(skipped) == (
+        "is parked no more; settles reserve as skipped; "
+        "has undone scope scope-1; not undone: reserve; completes; not undone: reserve"
+    )
+    left = running(beside, *RESERVED, replied(Pay, Paid())).when(refused(Ship))
+    assert "leaves scope cart, and plans to undo pay, reserve" in words_of(left)
+    turned = running(order, OrderPlaced()).when(operator("compensate"))
+    assert words_of(turned) == "rolls back once what is in flight has settled"
+
+
+async def order_with_one_try(ctx, placed):
+    try:
+        async with ctx.scope():
+            await reserve(ctx, undo_retry=ONCE)
+            await pay(ctx)
+    except StepFailed:
+        return OrderConfirmed()
 
 
 def test_stuck_undo_that_succeeds_late_resumes_the_scope():
