@@ -170,7 +170,7 @@ def _end(turn: Turn) -> Message | None:
         # and neither is what a scope has.
         residue = residue_of(
             step
-            for step in state.steps.values()
+            for step in (state.steps.values() if dropped or state.scopes is not None else ())
             if (step.is_dropped and step.has_lost) or rollback.is_of_undone_scope(state, step)
         )
         turn.complete(outcome, residue)

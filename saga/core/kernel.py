@@ -54,11 +54,9 @@ def decider_for(definition: Definition) -> Decider:
         turn.disposition = _take(turn, event)
         if turn.disposition is RECORDED:
             assert turn.has_taken_fact, (state.saga_id, event)
-            parking.park_on_held(turn)
-            is_through = turn.finish is not None or state.is_finishing
-            is_stopping = state.cancel_reason is not None or state.due is not None
-            has_scopes = state.scopes is not None or turn.left is not None
-            if is_through or is_stopping or has_scopes:
+            if state.untold is not None:
+                parking.park_on_held(turn)
+            if turn.finish is not None or turn.left is not None or state.has_to_settle:
                 forward.settle(turn)
             pass_turn(state, turn.intents if recorded is None else recorded)
         return turn

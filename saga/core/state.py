@@ -363,16 +363,25 @@ class SagaState:
 
     def was_issued(self, name: IntentName) -> bool:
         """Whether there was such an intent, of a step or one that was told."""
-        step = self.steps.get(name.step)
+        _, step_id, direction, attempt = name
+        step = self.steps.get(step_id)
         if step is not None:
-            return (
-                1 <= name.attempt <= (step.attempts if name.direction is DO else step.undo_attempts)
-            )
-        is_told = self.told is not None and name.step in self.told
-        return is_told and name.direction is DO and name.attempt == 1
+            return 1 <= attempt <= (step.attempts if direction is DO else step.undo_attempts)
+        is_told = self.told is not None and step_id in self.told
+        return is_told and direction is DO and attempt == 1
 
     def is_answered(self, intent_id: IntentId) -> bool:
         return parse_intent_id(intent_id) in self.replies
+
+    @property
+    def has_to_settle(self) -> bool:
+        """Whether each turn has to look if it, or a scope of it, can end."""
+        return (
+            self.is_finishing
+            or self.cancel_reason is not None
+            or self.due is not None
+            or self.scopes is not None
+        )
 
     @property
     def is_stopping(self) -> bool:

@@ -332,7 +332,7 @@ def summary_of(saga: LoadedSaga) -> SagaSummary:
         waiting_for(state),
         state.reason,
         saga.version,
-        paused_by(state.pause),
+        None if state.pause is None else paused_by(state.pause),
         None if state.shown is None else shown_json(state),
     )
 

@@ -501,11 +501,11 @@ class Turns:
             delivery.event = replace(delivery.event, at=saga.last_at)
         before, was_poisoned = state.status, state.is_poisoned
         try:
-            if self._around:
-                info, take = info_of(saga, delivery.event), partial(acting.decided, unit)
-                decision = taken_within(self._around, info, partial(take, saga, delivery))
+            if self._around or delivery.is_operator:
+                decide = partial(acting.decided, unit, saga, delivery)
+                decision = taken_within(self._around, info_of(saga, delivery.event), decide)
             else:
-                decision = acting.decided(unit, saga, delivery)
+                decision = saga.decider.handle(state, delivery.event)
             if decision.disposition is RECORDED:
                 self._record(unit, saga, delivery.event, decision.intents)
         except BaseException as error:
@@ -584,7 +584,8 @@ class Turns:
                         notice, saga=saga_id, at=event.at, definition=name, key=key
                     )
                     unit.outgoing.append(record)
-        if concerns_a_parent(turn, state.parent):
+        is_begin = type(event.fact) is SagaStarted
+        if (is_begin or state.parent is not None) and concerns_a_parent(turn, state.parent):
             unit.outgoing += encoder.told_to_parent(
                 turn,
                 state.parent,
