@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Sequence
+from contextlib import suppress
 from random import Random
 from types import new_class
 from typing import Any, TypeVar
@@ -289,11 +290,13 @@ async def patient(ctx: Context, ordered: Ordered) -> WorkDone:
 
 @saga("pivot", version=1, starts_on=PivotOrdered, rolled_back=WorkUndone)
 async def pivot(ctx: Context, ordered: Ordered) -> WorkDone:
-    """Takes, charges for good, then takes until it works."""
+    """Takes, charges for good, takes until it works, and does without what fails then."""
     first = await take(ctx, ordered, "a")
     await ctx.do(asked(Charge, ordered, "b"), id="b", kind="pivot", **LIMITS)
     patiently = LIMITS | {"retry": UNDO_RETRY}
     last = await ctx.do(asked(Take, ordered, "c"), id="c", kind="retriable", **patiently)
+    with suppress(StepFailed):
+        await ctx.do(asked(Charge, ordered, "d"), id="d", **LIMITS)
     return WorkDone(order_id=ordered.order_id, receipts=[first.receipt, last.receipt])
 
 
@@ -382,7 +385,7 @@ _SHAPES: dict[str, tuple[type[Ordered], str]] = {
     "wide": (WideOrdered, "abcde"),
     "choice": (ChoiceOrdered, "abcde"),
     "patient": (PatientOrdered, "ab"),
-    "pivot": (PivotOrdered, "ab"),
+    "pivot": (PivotOrdered, "abd"),
     "stubborn": (StubbornOrdered, "abc"),
     "flawed": (FlawedOrdered, "ab"),
     "crowd": (CrowdOrdered, "abcdefgz"),
