@@ -5,6 +5,7 @@ Authors of sagas and effect services need nothing but this, and `saga.testing` f
 
 from saga.app import SagaApp
 from saga.authoring import Context, on, saga
+from saga.authoring.functions.requests import Request
 from saga.contracts import Event, Intent, upcast
 from saga.core.events import CancelMode
 from saga.core.program import Report
@@ -31,6 +32,7 @@ __all__ = [
     "Publisher",
     "Refused",
     "Report",
+    "Request",
     "Retry",
     "RollBack",
     "SagaApp",

@@ -10,7 +10,9 @@ import pytest
 PAGES = Path(__file__).parents[2] / "docs" / "how-to"
 
 
-@pytest.mark.parametrize("page", ["run-steps-side-by-side", "undo-part-of-a-saga"])
+@pytest.mark.parametrize(
+    "page", ["run-steps-side-by-side", "undo-part-of-a-saga", "answer-updates"]
+)
 def test_every_block_of_the_page_runs(page, tmp_path):
     """One after the other, as one module; a block that is not whole is shown and not run."""
     text = (PAGES / f"{page}.md").read_text()
