@@ -34,17 +34,30 @@ class SagaApp(Application):
     ) -> Service:
         """Every role in this process, as an async context manager; takes settings by name.
 
+        With `check_replay=True`, for tests, each saga that ends is replayed from the store: leaving
+        the service raises ReplayMismatch where one decides otherwise. A saga parks that sleeps, or
+        starts a thread, process or connection.
+
         Raises:
             SettingsError: a setting is illegal.
         """
         from saga.settings import Settings  # so that defining an application needs no settings
 
+        # Not an argument by name: addresses that come as a dict of texts would not fit its type.
+        check_replay = bool(settings.pop("check_replay", False))
         read = Settings.read(bus=bus, store=store, effects_store=effects_store, **settings)
-        return self.build_service(read)
+        return self.build_service(read, check_replay=check_replay)
 
     def build_service(
-        self, settings: Settings, *, roles: Collection[str] = ROLES, has_probes: bool = False
+        self,
+        settings: Settings,
+        *,
+        roles: Collection[str] = ROLES,
+        has_probes: bool = False,
+        check_replay: bool = False,
     ) -> Service:
         from saga.wiring import build_service  # defining an application needs no adapters
 
-        return build_service(self, settings, roles=roles, has_probes=has_probes)
+        return build_service(
+            self, settings, roles=roles, has_probes=has_probes, check_replay=check_replay
+        )

@@ -35,6 +35,7 @@
     * StepFailed, TimedOut, ChildRolledBack: raised into a saga's function
     * RollBack: raised by a saga's function
     * Refused: raised by a handler
+* DeterminismWarning: a warning; the author has a saga's function take that from its context
 
 Each class has a stable `code`; where an instance knows a finer one, that stands in its place.
 Errors with data are dataclasses, each equal to itself alone.
@@ -363,3 +364,9 @@ class Refused(Exception):
         self.message = message
         self.code = code
         self.details = details
+
+
+class DeterminismWarning(UserWarning):
+    """Given for what a saga's source does that no replay of its history could give again."""
+
+    code: ClassVar[str] = "determinism"

@@ -14,7 +14,17 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeVar, Unpack, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Final,
+    Protocol,
+    Self,
+    TypeVar,
+    Unpack,
+    overload,
+    runtime_checkable,
+)
 from uuid import UUID
 
 from pydantic_core import from_json, to_jsonable_python
@@ -69,6 +79,14 @@ class Role(Protocol):
     def is_idle(self) -> bool: ...
     @property
     def counts(self) -> Counter[str]: ...
+
+
+@runtime_checkable
+class Finds(Protocol):
+    """A role that looks for trouble, and goes on when it has found some."""
+
+    @property
+    def trouble(self) -> str | None: ...
 
 
 class RoleGroup:
@@ -238,12 +256,16 @@ class Service:
         return [*ended, *(problem for problems in asked for problem in problems)]
 
     def status(self) -> dict[str, str]:
-        """Of each part of this process `up`, or what has ended it."""
+        """Of each part of this process `up`, what has ended it, or what it has found."""
         ended = {role.name: str(error) for role, error in self._roles.ended.items()}
         if (error := self._outcome_poller.failure) is not None:
             ended[self._outcome_poller.name] = str(error)
         names = [*(role.name for role in self._roles), self._outcome_poller.name]
-        return {name: f"ended: {ended[name]}" if name in ended else "up" for name in names}
+        found = {role.name: role.trouble for role in self._roles if isinstance(role, Finds)}
+        return {
+            name: f"ended: {ended[name]}" if name in ended else found.get(name) or "up"
+            for name in names
+        }
 
     async def publish(self, event: Event, **options: Unpack[PublishOptions]) -> SagaId | None:
         """Publish an event; the id of the one saga that it starts. Durable when it returns.

@@ -8,6 +8,7 @@ from functools import partial
 from saga.adapters.opening import Opened, open_bus_and_store, open_effects_store
 from saga.application import ROLES, Application
 from saga.assembly import Assembly, Parts
+from saga.audit.checking import ReplayCheck
 from saga.effects.health import EffectsHealth
 from saga.effects.service import EffectsRole
 from saga.ports.effects_store import EffectsStore
@@ -25,8 +26,11 @@ def build_service(
     *,
     roles: Collection[str] = ROLES,
     has_probes: bool = False,
+    check_replay: bool = False,
 ) -> Service:
     """A service of *app* that does not run yet; with *has_probes* it may serve health over HTTP.
+
+    With *check_replay* it replays each saga that ends in it.
 
     Raises:
         SettingsError, StoreUnavailable, StoreTooNew: as `open_bus_and_store`. A server that is away
@@ -41,6 +45,10 @@ def build_service(
     health: list[Health] = [start]
     closers = [opened.close]
     waits: Waits | None = None
+    if check_replay and "orchestrator" in roles:
+        check = ReplayCheck(opened.store, opened.catalogue, app.registry)
+        assembly.turns.on_end = check.add
+        running.append(check)  # the first, so it is the last to drain
     if "orchestrator" in roles:
         running.append(assembly.orchestrator)
         health.append(_orchestrator_health(assembly, opened))

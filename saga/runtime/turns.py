@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Final, TypeAlias
@@ -102,6 +102,8 @@ class Turns:
         self._relay = relay
         self._clock = clock
         self._waiters = waiters
+        self.on_end: Callable[[SagaId], None] | None = None
+        """Told of each saga whose end is stored, where somebody wants to know."""
         self._around = around
         self._busy: set[SagaId] = set()
         self._freed = asyncio.Event()
@@ -231,6 +233,8 @@ class Turns:
             if state.status in _STILL and saga_id in awaited:
                 told = state.outcome, state.reason, state.residue
                 self._waiters.tell(saga_id, state.status, *told)
+            if self.on_end is not None and state.status in ENDED:
+                self.on_end(saga_id)
 
     def forget(self) -> None:
         """Let go of all sagas in memory, whose code is not to run on behind a service's end."""

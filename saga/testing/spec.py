@@ -24,6 +24,7 @@ from pydantic import BaseModel
 from saga.adapters.mapper import TURN, to_entries, to_state
 from saga.audit.replaying import replayed
 from saga.authoring import SagaDefinition, SagaRegistry
+from saga.authoring.functions.refusals import refuse_at_run_time
 from saga.contracts import ContractRegistry, business_key, message_of
 from saga.contracts import Event as EventModel
 from saga.core.decider import Decider, Decision, Disposition
@@ -100,6 +101,7 @@ class Scenario:
     _state: SagaState | None = None
 
     def __init__(self, saga: SagaDefinition, decider: Decider, history: Sequence[Entry]) -> None:
+        refuse_at_run_time()
         self._saga = saga
         self._decider = decider
         self._state = replayed(decider, history[0].saga_id, history) if history else None

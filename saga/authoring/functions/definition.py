@@ -10,6 +10,7 @@ from typing import Literal
 
 from pydantic import BaseModel
 
+from saga.authoring.functions.determinism import Nondeterminism, warned_of
 from saga.authoring.functions.inspection import (
     check_awaited,
     check_next,
@@ -57,6 +58,8 @@ class SagaDefinition:
     where: str
     fingerprint: str
     key: KeySpec | None = field(default=None, repr=False)
+    nondeterminism: tuple[Nondeterminism, ...] = field(default=(), repr=False)
+    """What its source does that no replay gives again."""
     listens: tuple[Listening, ...] = ()
     deadline_us: int | None = None
 
@@ -194,6 +197,7 @@ def saga(
         check_next(function, [listening.event for listening in heard])
         check_awaited(function)
         check_scopes(function)
+        nondeterminism = warned_of(name, function, rolled_back)
         return SagaDefinition(
             name=name,
             version=version,
@@ -206,6 +210,7 @@ def saga(
             # A deadline more or less is other code; how long it is, a running saga keeps.
             fingerprint=fingerprint(function, "" if deadline is None else "deadline"),
             deadline_us=deadline_us,
+            nondeterminism=nondeterminism,
             key=key,
             listens=heard,
         )

@@ -36,7 +36,7 @@ AWAITED = frozenset(
 
 
 def place_of(function: Callable[..., Any]) -> str:
-    code = _code(function)
+    code = code_of(function)
     if code is None:
         return "unknown place"
     return f"{code.co_filename}:{code.co_firstlineno}"
@@ -47,7 +47,7 @@ def fingerprint(function: Callable[..., Any], beside: str = "") -> str:
 
     *beside*: what else makes it another code.
     """
-    tree = _tree(function)
+    tree = tree_of(function)
     if tree is not None:
         for node in ast.walk(tree):
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
@@ -56,7 +56,7 @@ def fingerprint(function: Callable[..., Any], beside: str = "") -> str:
                     node.body = node.body[1:] or [ast.Pass()]
         text = ast.dump(tree)
     else:
-        code = _code(function)
+        code = code_of(function)
         text = repr((code.co_code, code.co_names, code.co_consts)) if code else repr(function)
     return sha256((text + beside).encode()).hexdigest()[:16]
 
@@ -65,7 +65,7 @@ def referenced_contracts(function: Callable[..., Any]) -> frozenset[type]:
     """The event and intent classes that a function, or a helper of its package, names."""
     return frozenset(
         named
-        for each in _with_helpers(function)
+        for each in with_helpers(function)
         for named in _mentioned_values(each)
         if isinstance(named, type) and issubclass(named, (Event, Intent))
     )
@@ -73,18 +73,18 @@ def referenced_contracts(function: Callable[..., Any]) -> frozenset[type]:
 
 def may_call(function: Callable[..., Any], name: str) -> bool:
     """Whether a function, or a helper of its package, has an attribute of this name in it."""
-    codes = filter(None, map(_code, _with_helpers(function)))
+    codes = filter(None, map(code_of, with_helpers(function)))
     return any(name in _mentioned(code) for code in codes)
 
 
 def check_awaited(function: Callable[..., Any]) -> None:
     """Refuse a call of the context, or of a helper, that can be seen never to be awaited."""
-    for each in _with_helpers(function):
-        tree, code = _tree(each), _code(each)
+    for each in with_helpers(function):
+        tree, code = tree_of(each), code_of(each)
         if tree is None or code is None:
             continue
         is_saga = each is inspect.unwrap(function)
-        contexts, names = _contexts(code, tree, is_saga=is_saga), _names(each)
+        contexts, names = _contexts(code, tree, is_saga=is_saga), names_of(each)
         for call in _forgotten(tree, returns=is_saga):
             if _has_to_be_awaited(call, contexts, names, tree):
                 written = ast.unparse(call)
@@ -98,8 +98,8 @@ def check_awaited(function: Callable[..., Any]) -> None:
 
 def check_scopes(function: Callable[..., Any]) -> None:
     """Refuse a `ctx.scope()` that can be seen never to be entered, and a pivot within one."""
-    for each in _with_helpers(function):
-        tree, code = _tree(each), _code(each)
+    for each in with_helpers(function):
+        tree, code = tree_of(each), code_of(each)
         if tree is None or code is None:
             continue
         contexts = _contexts(code, tree, is_saga=each is inspect.unwrap(function))
@@ -159,11 +159,11 @@ def _asks(node: ast.expr, contexts: frozenset[str], attribute: str) -> TypeGuard
 
 def check_steps(function: Callable[..., Any]) -> None:
     """Refuse a `ctx.do(Intent(…), undo=…)` whose undo cannot always be built."""
-    tree = _tree(function)
-    code = _code(function)
+    tree = tree_of(function)
+    code = code_of(function)
     if tree is None or code is None:
         return
-    names = _names(function)
+    names = names_of(function)
     for call in ast.walk(tree):
         if not (isinstance(call, ast.Call) and _is_do(call) and call.args):
             continue
@@ -189,10 +189,10 @@ def check_steps(function: Callable[..., Any]) -> None:
 
 def check_next(function: Callable[..., Any], heard: Collection[type]) -> None:
     """Refuse a `ctx.next(Class)` of an event to which the saga does not listen."""
-    tree, code = _tree(function), _code(function)
+    tree, code = tree_of(function), code_of(function)
     if tree is None or code is None:
         return
-    contexts, names = _contexts(code, tree, is_saga=True), _names(function)
+    contexts, names = _contexts(code, tree, is_saga=True), names_of(function)
     for call in ast.walk(tree):
         match call:
             case ast.Call(func=ast.Attribute(value=ast.Name(id=owner), attr="next")) if (
@@ -323,7 +323,7 @@ def _resolve(node: ast.expr, names: Mapping[str, object]) -> object:
     return None
 
 
-def _names(function: Callable[..., Any]) -> dict[str, object]:
+def names_of(function: Callable[..., Any]) -> dict[str, object]:
     plain = inspect.unwrap(function)
     if not isinstance(plain, FunctionType):
         return {}
@@ -344,18 +344,18 @@ def _locals(code: CodeType) -> frozenset[str]:
     return frozenset(names.union(*(_locals(inner) for inner in nested)))
 
 
-def _code(function: Callable[..., Any]) -> CodeType | None:
+def code_of(function: Callable[..., Any]) -> CodeType | None:
     return getattr(inspect.unwrap(function), "__code__", None)
 
 
-def _tree(function: Callable[..., Any]) -> ast.Module | None:
+def tree_of(function: Callable[..., Any]) -> ast.Module | None:
     try:
         return ast.parse(textwrap.dedent(inspect.getsource(function)))
     except (OSError, TypeError, SyntaxError):
         return None  # typed at a prompt, or made by a program: there is no source to look at
 
 
-def _with_helpers(function: Callable[..., Any]) -> list[Callable[..., Any]]:
+def with_helpers(function: Callable[..., Any]) -> list[Callable[..., Any]]:
     """A function, and the helpers of its package that it names, and that those name."""
     found: dict[int, Callable[..., Any]] = {}
     _add_helpers(inspect.unwrap(function), found, REFERENCE_DEPTH_MAX)
@@ -365,7 +365,7 @@ def _with_helpers(function: Callable[..., Any]) -> list[Callable[..., Any]]:
 def _add_helpers(
     function: Callable[..., Any], found: dict[int, Callable[..., Any]], depth: int
 ) -> None:
-    if _code(function) is None or id(function) in found or depth < 0:
+    if code_of(function) is None or id(function) in found or depth < 0:
         return
     found[id(function)] = function
     for value in _mentioned_values(function):
@@ -374,8 +374,8 @@ def _add_helpers(
 
 
 def _mentioned_values(function: Callable[..., Any]) -> Iterator[object]:
-    code = _code(function)
-    return iter(()) if code is None else _values(_names(function), _mentioned(code))
+    code = code_of(function)
+    return iter(()) if code is None else _values(names_of(function), _mentioned(code))
 
 
 def _mentioned(code: CodeType) -> frozenset[str]:

@@ -15,10 +15,11 @@ import orjson
 
 from saga.contracts import Command, Event, TopicNames, contract_of
 from saga.contracts.models import INTENT_CANCELLED, INTENT_PROGRESS
-from saga.core.events import ReplyOutcome, ReplyReceived, SagaStarted, TimerFired
+from saga.core.events import ReplyOutcome, ReplyReceived, SagaStarted, TimerFired, TimersAdded
 from saga.core.history import FACTS, Entry
 from saga.core.identity import DO, SagaId, TimerId, intent_id
 from saga.core.intents import (
+    Continued,
     EventPublished,
     IntentIssued,
     IntentTold,
@@ -132,23 +133,6 @@ def check_all(evidence: Evidence) -> Iterator[str]:
     yield from check_effects(evidence)
 
 
-def remarkable(evidence: Evidence) -> Iterator[str]:
-    """What is worth counting, to prove that the faults have had consequences."""
-    for history in evidence.histories.values():
-        yield f"saga {evidence.summaries[history[0].saga_id].status.value}"
-        for entry in history:
-            match entry.body:
-                case Noted(verdict=verdict):
-                    yield f"noted {verdict.value}"
-                case RollbackPlanned(goal=goal):
-                    yield f"plan {goal.value}"
-                case StepSettled(status=status):
-                    yield f"settled {status.value}"
-            yield type(entry.body).__name__
-    for record in evidence.unhandled:
-        yield f"{record.kind.value} {record.reason}"
-
-
 def headers_of(record: Inbound) -> dict[str, str]:
     return {name: (value or b"").decode("utf-8", "replace") for name, value in record.headers}
 
@@ -205,10 +189,7 @@ def check_histories(evidence: Evidence) -> Iterator[str]:
             *_timers(history),
             *_end(evidence, history),
             *_attempts(history),
-            *_direction(history),
-            *_plans(history),
-            *_undoing(history),
-            *_late_successes(history, is_parked=evidence.is_parked(saga_id)),
+            *_of_each_run(history, is_parked=evidence.is_parked(saga_id)),
             *check_updates(history, has_ended=evidence.summaries[saga_id].status.is_ended),
         ):
             yield f"{evidence.summaries[saga_id].definition} {saga_id}: {problem}"
@@ -217,6 +198,20 @@ def check_histories(evidence: Evidence) -> Iterator[str]:
     )
     if armed != evidence.timers:
         yield f"due-index and histories differ: {sorted(armed ^ evidence.timers)[:3]}"
+
+
+def _of_each_run(history: Sequence[Entry], *, is_parked: bool) -> Iterator[str]:
+    """What an earlier run did is out of reach of the next one; in its place nothing is said."""
+    begins = [place for place, entry in enumerate(history) if isinstance(entry.body, Continued)]
+    for begin, end in pairwise([0, *begins, len(history)]):
+        run = [
+            entry if begin <= place < end else replace(entry, body=TimersAdded())
+            for place, entry in enumerate(history)
+        ]
+        yield from _direction(run)
+        yield from _plans(run)
+        yield from _undoing(run)
+        yield from _late_successes(run, is_parked=is_parked and end == len(history))
 
 
 def _numbering(history: Sequence[Entry]) -> Iterator[str]:
@@ -760,7 +755,9 @@ def _of_saga(evidence: Evidence, history: Sequence[Entry], lines: Sequence[Line]
 
 
 def _standing(history: Sequence[Entry], standing: set[str]) -> Iterator[str]:
-    """What stands of an ended saga is what its outcome says."""
+    """What stands of an ended saga's last run is what its outcome says."""
+    begins = [place for place, entry in enumerate(history) if isinstance(entry.body, Continued)]
+    history = history[begins[-1] :] if begins else history
     own = _kinds(history).items()
     steps = {step for step, kind in own if kind not in NEVER_UNDONE} - children_of(history)
     residue: set[str] = set()

@@ -73,7 +73,7 @@ class Isolation:
             (module, name, "sleeps in real time")
             for module in self._modules
             for name, value in vars(module).items()
-            if value is time.sleep
+            if value in (time.sleep, getattr(time.sleep, "__wrapped__", time.sleep))
         ]
         real = [
             (place, name, getattr(place, name), does)

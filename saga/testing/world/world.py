@@ -19,6 +19,7 @@ from typing import Any, Final
 from saga.adapters.memory import MemoryCatalogue
 from saga.app import SagaApp
 from saga.core.identity import SagaId
+from saga.core.intents import Noted, RollbackPlanned, StepSettled
 from saga.core.status import SagaStatus
 from saga.errors import BusUnavailable, StoreUnavailable
 from saga.ports import SagaSummary, TopicSpec
@@ -26,7 +27,7 @@ from saga.ports.store import UnhandledKind
 from saga.testing.world.application import Function, watched, with_fakes
 from saga.testing.world.assembly import AnyProcess, Durable, EffectsProcess, OrchestratorProcess
 from saga.testing.world.broker import SimulatedBus
-from saga.testing.world.checks import Evidence, check_all, remarkable
+from saga.testing.world.checks import Evidence, check_all
 from saga.testing.world.driver import Driver, Triggers, planned, told
 from saga.testing.world.faults import Faults
 from saga.testing.world.isolation import Isolation
@@ -175,7 +176,7 @@ class World:
             for entry in history:
                 surroundings.note(saga_id, f"{entry.version} {entry.at} {entry.cause} {entry.body}")
         statistics = surroundings.faults.seen + durable.counts
-        statistics.update(remarkable(evidence))
+        statistics.update(_remarkable(evidence))
         state = state_of(self._app, evidence, durable.database)
         violations = [
             *durable.violations,
@@ -459,3 +460,20 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logging.disable(level)
+
+
+def _remarkable(evidence: Evidence) -> Iterator[str]:
+    """What is worth counting, to prove that the faults have had consequences."""
+    for history in evidence.histories.values():
+        yield f"saga {evidence.summaries[history[0].saga_id].status.value}"
+        for entry in history:
+            match entry.body:
+                case Noted(verdict=verdict):
+                    yield f"noted {verdict.value}"
+                case RollbackPlanned(goal=goal):
+                    yield f"plan {goal.value}"
+                case StepSettled(status=status):
+                    yield f"settled {status.value}"
+            yield type(entry.body).__name__
+    for record in evidence.unhandled:
+        yield f"{record.kind.value} {record.reason}"

@@ -125,6 +125,8 @@ class Facts:
         clock_unsure: why a worker here would not know the store's time.
         backlog_s: how long the oldest entry has waited to be published.
         dead: how many dead letters there are, by reason.
+        nondeterminism: what sagas do that no replay gives again: which one and where, what, and
+            what to do in its place.
         doubts: what is doubtful about the settings, with what to do.
     """
 
@@ -153,6 +155,7 @@ class Facts:
     outbox_waits_s: float | None = None
     outbox_refused: int = 0
     doubts: list[str] = field(default_factory=list)
+    nondeterminism: list[tuple[str, str, str]] = field(default_factory=list)
 
 
 def judge(facts: Facts, *, lag_max: int) -> list[Finding]:
@@ -172,6 +175,7 @@ def judge(facts: Facts, *, lag_max: int) -> list[Finding]:
         *_damaged(facts),
         *_handlers(facts),
         *_outbox(facts),
+        *_nondeterminism(facts),
         *(_doubt(doubt) for doubt in facts.doubts),
     ]
     return sorted(findings, key=lambda finding: list(Severity).index(finding.severity))
@@ -352,6 +356,12 @@ def _outbox(facts: Facts) -> Iterator[Finding]:
         what = f"{facts.outbox_refused:,} events were refused by the bus"
         advice = "look with `saga outbox status`, mend the cause, then `saga outbox retry`"
         yield Finding("outbox", Severity.ERROR, what, "outbox", advice)
+
+
+def _nondeterminism(facts: Facts) -> Iterator[Finding]:
+    for where, does, instead in facts.nondeterminism:
+        what = f"{does}, which no replay gives again"
+        yield Finding("determinism", Severity.WARNING, what, where, instead)
 
 
 def _doubt(doubt: str) -> Finding:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from itertools import groupby
@@ -96,6 +96,11 @@ async def look(session: Session) -> Facts:
         app = session.app
         facts.known = frozenset((saga.name, saga.version) for saga in app.sagas)
         facts.unhandled = app.unhandled_intents()
+        facts.nondeterminism = [
+            (f"saga {saga.name} version {saga.version}, {each.where}", each.does, each.instead)
+            for saga in app.sagas
+            for each in saga.nondeterminism
+        ]
     advice = "start it, or name another one with --bus or SAGA_BUS"
     with _noted(facts, "bus", settings.bus, advice):
         await _look_at_bus(facts, session, app)
@@ -240,7 +245,7 @@ async def _look_at_sagas(facts: Facts, store: OpenedStore, known: SagaRegistry |
         sagas = await store.catalogue.sagas(status=status, limit=SAGAS_MAX)
         for name, count in Counter(map(_version_of, sagas)).items():
             facts.active[name] = facts.active.get(name, 0) + count
-        long = [saga for saga in sagas if saga.version >= LONG_HISTORY_ENTRIES]
+        long = await _long(store, [each for each in sagas if each.version >= LONG_HISTORY_ENTRIES])
         for name, count in Counter(map(_version_of, long)).items():
             facts.long[name] = facts.long.get(name, 0) + count
     for status in (SagaStatus.STALLED, SagaStatus.PARKED):
@@ -269,6 +274,15 @@ async def _acts(
         return ()
     possible = possible_acts(known, saga.saga_id, history, at)
     return tuple(f"{act_on(saga, act)} ({act.does})" for act in possible)
+
+
+async def _long(store: OpenedStore, sagas: Sequence[SagaSummary]) -> list[SagaSummary]:
+    """Those that take long to be brought back: a saga is loaded from its last run on."""
+    beginnings = await store.store.beginnings([saga.saga_id for saga in sagas])
+    before = {saga_id: turn[0].version - 1 for saga_id, turn in beginnings.items()}
+    return [
+        saga for saga in sagas if saga.version - before.get(saga.saga_id, 0) >= LONG_HISTORY_ENTRIES
+    ]
 
 
 def _version_of(saga: SagaSummary) -> tuple[str, int]:

@@ -59,6 +59,7 @@ WELL = [
 
 SICK = [
     (facts(missing=["orders"]), ("topics", "error")),
+    (facts(nondeterminism=[("shop.py:3", "it calls time()", "use x")]), ("determinism", "warning")),
     (facts(topic_flaws=[TopicFlaw("t", problem="has 3", is_warning=False)]), ("topics", "error")),
     (
         facts(topic_flaws=[TopicFlaw("t", problem="compacts", is_warning=True)]),
