@@ -369,3 +369,28 @@ async def test_no_service_is_told_of_a_child_that_is_given_up(scenario):
 
     assert [topic for topic in scenario.app.topics(NAMES) if "intent-cancelled" in topic]
     assert scenario.on("parcels.ctl.intent-cancelled.v1") == []
+
+
+async def test_a_child_that_was_abandoned_before_it_began_answers_its_parent(make_scenario):
+    """Its first turn had failed, so nobody knew of it; its trigger comes behind the abandon."""
+
+    def fails(asked: ParcelAsked) -> None:
+        raise ValueError("no string")
+
+    @saga("parcel", version=1, starts_on=ParcelAsked)
+    async def parcel(ctx: Context, asked: ParcelAsked) -> None:
+        fails(asked)
+
+    scenario = make_scenario(order, parcel)
+    await begun(scenario)
+    assert (scenario.status(CHILD), scenario.on(CHILD_STARTED)) == ("parked", [])
+
+    await settle(
+        scenario,
+        scenario.command(CHILD, CommandAct.ABANDON, id="c-1", reason="no use", key="p-o-1"),
+    )
+    await scenario.take(revisits=[CHILD])
+    await settle(scenario)
+    assert scenario.status(CHILD) == "abandoned"
+    assert scenario.status(PARENT) == "rolled_back_with_residue"
+    assert scenario.reason(PARENT) == "abandoned before it had begun"
