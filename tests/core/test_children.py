@@ -4,6 +4,7 @@ import pytest
 
 from saga.authoring import ChildRolledBack, RollBack, StepFailed, TimedOut
 from saga.contracts import Event
+from saga.errors import DefinitionError
 from saga.testing import (
     abandoned,
     after,
@@ -737,3 +738,22 @@ def test_the_children_of_an_earlier_run_are_over():
     assert list(scenario.state.children or ()) == ["2.pack"]
 
     scenario.when(child_completed("2.pack")).then(completed(OrderConfirmed()))
+
+
+def test_a_child_that_is_never_awaited_is_refused_on_import():
+    async def order(ctx, placed):
+        ctx.child(ParcelAsked())
+
+    with pytest.raises(DefinitionError, match=r"ctx\.child\(.*\) is never awaited"):
+        as_saga(order)
+
+
+def test_a_call_that_no_source_shows_parks_with_what_to_do():
+    """The application has to know that it reads what children say."""
+    names = ["child"]
+
+    async def order(ctx, placed):
+        await getattr(ctx, names[0])(ParcelAsked())
+
+    scenario = given(as_saga(order), contracts=[ParcelAsked]).when(OrderPlaced())
+    scenario.then_parked("write it in the saga's function, or in a helper of the same package")
