@@ -24,6 +24,7 @@ from saga.authoring.functions.failures import FAILURES, fail_of
 from saga.authoring.functions.requests import Request
 from saga.authoring.functions.scheduler import Held, Scheduler, Task, Waiter
 from saga.authoring.functions.seclusion import secluded
+from saga.authoring.functions.unseen import Unseen
 from saga.authoring.mapping import fill, fill_report
 from saga.contracts import (
     ContractRegistry,
@@ -135,11 +136,12 @@ class FunctionProgram:
             refused=is_refused,
             details=None if failure.details is None else json.loads(failure.details),
         )
+        unseen = self._scheduler.unseen = self._scheduler.unseen or Unseen()
         commands = self._run(waiter, None, error, at)
         if commands and isinstance(commands[-1], Fail):
-            again = {**self._unseen(), step: failure.message}
+            again = {**unseen.words(), step: failure.message}
             return [*commands[:-1], replace(commands[-1], again=again, stands=0)]
-        self._scheduler.note_told(step, error)
+        unseen.tell(step, error, commands=len(commands))
         return commands
 
     def hold(self, step: StepId, at: Instant) -> Sequence[Command]:
@@ -283,8 +285,8 @@ class FunctionProgram:
         if scheduler.outcome is not None:
             self._context._is_over = True  # noqa: SLF001  # as above
             commands.append(self._ending(*scheduler.outcome))
-        elif scheduler.surfaced is not None:
-            scheduler.note_seen()
+        elif scheduler.unseen is not None:
+            scheduler.unseen.end_run(len(commands))
         return commands
 
     def _ending(self, value: object, error: Exception | None) -> Command:
@@ -296,15 +298,13 @@ class FunctionProgram:
         if not isinstance(error, FAILURES):
             raise error
         failure = fail_of(error)
-        stands = self._scheduler.stands_before(error) if isinstance(error, StepFailed) else None
+        scheduler = self._scheduler
+        if scheduler.unseen is None or not isinstance(error, StepFailed):
+            return failure
+        stands = scheduler.unseen.stands_before(error, commands=len(scheduler.commands))
         if stands is None:
             return failure
-        return replace(failure, again=self._unseen(), stands=stands)
-
-    def _unseen(self) -> dict[StepId, str]:
-        """The words of the failures that have led to nothing yet, by their steps."""
-        unseen = self._scheduler.unseen or {}
-        return {step: failure.message for step, failure in unseen.items()}
+        return replace(failure, again=scheduler.unseen.words(), stands=stands)
 
     def _message(self, outcome: object) -> Message | None:
         if outcome is None:

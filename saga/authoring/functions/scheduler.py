@@ -40,9 +40,10 @@ from saga.authoring.functions.seclusion import (
     secluded,
     watch_collector,
 )
+from saga.authoring.functions.unseen import Unseen
 from saga.core.identity import StepId
 from saga.core.program import Command, DropBranch, LeaveScope, Sleep
-from saga.errors import DefinitionError, StepFailed
+from saga.errors import DefinitionError
 
 GENERATORS_MIN = 16
 
@@ -249,8 +250,10 @@ class Slot:
             return
         group.parent.settled = group.settled()
         failure = group.failure
-        if group.failed:
-            scheduler.decided(group, failure)
+        if group.failed and scheduler.unseen is not None:
+            raised = failure if group.settled_slots == len(group.slots) else None
+            for each in filter(None, group.errors):
+                scheduler.unseen.surface(each, raised, behind=len(scheduler.commands))
         if not group.call.waits_for_all:
             scheduler.drop(group.losers(is_won=failure is None))
         scheduler.forgo(group)
@@ -321,7 +324,7 @@ class Scheduler:
     __slots__ = (
         *("_failure", "_generators", "_generators_max", "_is_closed", "_live", "_number"),
         *("_queue", "_result", "_scopes", "_unawaited", "_waiting", "commands", "main", "outcome"),
-        *("raised", "running", "seen", "sleeps", "steps", "surfaced", "unseen", "waits"),
+        *("running", "sleeps", "steps", "unseen", "waits"),
     )
 
     def __init__(self) -> None:
@@ -351,19 +354,14 @@ class Scheduler:
         self._result: tuple[object, Exception | None] = (None, None)
         self._failure: Exception | None = None
         self._is_closed = False
-        self.raised: dict[Exception, Exception] | None = None
-        """By failures in groups the ones that these have raised for them."""
-        self.surfaced: dict[Exception, int] | None = None
-        """Failures that groups have raised in this run, each behind so many commands."""
-        self.seen: set[Exception] | None = None
-        """Those on which somebody has acted in this run, or a group in dropping others."""
-        self.unseen: dict[StepId, StepFailed] | None = None
-        """Failures of steps that have led to nothing yet: a group keeps them until its end."""
+        self.unseen: Unseen | None = None
+        """None where no step has failed yet."""
 
     def run(self, waiter: Waiter, value: object, error: Exception | None) -> list[Command]:
         """Wake *waiter* and everything that follows from it; what was asked for on the way."""
         self.commands = []
-        self.surfaced = self.seen = None
+        if self.unseen is not None:
+            self.unseen.begin_run()
         queue = self._queue = self._queue or deque()
         loop, hooks = running_loop(), get_asyncgen_hooks()
         try:
@@ -381,46 +379,9 @@ class Scheduler:
         return self.commands
 
     def see(self, failure: Exception) -> None:
-        self.seen = self.seen or set()
-        self.seen.add(failure)
-
-    def decided(self, group: Group, raised: Exception | None) -> None:
-        """A group is over: of the failures in it one is *raised* for all, or all have lost."""
-        is_through = group.settled_slots == len(group.slots)
-        for failure in group.errors:
-            if failure is None:
-                continue
-            if raised is None or not is_through:
-                self.see(failure)
-            elif failure is not raised:
-                self.raised = self.raised or {}
-                self.raised[failure] = raised
-            self.surfaced = self.surfaced or {}
-            self.surfaced.setdefault(failure, len(self.commands))
-
-    def note_told(self, step: StepId, failure: StepFailed) -> None:
-        """A step's failure was told: remember it where it has led to nothing yet."""
-        if not self.commands or self.seen is None or not self._is_seen(failure):
-            self.unseen = self.unseen or {}
-            self.unseen[step] = failure
-
-    def note_seen(self) -> None:
-        """Forget the failures that groups have raised in this run, where that led to something."""
-        surfaced = self.surfaced or {}
-        for step, failure in list((self.unseen or {}).items()):
-            places = [surfaced[each] for each in self._raised_for(failure) if each in surfaced]
-            if places and len(self.commands) > places[0] and self._is_seen(failure):
-                assert self.unseen is not None, step
-                del self.unseen[step]
-
-    def _is_seen(self, failure: StepFailed) -> bool:
-        return self.seen is not None and not self.seen.isdisjoint(self._raised_for(failure))
-
-    def _raised_for(self, failure: Exception | None) -> Iterator[Exception]:
-        """A failure, the one that its group has raised for it, and so on outwards."""
-        while failure is not None:
-            yield failure
-            failure = None if self.raised is None else self.raised.get(failure)
+        """Somebody has acted on *failure*."""
+        if self.unseen is not None:
+            self.unseen.see(failure)
 
     def hold(self, waiter: Waiter | None) -> None:
         """Have a branch count as ended that may yet succeed: it lets others begin."""
@@ -435,15 +396,6 @@ class Scheduler:
             group.held += 1
             self.begin_branches(group)
             waiter = group.parent if group.is_held else None
-
-    def stands_before(self, failure: StepFailed) -> int | None:
-        """How many commands of this run were given before *failure* was seen; None where earlier
-        ones may have followed from it.
-        """
-        if self.unseen is None or self.unseen.get(StepId(failure.step)) is not failure:
-            return None
-        place = (self.surfaced or {}).get(failure)
-        return place if place is not None or self.commands else 0
 
     def ready(self, waiter: Waiter, value: object, error: Exception | None) -> None:
         """Let a coroutine go on after those that are ready already; a place settles at once.
@@ -606,9 +558,8 @@ class Scheduler:
         steps = tuple(call.step for call in calls if isinstance(call, StepCall))
         sleeps = tuple(call.name for call in calls if isinstance(call, SleepCall))
         waits = tuple(call.wait for call in calls if isinstance(call, _WAITS))
-        if self.unseen:
-            for step in steps:
-                self.unseen.pop(step, None)
+        if self.unseen is not None:
+            self.unseen.drop(steps)
         for name in sleeps:
             del self.sleeps[name]
         for name in waits:
