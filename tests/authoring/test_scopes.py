@@ -1,5 +1,7 @@
 """`async with ctx.scope():`, which is undone by itself when a failure leaves it."""
 
+from contextlib import AsyncExitStack
+
 import pytest
 
 from saga.authoring import RollBack, StepFailed, TimedOut
@@ -840,6 +842,70 @@ def test_paused_saga_undoes_its_scope_and_goes_on_behind_it_when_it_is_resumed()
         .then_status("running")
         .when(Plain(Resumed(reason="go")))
         .then(completed(OrderConfirmed(order_id="o-1 broke")))
+    )
+
+
+def test_scope_of_an_async_generator_is_open_until_that_ends():
+    """What is awaited between its values belongs to it; a failure in it undoes all of that."""
+
+    async def order(ctx, placed):
+        async def parts():
+            async with ctx.scope("parts"):
+                await reserve(ctx)
+                yield 1
+                await pay(ctx)
+
+        try:
+            async for _ in parts():
+                await ctx.do(Notify(), undo=Unship)
+        except StepFailed:
+            return OrderConfirmed()
+
+    (
+        running(order, *RESERVED, replied(Notify))
+        .when(refused(Pay))
+        .then(planned("notify", "reserve", scope="parts"), undo_issued(Unship))
+        .when(replied(Unship), replied(Unreserve))
+        .then(undo_issued(Unreserve), scope_undone("parts"), completed(OrderConfirmed()))
+    )
+
+
+def test_async_generator_that_is_left_early_leaves_its_scope_as_it_is():
+    async def order(ctx, placed):
+        async def parts():
+            async with ctx.scope("parts"):
+                await reserve(ctx)
+                yield 1
+
+        async for _ in parts():
+            break
+        await ctx.sleep("1s")
+        await ctx.do(Ship(), retry=ONCE)
+
+    (
+        running(order, *RESERVED, after("1s"))
+        .when(refused(Ship))
+        .then(planned("reserve"), undo_issued(Unreserve))
+    )
+
+
+def test_scopes_may_be_kept_in_a_stack():
+    async def order(ctx, placed):
+        try:
+            async with AsyncExitStack() as stack:
+                for name in ("a", "b"):
+                    await stack.enter_async_context(ctx.scope(name))
+                await reserve(ctx)
+                give_up()
+        except RollBack:
+            return OrderConfirmed()
+
+    (
+        running(order, *RESERVED)
+        .when(replied(Unreserve))
+        .then(
+            scope_undone("a/b"), planned(scope="a"), scope_undone("a"), completed(OrderConfirmed())
+        )
     )
 
 
