@@ -15,7 +15,7 @@ from saga.errors import BusUnavailable
 from saga.ports import Record, TopicSpec
 from saga.publishing.writer import EventWriter
 from saga.runtime.publisher import Publisher
-from saga.testing.world.checks import Log, SagaName, Trigger
+from saga.testing.world.evidence import Log, SagaName, Trigger
 from tests.chaos.application import FlawedOrdered, Ordered, OrderPlaced, app
 from tests.chaos.deployment import Deployment
 

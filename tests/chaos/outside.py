@@ -23,7 +23,8 @@ from saga.ports import Inbound, Source
 from saga.ports.store import UnhandledKind
 from saga.runtime.router import Router
 from saga.testing.world.broker import Published
-from saga.testing.world.checks import Evidence, Line, Log, check_all, headers_of
+from saga.testing.world.checks import check_all
+from saga.testing.world.evidence import Evidence, Line, Log, headers_of
 from tests.chaos.application import OrderPlaced, app
 from tests.chaos.deployment import Deployment
 from tests.patience import HANG_S, until

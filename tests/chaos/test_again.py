@@ -10,7 +10,7 @@ from aiokafka.admin import NewTopic
 from saga.contracts import contract_of
 from saga.core.status import SagaStatus
 from saga.ports import Inbound, Record
-from saga.testing.world.checks import headers_of
+from saga.testing.world.evidence import headers_of
 from tests.adapters.kafka.fixtures import administrator
 from tests.chaos.application import OrderPlaced
 from tests.chaos.client import Client

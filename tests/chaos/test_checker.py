@@ -9,7 +9,7 @@ import pytest
 from saga.core.identity import SagaId
 from saga.core.status import SagaStatus
 from saga.testing.world.broker import Published
-from saga.testing.world.checks import Line, headers_of
+from saga.testing.world.evidence import Line, headers_of
 from tests.chaos.client import Client
 from tests.chaos.deployment import Deployment
 from tests.chaos.load import start

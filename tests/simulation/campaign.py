@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from saga.testing import Verdict
+from saga.testing import Verdict, World
+from tests.simulation.everything import everything_world
 from tests.simulation.sample import sample_world
 
 CHUNK_WORLDS = 500
+WORLDS: dict[str, Callable[[int], World]] = {
+    "sample": sample_world,
+    "everything": everything_world,
+}
+"""What a campaign can be of."""
 DEFAULT_WORLDS = 2_000
 FAILURES_MAX = 5
 """After so many failing worlds a campaign has said enough."""
@@ -50,6 +56,7 @@ class Campaign:
     worlds: int = 0
     failed: list[Verdict] = field(default_factory=list)
     seen: Counter[str] = field(default_factory=Counter)
+    of: str = "sample"
 
     @property
     def unseen(self) -> list[str]:
@@ -59,16 +66,18 @@ class Campaign:
     def report(self) -> str:
         """The failing worlds and how to repeat them."""
         return "\n\n".join(
-            f"{verdict.report()}\npython -m tests.simulation --trace {verdict.seed}"
+            f"{verdict.report()}\npython -m tests.simulation --of {self.of} --trace {verdict.seed}"
             for verdict in self.failed
         )
 
 
-def run_worlds(seeds: Iterable[int], *, failures_max: int = FAILURES_MAX) -> Campaign:
+def run_worlds(
+    seeds: Iterable[int], *, failures_max: int = FAILURES_MAX, of: str = "sample"
+) -> Campaign:
     """Run the worlds of *seeds*, until too many have failed."""
-    campaign = Campaign()
+    campaign = Campaign(of=of)
     for seed in seeds:
-        verdict = sample_world(seed).run()
+        verdict = WORLDS[of](seed).run()
         campaign.worlds += 1
         campaign.seen += verdict.statistics
         if verdict.violations:

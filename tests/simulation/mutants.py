@@ -55,7 +55,7 @@ def hunt(mutation: Mutation) -> Fate:
         (copy / "tests" / "__init__.py").touch()
         mutate(copy / mutation.file, mutation)
         try:
-            done = _hunt_in(copy)
+            done = _hunt_in(copy, mutation.of)
         except subprocess.TimeoutExpired:
             return Fate(mutation.name, None, "out of time", time.monotonic() - began_s)
     lasted_s = time.monotonic() - began_s
@@ -79,12 +79,12 @@ def mutate(file: Path, mutation: Mutation) -> None:
     file.write_text(text)
 
 
-def _hunt_in(copy: Path) -> subprocess.CompletedProcess[str]:
+def _hunt_in(copy: Path, of: str) -> subprocess.CompletedProcess[str]:
     program = (
         "import saga\n"
         f"assert saga.__file__.startswith({str(copy)!r}), saga.__file__\n"
         "from tests.simulation.campaign import run_worlds\n"
-        f"campaign = run_worlds(range({SEEDS_MAX}), failures_max=1)\n"
+        f"campaign = run_worlds(range({SEEDS_MAX}), failures_max=1, of={of!r})\n"
         "print(campaign.report())\n"
     )
     return subprocess.run(

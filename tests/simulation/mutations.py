@@ -6,15 +6,18 @@ from typing import NamedTuple
 
 
 class Mutation(NamedTuple):
-    """Old and new text of one file."""
+    """Old and new text of one file, and the application whose worlds are to notice."""
 
     name: str
     file: str
     replacements: tuple[tuple[str, str], ...]
+    of: str = "sample"
 
 
-def _mutation(name: str, file: str, old: str, new: str, *more: tuple[str, str]) -> Mutation:
-    return Mutation(name, file, ((old, new), *more))
+def _mutation(
+    name: str, file: str, old: str, new: str, *more: tuple[str, str], of: str = "sample"
+) -> Mutation:
+    return Mutation(name, file, ((old, new), *more), of)
 
 
 MUTATIONS = (

@@ -17,7 +17,7 @@ from saga.contracts import ContractModel, Event, Intent, contract_of
 from saga.effects import EffectContext, Effects
 from saga.effects.registration import Handler, Limits
 from saga.errors import DefinitionError
-from saga.testing.world.checks import Line
+from saga.testing.world.evidence import Line
 from saga.testing.world.isolation import working_for
 from saga.testing.world.process import Process, current_process
 from saga.testing.world.stores import EffectsDatabase

@@ -27,7 +27,8 @@ from saga.runtime.unit_of_work import InboundBatch, UnitOfWork
 from saga.settings import Settings
 from saga.testing.world.application import ledger
 from saga.testing.world.broker import SimulatedBus
-from saga.testing.world.checks import Evidence, Log
+from saga.testing.world.evidence import Evidence, Log
+from saga.testing.world.hearing import heard
 from saga.testing.world.ports import (
     LATE_REPLY_S_MAX,
     ProcessBus,
@@ -91,6 +92,7 @@ class Durable:
             heard=self.heard,
             names=self.names,
             own_keys=self.app.contracts.own_keys,
+            heard_events=tuple(heard(self.app, self.bus.published, self.names)),
             **found,
         )
 

@@ -7,15 +7,24 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import pairwise
 from typing import Final, NamedTuple, TypeVar
 
 import orjson
 
-from saga.contracts import Command, Event, TopicNames, contract_of
+from saga.contracts import contract_of
+from saga.contracts.between_sagas import CHILD_CONTRACTS
 from saga.contracts.models import INTENT_CANCELLED, INTENT_PROGRESS
-from saga.core.events import ReplyOutcome, ReplyReceived, SagaStarted, TimerFired, TimersAdded
+from saga.core.events import (
+    ChildEnded,
+    ChildStatus,
+    ReplyOutcome,
+    ReplyReceived,
+    SagaStarted,
+    TimerFired,
+    TimersAdded,
+)
 from saga.core.history import FACTS, Entry
 from saga.core.identity import DO, SagaId, TimerId, intent_id
 from saga.core.intents import (
@@ -38,103 +47,25 @@ from saga.core.intents import (
     Verdict,
 )
 from saga.core.status import NEVER_UNDONE, SagaStatus, StepKind, StepStatus
-from saga.ports import Inbound, Position, SagaSummary, UnhandledRecord
+from saga.ports import Inbound, Position, UnhandledRecord
 from saga.ports.store import DeadLetterReason, UnhandledKind
-from saga.testing.world.broker import Published
 from saga.testing.world.children import children_of, is_answered_by_child, is_of_another, owed
+from saga.testing.world.evidence import Evidence, Line, SagaName, Trigger, headers_of
+from saga.testing.world.kinship import check_kinship
 from saga.testing.world.updates import check_updates
 
 BodyT = TypeVar("BodyT")
+_GIVEN_UP: Final = frozenset({StepStatus.UNDO_STUCK, StepStatus.SKIPPED})
+_AT_ANY_TIME: Final = frozenset({"cancelled", "compensated", "deadline"})
 _ENDS = (SagaCompleted, SagaRolledBack, SagaAbandoned)
-
-
-class SagaName(NamedTuple):
-    """A saga by its definition and business key, and the id that follows from them."""
-
-    definition: str
-    key: str
-    saga_id: SagaId
-
-
-@dataclass(slots=True)
-class Trigger:
-    """An event published from outside; if not acknowledged it may be published all the same."""
-
-    event: Event
-    message_id: str
-    starts: tuple[SagaName, ...] = ()
-    is_acknowledged: bool = False
-    is_repeated: bool = False
-    """Whether that was when it was sent once more, perhaps behind others."""
-
-
-@dataclass(slots=True)
-class Log:
-    """Everything that was published from outside, in the order in which it was tried first."""
-
-    triggers: list[Trigger] = field(default_factory=list)
-    garbage: list[bytes] = field(default_factory=list)
-    commands: dict[str, Command] = field(default_factory=dict)
-
-    def by_saga(self) -> dict[SagaName, list[Trigger]]:
-        triggers: dict[SagaName, list[Trigger]] = {}
-        for trigger in self.triggers:
-            for name in trigger.starts:
-                triggers.setdefault(name, []).append(trigger)
-        return triggers
-
-
-class Line(NamedTuple):
-    """A line of the ledger: an effect that was really carried out."""
-
-    number: int
-    saga_id: str
-    step: str
-    direction: str
-    intent_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """Inputs, stores, bus and ledger of one world.
-
-    *stored_at* numbers entries among all that happened; it is empty where the store publishes in
-    its own transaction. Where *is_ordered* is False, *published* is in order by partition only.
-    """
-
-    log: Log
-    histories: Mapping[SagaId, Sequence[Entry]]
-    stored_at: Mapping[tuple[SagaId, int], int]
-    published: Sequence[Published]
-    unhandled: Sequence[UnhandledRecord]
-    summaries: Mapping[SagaId, SagaSummary]
-    timers: frozenset[TimerId]
-    ledger: Sequence[Line]
-    heard: frozenset[str]
-    names: TopicNames
-    is_ordered: bool = True
-    own_keys: Mapping[str, str] = field(default_factory=dict)
-
-    def is_parked(self, saga_id: SagaId | None) -> bool:
-        summary = None if saga_id is None else self.summaries.get(saga_id)
-        return summary is not None and summary.status is SagaStatus.PARKED
-
-    def is_ours(self, record: Inbound) -> bool:
-        prefix = f"/{self.names.env}/{self.names.namespace}/sagas/".encode()
-        return any(
-            name == "ce_source" and (value or b"").startswith(prefix)
-            for name, value in record.headers
-        )
 
 
 def check_all(evidence: Evidence) -> Iterator[str]:
     yield from check_histories(evidence)
     yield from check_records(evidence)
     yield from check_effects(evidence)
-
-
-def headers_of(record: Inbound) -> dict[str, str]:
-    return {name: (value or b"").decode("utf-8", "replace") for name, value in record.headers}
+    still = frozenset(filter(evidence.is_parked, evidence.histories))
+    yield from check_kinship(evidence.histories, still)
 
 
 def _all(history: Sequence[Entry], kind: type[BodyT]) -> Iterator[tuple[int, BodyT]]:
@@ -226,13 +157,13 @@ def _numbering(history: Sequence[Entry]) -> Iterator[str]:
 def _causes(history: Sequence[Entry]) -> Iterator[str]:
     if not _is_fact(history[0]):
         yield f"begins with {history[0].body}"
-    times: Counter[str] = Counter()
+    times: Counter[tuple[str, str | None]] = Counter()
     for fact, decided in _turns(history):
-        times[fact.cause] += 1
+        times[fact.cause, fact.source] += 1
         for entry in decided:
             if (entry.cause, entry.at) != (fact.cause, fact.at):
                 yield f"entry {entry.version} has another cause or time than its turn"
-    for cause, count in times.items():
+    for (cause, _), count in times.items():
         if count > 1:
             yield f"cause {cause} has {count} batches of entries"
 
@@ -356,11 +287,17 @@ def _planned_set(before: Sequence[Entry], version: int, plan: RollbackPlanned) -
     expected: set[str] = set()
     undone = _issued(before, "undo").keys()
     """By a scope, or taken over from one."""
+    ended = _children_ended(before)
     for step, kind in _kinds_in(before, plan.scope).items():
+        if step in ended:
+            if ended[step] is ChildStatus.COMPLETED:
+                expected.add(step)
+            continue
         is_done = _is_answered(before, step, "do", ReplyOutcome.DONE)
         is_refused = _is_answered(before, step, "do", ReplyOutcome.REFUSED)
         # A pivot that was in flight when the saga was cancelled may still succeed.
-        if kind is StepKind.PIVOT and is_done and plan.code not in ("cancelled", "deadline"):
+        # An operator may have all undone that can be.
+        if kind is StepKind.PIVOT and is_done and plan.code not in _AT_ANY_TIME:
             yield f"entry {version} rolls back past the pivot {step}"
         if kind is StepKind.COMPENSATABLE and (is_done or not is_refused):
             expected.add(step)
@@ -396,6 +333,19 @@ def _kinds_in(history: Sequence[Entry], scope: str | None) -> dict[str, StepKind
     }
 
 
+def _children_ended(history: Sequence[Entry]) -> dict[str, ChildStatus]:
+    """By step how the child ended that it had started, as far as that was believed."""
+    ended: dict[str, ChildStatus] = {}
+    for fact, decided in _turns(history):
+        body = fact.body
+        if not isinstance(body, ChildEnded) or f"/{DO}/" not in body.intent_id:
+            continue
+        note = decided[0].body if decided else None
+        if not (isinstance(note, Noted) and note.verdict is Verdict.CONFLICTING):
+            ended.setdefault(body.intent_id.split("/")[1], body.status)
+    return ended
+
+
 def _planned_too_early(
     version: int, planned: Sequence[str], dependencies: Mapping[str, set[str]]
 ) -> Iterator[str]:
@@ -420,8 +370,21 @@ def _dependencies(history: Sequence[Entry]) -> dict[str, set[str]]:
 
 
 def _stuck(history: Sequence[Entry]) -> set[str]:
+    """The steps whose undo was stuck, or that were left as they are."""
     settled = (each for _, each in _all(history, StepSettled))
-    return {each.step for each in settled if each.status is StepStatus.UNDO_STUCK}
+    return {each.step for each in settled if each.status in _GIVEN_UP}
+
+
+def stuck_steps(history: Sequence[Entry]) -> list[str]:
+    """The steps whose undo is stuck by now, in order."""
+    stuck: dict[str, None] = {}
+    for entry in history:
+        match entry.body:
+            case StepSettled(step=step, status=StepStatus.UNDO_STUCK):
+                stuck[step] = None
+            case StepSettled(step=step) | IntentIssued(step=step):
+                stuck.pop(step, None)
+    return list(stuck)
 
 
 def _closed(history: Sequence[Entry]) -> set[str]:
@@ -467,6 +430,8 @@ def _undoing(history: Sequence[Entry]) -> Iterator[str]:
 def _late_successes(history: Sequence[Entry], *, is_parked: bool) -> Iterator[str]:
     """A step whose success came late is undone after that."""
     kinds, undoes = _kinds(history), _issued(history, "undo")
+    if any(_all(history, SagaAbandoned)):
+        return  # nobody undoes what it has done
     for version, noted in _all(history, Noted):
         if noted.verdict is not Verdict.LATE_SUCCESS:
             continue
@@ -547,7 +512,8 @@ def _beginning(
 def _due(evidence: Evidence) -> dict[str, Due]:
     due: dict[str, Due] = {}
     for saga_id, history in evidence.histories.items():
-        saga_key = evidence.summaries[saga_id].key.encode()
+        summary = evidence.summaries[saga_id]
+        saga_key = summary.key.encode()
         for entry in history:
             if (record := _due_to(entry)) is not None:
                 record_id, contract, payload = record
@@ -561,7 +527,8 @@ def _due(evidence: Evidence) -> dict[str, Due]:
             history, summary.definition, summary.key
         ):
             topic = evidence.names.topic(contract)
-            due[record_id] = Due(topic, key_.encode(), value.encode(), saga_id, version)
+            of = f"{saga_id} " if contract in CHILD_CONTRACTS else ""
+            due[f"{of}{record_id}"] = Due(topic, key_.encode(), value.encode(), saga_id, version)
     return due
 
 
@@ -584,6 +551,7 @@ def _due_to(entry: Entry) -> tuple[str, str, str] | None:
 
 _NOTICE: Final = f".ctl.{INTENT_CANCELLED}."
 _PROGRESS: Final = f".evt.{INTENT_PROGRESS}."
+_OF_CHILDREN: Final = (".evt.child-started.", ".evt.child-ended.")
 
 
 def _id_of(saga_id: SagaId, intent: IntentIssued) -> str:
@@ -601,7 +569,7 @@ def _outbox(evidence: Evidence, due: Mapping[str, Due]) -> Iterator[str]:
             if ".int." in record.topic and record.value not in evidence.log.garbage:
                 yield f"an intent from nowhere: {record}"
             continue
-        record_id = headers_of(record)["ce_id"]
+        record_id = _published_id(record)
         wanted = due.get(record_id)
         if wanted is None:
             yield f"{record_id} is published and not stored"
@@ -624,6 +592,14 @@ def _outbox(evidence: Evidence, due: Mapping[str, Due]) -> Iterator[str]:
         yield f"{record_id} is stored and not published"
 
 
+def _published_id(record: Inbound) -> str:
+    """Its id; of what two sagas may say to one parent it takes the saga too."""
+    headers = headers_of(record)
+    if any(topic in record.topic for topic in _OF_CHILDREN):
+        return f"{headers['ce_subject']} {headers['ce_id']}"
+    return headers["ce_id"]
+
+
 def _accounting(evidence: Evidence) -> Iterator[str]:
     """Every record that the orchestrators have read is handled, a duplicate, or unhandled."""
     unhandled = {record.position: record for record in evidence.unhandled}
@@ -633,7 +609,10 @@ def _accounting(evidence: Evidence) -> Iterator[str]:
     begun = {
         start.trigger.payload for each in evidence.histories.values() if (start := _started(each))
     }
+    heard = {each.record.position for each in evidence.heard_events}
     for _, record in evidence.published:
+        if record.position in heard and record.position not in unhandled:
+            continue
         if record.topic not in evidence.heard or record.value in evidence.log.garbage:
             continue
         if _PROGRESS in record.topic:
@@ -648,6 +627,8 @@ def _accounting(evidence: Evidence) -> Iterator[str]:
             outcome = _outcome_of(record)
             if (answered, outcome) not in answers:
                 yield f"the reply {outcome} to {answered} is nowhere"
+        elif record_id in evidence.acts:
+            continue
         elif record_id.removesuffix("/started") + "/ended" in causes:
             continue  # a child that is known by its end need not say that it has begun
         elif record_id not in causes and (record.value or b"").decode() not in begun:

@@ -7,24 +7,32 @@ stories begin at any moment, repeats triggers, cancels sagas, and publishes garb
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any, Final
 
 from saga.contracts import Command, CommandAct, Event, Unreadable, contract_of, decode, encode
-from saga.core.events import CancelMode, CancelRequested, OperatorActed, SignalReceived
+from saga.core.events import (
+    CancelMode,
+    CancelRequested,
+    OperatorActed,
+    Paused,
+    Resumed,
+    SignalReceived,
+)
 from saga.core.identity import SagaId, saga_id
 from saga.errors import BusUnavailable, DefinitionError
-from saga.ports import Record
+from saga.ports import Record, SagaSummary
 from saga.testing.happenings import After, Happening, Plain, Redelivered, Update
 from saga.testing.world.assembly import Durable, assembled
-from saga.testing.world.checks import Log, SagaName, Trigger
+from saga.testing.world.evidence import Log, SagaName, Trigger
 from saga.testing.world.faults import Faults
 from saga.testing.world.ports import ProcessBus
 from saga.testing.world.process import Process
 
 Happens = Event | After | Redelivered | Happening
+Starts = Callable[[Event], bool]
 Story = Event | Sequence[Happens]
 Triggers = Iterable[Story] | Callable[[Random], Iterable[Story]]
 
@@ -49,10 +57,22 @@ class Repeat:
 
 
 @dataclass(frozen=True, slots=True)
+class Somewhere:
+    """Happens to one of the sagas that are there then, perhaps a child; to none if none is."""
+
+    happens: Plain | Update
+
+
+@dataclass(frozen=True, slots=True)
 class Send:
-    trigger: Trigger
+    """A command to the sagas of *trigger*, or to whichever is there; to their definitions as a
+    whole where it *is_for_all*.
+    """
+
+    trigger: Trigger | None
     act: CommandAct
     words: dict[str, Any]
+    is_for_all: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +95,8 @@ def told(triggers: Triggers, rng: Random) -> list[list[Happens]]:
     return [_checked([story] if isinstance(story, Event) else list(story)) for story in stories]
 
 
-def planned(stories: Iterable[Sequence[Happens]], faults: Faults) -> list[Act]:
-    """What the driver does in one world, in order of time."""
+def planned(stories: Iterable[Sequence[Happens]], faults: Faults, starts: Starts) -> list[Act]:
+    """What the driver does in one world, in order of time; *starts* tells triggers apart."""
     rng, rates = faults.rng, faults.rates
     acts: list[Act] = []
     count = 0
@@ -84,7 +104,7 @@ def planned(stories: Iterable[Sequence[Happens]], faults: Faults) -> list[Act]:
         assert isinstance(first, Event), first
         count += 1
         at_s = begins_s = rng.uniform(0, TRIGGERS_S)
-        trigger = latest = Trigger(first, f"m-{count}")
+        trigger = latest = last = Trigger(first, f"m-{count}")
         acts.append(Act(at_s, trigger))
         for happens in others:
             if isinstance(happens, After):
@@ -92,10 +112,13 @@ def planned(stories: Iterable[Sequence[Happens]], faults: Faults) -> list[Act]:
                 continue
             if isinstance(happens, Event):
                 count += 1
-                latest = Trigger(happens, f"m-{count}")
-                deed: Deed = latest
+                last = Trigger(happens, f"m-{count}")
+                latest = last if starts(happens) else latest
+                deed: Deed = last
             elif isinstance(happens, Redelivered):
-                deed = Repeat(latest)
+                deed = Repeat(last)
+            elif isinstance(happens, Somewhere):
+                deed = command_of(None, happens.happens)
             else:
                 assert isinstance(happens, Plain | Update), happens
                 deed = command_of(latest, happens)
@@ -109,12 +132,21 @@ def planned(stories: Iterable[Sequence[Happens]], faults: Faults) -> list[Act]:
             }
             cancel = Send(trigger, CommandAct.CANCEL, words)
             acts.append(Act(begins_s + rng.uniform(0, FOLLOW_UP_S), cancel))
+        if faults.hits("pause", rates.pause):
+            acts += _paused_for_a_while(rng, begins_s)
     if rng.random() < GARBAGE_SHARE:
         acts += [Act(rng.uniform(0, TRIGGERS_S), Garbage()) for _ in range(rng.randint(1, 3))]
     return sorted(acts, key=lambda act: act.at_s)
 
 
-def command_of(trigger: Trigger, happens: Plain | Update) -> Send:
+def _paused_for_a_while(rng: Random, begins_s: float) -> Iterator[Act]:
+    at_s = begins_s + rng.uniform(0, FOLLOW_UP_S)
+    words = {"reason": "the world waits and sees"}
+    yield Act(at_s, Send(None, CommandAct.PAUSE, words))
+    yield Act(at_s + rng.uniform(0, FOLLOW_UP_S), Send(None, CommandAct.RESUME, words))
+
+
+def command_of(trigger: Trigger | None, happens: Plain | Update) -> Send:
     """The command that makes *happens* happen to a saga; DefinitionError if there is none."""
     if isinstance(happens, Update):
         words = {"name": happens.name, "payload": json.loads(happens.payload)}
@@ -128,6 +160,11 @@ def command_of(trigger: Trigger, happens: Plain | Update) -> Send:
         case OperatorActed(act=act, step=step, reason=reason):
             words = {"step": step, "reason": reason, "actor": "operator"}
             return Send(trigger, CommandAct(act.value), words)
+        case Paused(reason=reason, scope=scope) | Resumed(reason=reason, scope=scope) as fact:
+            pauses = isinstance(fact, Paused)
+            words = {"reason": reason, "actor": "operator"}
+            command = CommandAct.PAUSE if pauses else CommandAct.RESUME
+            return Send(trigger, command, words, is_for_all=scope is not None)
         case fact:
             raise DefinitionError(
                 f"{type(fact).__name__} cannot be part of a world's story: it happens by itself"
@@ -148,6 +185,7 @@ class Driver:
         asked = (durable.names.topic(contract.contract_name) for contract in intents)
         self._read = sorted({*assembly.router.topics, *asked})
         self._acts = acts
+        self._summaries = durable.store.summaries
         self.next_at_s: float | None = acts[0].at_s if acts else None
         """When something is done next; None when nothing is left, or while it is being done."""
         self.log = Log()
@@ -167,6 +205,16 @@ class Driver:
         """End a saga that waits for something that never comes."""
         await self._command(CommandAct.CANCEL, waiting, key, {"reason": "nobody comes any more"})
 
+    async def act(self, act: CommandAct, saga: SagaSummary, step: str | None = None) -> None:
+        """What an operator does to a saga; *step* where it is about one."""
+        words = {"reason": "seen enough", "actor": "operator", "step": step}
+        await self._command(act, saga.saga_id, saga.key, words)
+
+    async def resume_all(self, definition: str) -> None:
+        """Have all sagas of a definition go on."""
+        words = {"reason": "seen enough", "actor": "operator"}
+        await self._command_all(CommandAct.RESUME, definition, words)
+
     async def _do(self, deed: Deed) -> None:
         match deed:
             case Trigger():
@@ -175,11 +223,23 @@ class Driver:
             case Repeat(trigger):
                 trigger.is_repeated |= not trigger.is_acknowledged
                 await self._publish(trigger)
-            case Send(trigger, act, words):
-                for name in self._started_by(trigger.event):
-                    await self._command(act, name.saga_id, name.key, words)
+            case Send(trigger, act, words, is_for_all):
+                for name in self._meant(trigger):
+                    if is_for_all:
+                        await self._command_all(act, name.definition, words)
+                    else:
+                        await self._command(act, name.saga_id, name.key, words)
             case Garbage():
                 await self._litter()
+
+    def _meant(self, trigger: Trigger | None) -> Sequence[SagaName]:
+        if trigger is not None:
+            return self._started_by(trigger.event)
+        found = list(self._summaries.values())
+        if not found:
+            return ()
+        saga = self._rng.choice(found)
+        return (SagaName(saga.definition, saga.key, saga.saga_id),)
 
     def _started_by(self, event: Event) -> tuple[SagaName, ...]:
         current = self._current(event)
@@ -211,10 +271,15 @@ class Driver:
     async def _command(
         self, act: CommandAct, target: SagaId, key: str, words: dict[str, Any]
     ) -> None:
+        await self._send_command({"act": act, "saga_id": target, **words}, key)
+
+    async def _command_all(self, act: CommandAct, definition: str, words: dict[str, Any]) -> None:
+        await self._send_command({"act": act, "definition": definition, **words}, definition)
+
+    async def _send_command(self, words: dict[str, Any], key: str) -> None:
         self._numbers += 1
-        command = Command.model_validate(
-            {"command_id": f"command-{self._numbers}", "act": act, "saga_id": target, **words}
-        )
+        command_id = f"command-{self._numbers}"
+        command = Command.model_validate({"command_id": command_id, **words})
         self.log.commands[command.command_id] = command
         for _ in range(TRIES_MAX):
             try:
@@ -239,7 +304,7 @@ def _checked(story: list[Happens]) -> list[Happens]:
     if not story or not isinstance(story[0], Event):
         raise DefinitionError(f"a story begins with the event that starts a saga, not {story[:1]}")
     for happens in story:
-        if not isinstance(happens, Event | After | Redelivered | Plain | Update):
+        if not isinstance(happens, Event | After | Redelivered | Plain | Update | Somewhere):
             raise DefinitionError(
                 f"{happens!r} cannot be part of a world's story: replies come from handlers, and "
                 f"time passes by itself"

@@ -39,6 +39,7 @@ class Rates:
     stalled_partition: float = 0.2
     small_fetch: float = 1.0
     cancel: float = 0.5
+    pause: float = 0.3
     skewed_clock: float = 1.0
     clock_set: float = 0.01
     nemesis_every_s: float | None = None

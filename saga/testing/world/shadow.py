@@ -6,7 +6,7 @@ history is replayed and folded once more in one go.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from saga.audit.replaying import replayed
@@ -14,6 +14,7 @@ from saga.core.decider import Decider
 from saga.core.fold import fold, fold_turn
 from saga.core.history import Entry, turns
 from saga.core.identity import SagaId
+from saga.core.intents import Intent, Patched
 from saga.core.replay import is_without_code, take_without_code
 from saga.core.state import SagaState, snapshot
 from saga.errors import ReplayMismatch
@@ -54,8 +55,11 @@ class Shadows:
             if shadow.state.is_ahead:
                 _let_go(shadow.state)
                 shadow.state = replayed(decider, saga_id, history[: turn.version - 1])
-            decision = decider.handle(shadow.state, turn.event)
-            if turn.decided != decision.intents:
+            decision = decider.handle(shadow.state, turn.event, turn.decided)
+            if shadow.state.program is not None:
+                taken = (body.patch for body in turn.decided if isinstance(body, Patched))
+                shadow.state.program.take_patches(taken)
+            if _compared(turn.decided) != _compared(decision.intents):
                 yield f"saga {saga_id}, entry {turn.version}: replayed otherwise"
         shadow.version, shadow.last = len(history), history[-1]
         yield from _differences(live, shadow.version, "replayed", shadow.state)
@@ -77,6 +81,11 @@ class Shadows:
             yield from _differences(live, len(history), "folded", fold(saga_id, history))
         for shadow in self._shadows.values():
             _let_go(shadow.state)
+
+
+def _compared(decided: Iterable[Intent]) -> list[Intent]:
+    """What a replay decides again: whether to take a patch it is told."""
+    return [body for body in decided if not isinstance(body, Patched)]
 
 
 def _let_go(state: SagaState) -> None:

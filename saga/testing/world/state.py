@@ -13,7 +13,7 @@ from saga.core.history import Entry
 from saga.core.identity import SagaId
 from saga.core.intents import SagaAbandoned, SagaCleanedUp, SagaCompleted, SagaRolledBack
 from saga.core.status import SagaStatus
-from saga.testing.world.checks import Evidence, headers_of
+from saga.testing.world.evidence import Evidence, headers_of
 from saga.testing.world.stores import EffectsDatabase
 
 ModelT = TypeVar("ModelT", bound=ContractModel)

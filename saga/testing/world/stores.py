@@ -23,9 +23,11 @@ from saga.core.events import TimerFired
 from saga.core.identity import Instant, SagaId, TimerId
 from saga.core.intents import TimerPurpose
 from saga.ports import Appended, Batch, Record
+from saga.ports.store import DefinitionPause
 from saga.testing.world.broker import SimulatedBus, WorldClock
 from saga.testing.world.checks import armed_in
 from saga.testing.world.faults import Fault
+from saga.testing.world.hearing import Reading
 from saga.testing.world.process import Process, Surroundings
 
 
@@ -35,6 +37,7 @@ class WorldStore(MemoryEventStore):
     def __init__(self, surroundings: Surroundings, publish_through: SimulatedBus | None) -> None:
         super().__init__(publish_through=publish_through)
         self.stored_at: dict[tuple[SagaId, int], int] = {}
+        self.reading = Reading()
         self.problems: list[str] = []
         self._is_noting = publish_through is None
         self._surroundings = surroundings
@@ -49,6 +52,7 @@ class WorldStore(MemoryEventStore):
         self._check_times(batch)
         appended = await super().append(batch, at=at)
         number = self._surroundings.next_number()
+        self.reading.note(number, batch)
         touched = {timer.saga_id for timer in batch.timers_armed}
         touched |= {SagaId(timer_id.split("/", 1)[0]) for timer_id in batch.timers_cleared}
         for history in batch.histories:
@@ -58,6 +62,11 @@ class WorldStore(MemoryEventStore):
                     self.stored_at[entry.saga_id, entry.version] = number
         self._compare_timers(touched)
         return appended
+
+    @property
+    def pause_rows(self) -> Sequence[DefinitionPause]:
+        """The definitions that were ever paused."""
+        return list(self._pauses.values())
 
     def deadline_of(self, intent_id: str) -> Instant | None:
         """Until when a reply to this attempt is waited for; None where there is no limit."""

@@ -18,18 +18,22 @@ from typing import Any, Final
 
 from saga.adapters.memory import MemoryCatalogue
 from saga.app import SagaApp
+from saga.contracts import CommandAct, Event, contract_of
 from saga.core.identity import SagaId
 from saga.core.intents import Noted, RollbackPlanned, StepSettled
 from saga.core.status import SagaStatus
 from saga.errors import BusUnavailable, StoreUnavailable
 from saga.ports import SagaSummary, TopicSpec
-from saga.ports.store import UnhandledKind
+from saga.ports.store import PausedBy, UnhandledKind
+from saga.runtime.pauses import acts_of, is_paused
 from saga.testing.world.application import Function, watched, with_fakes
 from saga.testing.world.assembly import AnyProcess, Durable, EffectsProcess, OrchestratorProcess
 from saga.testing.world.broker import SimulatedBus
-from saga.testing.world.checks import Evidence, check_all
+from saga.testing.world.checks import check_all, stuck_steps
 from saga.testing.world.driver import Driver, Triggers, planned, told
+from saga.testing.world.evidence import Evidence
 from saga.testing.world.faults import Faults
+from saga.testing.world.hearing import check_hearing
 from saga.testing.world.isolation import Isolation
 from saga.testing.world.loop import (
     WORLD_BEGAN_AT,
@@ -67,6 +71,8 @@ SESSION_S_MAX: Final = 0.6
 """How long a group takes to notice that a member is gone."""
 APPS_MAX: Final = 16
 TIMERS_MAX: Final = 1_000_000
+
+_PAUSED_ITSELF: Final = frozenset({PausedBy.SAGA, PausedBy.BOTH})
 
 Check = Callable[[WorldState], str | None]
 
@@ -172,6 +178,12 @@ class World:
 
     def _judged(self) -> Verdict:
         durable, surroundings, evidence = self._durable, self._surroundings, self._evidence()
+        store = durable.store
+        waiting = frozenset(
+            (record.saga_id, record.position)
+            for record in evidence.unhandled
+            if record.kind is UnhandledKind.DEFERRED
+        )
         for saga_id, history in sorted(evidence.histories.items()):
             for entry in history:
                 surroundings.note(saga_id, f"{entry.version} {entry.at} {entry.cause} {entry.body}")
@@ -181,6 +193,7 @@ class World:
         violations = [
             *durable.violations,
             *durable.store.problems,
+            *check_hearing(evidence.heard_events, evidence.histories, store.reading, waiting),
             *durable.database.problems(),
             *durable.shadows.replay_all(evidence.histories),
             *check_all(evidence),
@@ -208,6 +221,7 @@ class World:
             stored_at=store.stored_at,
             unhandled=list(store.unhandled.values()),
             summaries=store.summaries,
+            acts=frozenset(act.command_id for row in store.pause_rows for act in acts_of(row)),
             timers=frozenset(timer.timer_id for timer in store.timers(TIMERS_MAX)),
         )
 
@@ -227,7 +241,7 @@ class World:
             [TopicSpec(topic, partitions) for topic in durable.app.topics(durable.names)]
         )
         driving = Process("driver", self._surroundings, can_crash=False)
-        acts = planned(self._stories, self._faults)
+        acts = planned(self._stories, self._faults, partial(_starts, self._app))
         self._driver = Driver(driving, durable, acts)
         keepers = self._start_processes()
         strikes = Nemesis(self._surroundings, durable, self._running).strike()
@@ -384,18 +398,35 @@ class World:
     async def _operate(self) -> None:
         """Release parked sagas; when nothing else is to come, cancel those that still wait."""
         is_over = self._next_s() is None
+        if self._driven.done():
+            await self._resume()
         for summary in list(self._durable.store.summaries.values()):
             saga_id, key = summary.saga_id, summary.key
             if self._is_settled(summary) or not self._driven.done():
                 continue
             if summary.status is SagaStatus.PARKED:
                 self._released[saga_id] += 1
-                self._faults.seen["released"] += 1
-                await self._driver.release(saga_id, key)
+                stuck = stuck_steps(self._durable.store.history(saga_id))
+                if stuck:
+                    self._faults.seen["skipped"] += 1
+                    await self._driver.act(CommandAct.SKIP, summary, stuck[0])
+                else:
+                    self._faults.seen["released"] += 1
+                    await self._driver.release(saga_id, key)
             elif is_over and saga_id not in self._cancelled:
                 self._cancelled.add(saga_id)
                 self._faults.seen["waited in vain"] += 1
                 await self._driver.cancel(saga_id, key)
+
+    async def _resume(self) -> None:
+        """Have go on what is paused still."""
+        store = self._durable.store
+        for row in await store.pauses():
+            if is_paused(row):
+                await self._driver.resume_all(row.definition)
+        for summary in list(store.summaries.values()):
+            if not summary.status.is_ended and summary.paused in _PAUSED_ITSELF:
+                await self._driver.act(CommandAct.RESUME, summary)
 
     async def _close(self, keepers: Sequence[asyncio.Future[None]]) -> None:
         """Stop everything as a deploy would."""
@@ -421,6 +452,11 @@ class World:
             for task in tasks:
                 task.cancel()
             self._loop.run_until_complete(asyncio.wait(tasks, timeout=1))
+
+
+def _starts(app: SagaApp, event: Event) -> bool:
+    current = app.contracts.current(contract_of(type(event)).contract_name)
+    return bool(app.registry.started_by(current.contract_name))
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:

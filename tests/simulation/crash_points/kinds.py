@@ -6,8 +6,8 @@ from typing import NamedTuple
 from saga.ports import DueTimer, Inbound, Record
 from saga.runtime.unit_of_work import InboundBatch
 from saga.testing import cancelled, signalled
-from saga.testing.world.checks import Trigger, headers_of
 from saga.testing.world.driver import Act, Repeat, command_of
+from saga.testing.world.evidence import Trigger, headers_of
 from tests.simulation.crash_points.stage import Script
 from tests.simulation.sample import (
     FlawedOrdered,

@@ -22,8 +22,9 @@ from saga.testing.world.assembly import (
     WatchedTurns,
 )
 from saga.testing.world.broker import SimulatedBus
-from saga.testing.world.checks import Evidence, check_all
+from saga.testing.world.checks import check_all
 from saga.testing.world.driver import Act, Driver
+from saga.testing.world.evidence import Evidence
 from saga.testing.world.process import (
     Killed,
     Process,
