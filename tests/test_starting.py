@@ -76,7 +76,7 @@ async def test_a_service_whose_store_is_away_is_alive_and_not_ready(tmp_path, mo
     port = free_port()
     settings = Settings.read({}, store=NOBODY, bus="local:///bus.db", http=f"127.0.0.1:{port}")
     service = order_app.app().build_service(settings, roles=[role], has_probes=True)
-    starting = asyncio.create_task(service.start())
+    starting = asyncio.create_task(service.open())
 
     await until_says(service, "waits for the store")
     answers = [await asyncio.to_thread(asked, port, path) for path in ("live", "ready")]
@@ -108,7 +108,7 @@ async def test_servers_may_come_after_the_process_in_any_order(
         server.kill()
     settings = Settings.read({}, **addresses, effects_store=addresses["store"], http="off")
     service = order_app.app().build_service(settings)
-    starting = asyncio.create_task(service.start())
+    starting = asyncio.create_task(service.open())
     await until_says(service, "waits for the store")
 
     await asyncio.to_thread(servers.pop(first).start)

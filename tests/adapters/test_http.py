@@ -81,7 +81,7 @@ async def test_a_port_that_is_taken_is_an_error_only_if_it_was_asked_for(tmp_pat
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         service = serving(tmp_path, http=address)
         with pytest.raises(SettingsError, match=f"SAGA_HTTP: {address}"):
-            await service.start()
+            await service.open()
         quiet = HttpServer(application(probes([])), address, must_listen=False)
         await quiet.start()
         assert quiet.address is None

@@ -1,0 +1,1 @@
+"""One file for each pattern; each runs by itself: `python examples/patterns/sequential.py`."""
