@@ -89,5 +89,5 @@ async def effects(settings: dict[str, Any], contracts: int) -> Stop:
 
 async def _started(settings: dict[str, Any], contracts: int, role: str) -> Stop:
     service = build_service(app_with(contracts), Settings.read({}, **settings), roles=[role])
-    await service.open()
+    await service.__aenter__()  # by which any commit opens it
     return service.stop

@@ -3,6 +3,7 @@
 import asyncio
 
 from saga import Context, EffectContext, Effects, Event, Intent, Refused, SagaApp, saga
+from saga.effects import Database
 
 
 class TripBooked(Event, topic="agency.trip-booked", version=1, key="trip"):
@@ -73,7 +74,7 @@ agency = Effects("compensation-agency")
 
 
 @agency.on_start
-async def make_tables(db) -> None:
+async def make_tables(db: Database) -> None:
     await db.execute("CREATE TABLE IF NOT EXISTS bookings (number TEXT PRIMARY KEY)")
 
 

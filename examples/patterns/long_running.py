@@ -1,4 +1,4 @@
-"""A saga without an end in sight: each round is a run of its own, so that its history stays short."""
+"""A saga without an end in sight goes on in runs, so that what is brought back stays short."""
 
 import asyncio
 

@@ -49,9 +49,7 @@ app = SagaApp(sagas=[welcome], effects=[club])
 async def main() -> None:
     """A week in two seconds."""
     ends_at = datetime(2026, 1, 1, tzinfo=UTC)
-    signed = SignedUp(
-        member="m-1", first_pause="1s", second_pause="1s", trial_ends_at=ends_at
-    )
+    signed = SignedUp(member="m-1", first_pause="1s", second_pause="1s", trial_ends_at=ends_at)
     async with app.service() as service:
         saga_id = await service.start(signed)
         outcome = await service.outcome(saga_id, timeout=60)
