@@ -306,7 +306,7 @@ def test_every_name_in_the_engine_exists(document):
     text = re.sub(
         r"```python\n.*?^```$", "", (ROOT / document).read_text(), flags=re.MULTILINE | re.DOTALL
     )
-    names = re.findall(r"(?<![./])\bsaga(?:\.\w+)+", text)
+    names = re.findall(r"(?<![./])\bsaga(?:\.\w+)+\b(?!\.<)", text)
     for name in names:
         if (ROOT / name).exists() or name.endswith((".db", ".py", ".md")):
             continue

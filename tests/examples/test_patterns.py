@@ -385,7 +385,7 @@ def test_the_table_of_patterns_is_true() -> None:
     promises = [row for row in rows if row[-1].strip().startswith("`test_")]
     tests = Path(__file__).read_text("utf-8")
 
-    assert sorted(patterns) == [f"{name}.py" for name in PATTERNS]
+    assert sorted(patterns) == [f"examples/patterns/{name}.py" for name in PATTERNS]
     assert len(promises) > len(patterns)
     for _, file, test in promises:
         assert file.strip(" `") in patterns, file
