@@ -4,7 +4,8 @@ import asyncio
 
 from pydantic import BaseModel, PositiveInt
 
-from saga import Context, EffectContext, Effects, Event, Intent, SagaApp, UpdateRefused, saga
+from saga import Context, EffectContext, Effects, Event, Intent, SagaApp, saga
+from saga.errors import UpdateRefused
 
 
 class BasketOpened(Event, topic="kiosk.basket-opened", version=1, key="basket"):

@@ -14,13 +14,14 @@ from examples.patterns import (
     long_running,
     loop,
     parallel,
+    requests,
     retry,
     scheduled,
     scopes,
     sequential,
     sub_workflow,
 )
-from saga.testing import after, signalled
+from saga.testing import after, signalled, updated
 from saga.testing.world.driver import Story
 
 SUMMER = datetime(2026, 7, 1, tzinfo=UTC)
@@ -82,6 +83,14 @@ STORIES: dict[str, Sequence[Story]] = {
             events.PaymentSettled(payment="p-1", order_ref="o-1", amount=40),
             events.ParcelMoved(order_id="o-1", place="Bari"),
             events.ParcelMoved(order_id="o-1", place="Rome", is_delivered=True),
+        ],
+    ],
+    "requests": [
+        [
+            requests.BasketOpened(basket="b-1"),
+            updated("add", {"item": "tea", "count": 2}),
+            updated("add", {"item": "pot", "count": 12}),
+            updated("add", {"item": "checkout", "count": 1}),
         ],
     ],
     "scopes": [

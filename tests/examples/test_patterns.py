@@ -104,9 +104,9 @@ SAYS = {
     "events": ["completed order_id='o-1' paid=40 places=['Bari', 'Rome']"],
     "requests": [
         "tea {'tea': 2}",
-        "pot {'tea': 2, 'pot': 1}",
+        "pot {'pot': 1, 'tea': 2}",
         "cup refused: there is room for 10",
-        "checkout {'tea': 2, 'pot': 1}",
+        "checkout {'pot': 1, 'tea': 2}",
         "completed basket='b-1' items={'pot': 1, 'tea': 2}",
     ],
     "scopes": [
