@@ -12,7 +12,16 @@ from saga.core.program import Report
 from saga.core.retry import Retry
 from saga.core.status import SagaStatus
 from saga.effects import EffectContext, Effects
-from saga.errors import ChildRolledBack, Refused, RollBack, StepFailed, TimedOut
+from saga.errors import (
+    ChildRolledBack,
+    Refused,
+    RollBack,
+    SagaEnded,
+    StepFailed,
+    TimedOut,
+    UnknownSaga,
+    UpdateRefused,
+)
 from saga.publishing import Outbox, Publisher, SyncPublisher
 from saga.runtime.middleware import TurnInfo
 from saga.runtime.outcomes import Outcome
@@ -36,6 +45,7 @@ __all__ = [
     "Retry",
     "RollBack",
     "SagaApp",
+    "SagaEnded",
     "SagaStatus",
     "SagaView",
     "Service",
@@ -43,6 +53,8 @@ __all__ = [
     "SyncPublisher",
     "TimedOut",
     "TurnInfo",
+    "UnknownSaga",
+    "UpdateRefused",
     "on",
     "saga",
     "upcast",

@@ -1,9 +1,9 @@
 """A distributed transaction: each step names its undo, and the engine does the rest."""
 
 import asyncio
+from typing import Any
 
 from saga import Context, EffectContext, Effects, Event, Intent, Refused, SagaApp, saga
-from saga.effects import Database
 
 
 class TripBooked(Event, topic="agency.trip-booked", version=1, key="trip"):
@@ -74,7 +74,7 @@ agency = Effects("compensation-agency")
 
 
 @agency.on_start
-async def make_tables(db: Database) -> None:
+async def make_tables(db: Any) -> None:
     await db.execute("CREATE TABLE IF NOT EXISTS bookings (number TEXT PRIMARY KEY)")
 
 

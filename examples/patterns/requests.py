@@ -4,8 +4,7 @@ import asyncio
 
 from pydantic import BaseModel, PositiveInt
 
-from saga import Context, EffectContext, Effects, Event, Intent, SagaApp, saga
-from saga.errors import UpdateRefused
+from saga import Context, EffectContext, Effects, Event, Intent, SagaApp, UpdateRefused, saga
 
 
 class BasketOpened(Event, topic="kiosk.basket-opened", version=1, key="basket"):
