@@ -98,11 +98,14 @@ _LOCK_TIMEOUT: Final = "55P03"
 _FIRST_TURN: Final = (
     "coalesce((SELECT n.turn FROM saga_runs AS n WHERE n.originator_id = s.originator_id), 1)"
 )
+# The upper bound is for the plan: of a range without one a third of all turns is expected to be in
+# it, so that the whole table would be read.
 _HISTORIES: Final = (
     "SELECT s.saga_id::text, s.originator_id::text, (SELECT i.version FROM saga_index AS i "
     "WHERE i.originator_id = s.originator_id), {first}, e.originator_version, e.topic, e.state "
     "FROM saga_ids AS s LEFT JOIN LATERAL (SELECT * FROM stored_events "
-    "WHERE originator_id = s.originator_id AND originator_version >= {first} "
+    "WHERE originator_id = s.originator_id "
+    f"AND originator_version BETWEEN {{first}} AND {2**63 - 1} "
     "ORDER BY originator_version) AS e ON true "
     "WHERE s.saga_id = ANY(%s::uuid[]) ORDER BY s.saga_id, e.originator_version"
 )
