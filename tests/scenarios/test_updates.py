@@ -1,6 +1,9 @@
 """Updates of running services: one answer for each id, whoever takes it and whoever has died."""
 
 import asyncio
+import contextlib
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -157,3 +160,63 @@ async def test_answers_of_earlier_runs_are_found(files):
         receipt = await service.receipt(relay, "u-3", timeout=HANG_S)
 
     assert receipt.answer == [3, "in run 3"]
+
+
+@contextlib.asynccontextmanager
+async def serving(files):
+    """A process that serves until it is killed."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.scenarios.update_app", files["bus"], files["store"]),
+        stdout=asyncio.subprocess.PIPE,
+        cwd=Path(__file__).parents[2],
+    )
+    try:
+        assert process.stdout is not None
+        assert await asyncio.wait_for(process.stdout.readline(), HANG_S) == b"serving\n"
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
+async def test_answers_outlive_who_gave_them(files):
+    """Killed (-9) while it is asked, after every one; each id has one answer, and keeps it."""
+    answers = await asked_of_the_killed(files)
+
+    assert [len(answer["items"]) for answer in answers] == [1, 2]
+
+
+@pytest.mark.connected
+async def test_answers_outlive_who_gave_them_on_postgres(postgres, tmp_path):
+    answers = await asked_of_the_killed({"bus": f"local:///{tmp_path}/bus.db", "store": postgres})
+
+    assert [len(answer["items"]) for answer in answers] == [1, 2]
+
+
+async def asked_of_the_killed(files):
+    """The answers to two updates, each asked twice, of processes that are killed meanwhile."""
+    answers = []
+    async with serving(files):  # makes the files
+        pass
+    async with APP.build_service(Settings.read(**files), roles=()) as asker:
+        basket = await opened(asker, room=2)
+        for number in range(2):
+            said, id_ = {"add": f"i-{number}"}, f"u-{number}"
+            async with serving(files) as process:
+                asking = asyncio.create_task(
+                    asker.update(basket, "change", said, id=id_, timeout=HANG_S)
+                )
+                await asyncio.sleep(0.05 * number)
+                process.kill()
+                await process.wait()
+                async with serving(files):
+                    answers.append(await asking)
+        async with serving(files):
+            for number, answer in enumerate(answers):
+                said, id_ = {"add": f"i-{number}"}, f"u-{number}"
+                again = await asker.update(basket, "change", said, id=id_, timeout=HANG_S)
+                assert again == answer
+            outcome = await asker.outcome(basket, timeout=HANG_S)
+    assert outcome.event.items == [f"i-{number}" for number in range(2)]
+    return answers

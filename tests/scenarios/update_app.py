@@ -1,5 +1,8 @@
 """A basket that is changed while it is open: each change is answered, or refused."""
 
+import asyncio
+import sys
+
 from pydantic import BaseModel
 
 from saga import Context, Event, SagaApp, saga
@@ -50,3 +53,14 @@ async def runs(ctx: Context, opened: BasketOpened) -> None:
 
 APP = SagaApp(sagas=[basket])
 RUNS = SagaApp(sagas=[runs])
+
+
+async def serve(bus: str, store: str) -> None:
+    """Serve until killed, saying when it has begun."""
+    async with APP.service(bus=bus, store=store):
+        print("serving", flush=True)
+        await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(serve(*sys.argv[1:]))

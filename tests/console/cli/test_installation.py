@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from saga.adapters.postgres import EVENT_STORE, INBOX
+from saga.adapters.sqlite.schema import STORE_VERSION
 from saga.settings import redacted
 from tests.console.conftest import call
 from tests.console.toys import ORDER, TOYS
@@ -113,14 +115,15 @@ def test_tables_are_made_once_and_looked_at(postgres):
     after = call("store", "status", "--store", postgres, "--json")
 
     assert (made.code, again.code, after.code) == (0, 0, 0)
-    for migrated, key, version in (
-        (made, "before", 0),
-        (again, "before", 2),
-        (after, "version", 2),
+    newest = {"event store": EVENT_STORE.version, "effects store": INBOX.version}
+    for migrated, key, is_made in (
+        (made, "before", False),
+        (again, "before", True),
+        (after, "version", True),
     ):
         assert migrated.rows == [
-            {"component": "event store", key: version, "needed": 2},
-            {"component": "effects store", key: version, "needed": 2},
+            {"component": name, key: version if is_made else 0, "needed": version}
+            for name, version in newest.items()
         ]
 
 
@@ -131,8 +134,8 @@ def test_an_effects_store_is_migrated_where_it_is(postgres, tmp_path, monkeypatc
     made = call("store", "migrate", "--store", f"sqlite:///{tmp_path}/saga.db", "--json")
 
     assert made.rows == [
-        {"component": "event store", "before": 0, "needed": 2},
-        {"component": "effects store", "before": 0, "needed": 2},
+        {"component": "event store", "before": 0, "needed": STORE_VERSION},
+        {"component": "effects store", "before": 0, "needed": INBOX.version},
     ]
 
 
@@ -145,8 +148,14 @@ def test_tables_in_a_file_are_made_once_and_looked_at(tmp_path):
 
     assert [before.code, *(each.code for each in called)] == [1, 0, 0, 0]
     assert [each.rows for each in (before, *called)] == [
-        [{"component": "event store", key: version, "needed": 2}]
-        for key, version in (("version", 0), ("before", 0), ("before", 2), ("version", 2))
+        [
+            {
+                "component": "event store",
+                key: STORE_VERSION if is_made else 0,
+                "needed": STORE_VERSION,
+            }
+        ]
+        for key, is_made in (("version", 0), ("before", 0), ("before", 1), ("version", 1))
     ]
 
 

@@ -9,8 +9,8 @@ from saga.core.identity import saga_id
 from tests.console.conftest import call
 
 ROW = [
-    *("id", "definition", "version", "key", "status", "shown", "started_at", "updated_at"),
-    *("waiting_for", "reason"),
+    *("id", "definition", "version", "key", "status", "paused", "shown", "started_at"),
+    *("updated_at", "waiting_for", "reason"),
 ]
 STEP = ["step", "contract", "direction", "status", "attempts", "intent_id"]
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
