@@ -183,8 +183,10 @@ def test_every_command_of_a_sick_deployment_s_doctor_runs(stuck):
     assert {command.split()[0] for command in commands} >= {"run", "show", "retry", "dlq"}
     for command in commands:
         tokens = shlex.split(command)
-        more = {"run": ["--until-idle"], "retry": ["--no-wait"]}.get(tokens[0], [])
-        assert call(*tokens, *more).code == 0, command
+        more = {"run": ["--until-idle"]} | dict.fromkeys(
+            ["retry", "skip", "abandon"], ["--no-wait"]
+        )
+        assert call(*tokens, *more.get(tokens[0], [])).code == 0, command
 
 
 def _texts(tree: ast.AST):
@@ -218,7 +220,7 @@ def test_every_command_that_is_printed_can_be_called_so(command, monkeypatch):
 
 ACTS = ["cancel", "retry", "skip", "compensate", "release", "abandon", "store rebase"]
 ACTS += ["pause", "resume", "mark", "rerun", "timers fire", "timers move"]
-LISTS = ["dlq ls"]
+LISTS = ["dlq ls", "ls"]
 
 
 def test_a_reason_is_why_in_every_act_and_what_is_listed_in_every_list():
