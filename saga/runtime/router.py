@@ -415,8 +415,9 @@ class Router:
             return self._definition_act(inbound, command, key)
         event = Event(command_fact(command), at, MessageId(command.command_id), source)
         delivery = Delivery(SagaId(command.saga_id), event, inbound, deferred_id=deferred_id)
-        is_signal = isinstance(event.fact, SignalReceived | UpdateReceived)
-        delivery.is_operator = not is_signal and not delivery.undoes
+        # What a saga's code has to take waits until a failed turn is released.
+        waits = isinstance(event.fact, SignalReceived | UpdateReceived | Resumed)
+        delivery.is_operator = not waits and not delivery.undoes
         delivery.may_be_early = self._is_for_ours(command, key)
         return self._rerun(command, delivery)
 

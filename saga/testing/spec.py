@@ -38,7 +38,6 @@ from saga.core.events import (
     OperatorActed,
     Parent,
     Paused,
-    Resumed,
     SagaStarted,
     TimerFired,
     TimersAdded,
@@ -68,7 +67,7 @@ TIMERS_FIRED_MAX = 300
 DECISIONS_SHOWN_MAX = 40
 """In the report of a failed test."""
 
-_TAKEN_WHILE_PARKED = (OperatorActed, Paused, Resumed, CancelRequested, TurnFailed)
+_TAKEN_WHILE_PARKED = (OperatorActed, Paused, CancelRequested, TurnFailed)
 
 Happens = Happening | EventModel | After | AsChild | Redelivered
 

@@ -227,7 +227,6 @@ def refusal(scenario):
         ([PAUSE], PAUSE, "paused already"),
         ([], RESUME, "not paused"),
         ([operator("pause", definition=True)], RESUME, "resume the definition"),
-        ([PAUSE, turn_failed("x")], RESUME, "release it first"),
         ([cancelled(mode="abandon")], PAUSE, "abandoned"),
         ([cancelled(mode="abandon")], RESUME, "abandoned"),
     ],
@@ -247,6 +246,13 @@ def test_code_that_raises_on_resume_parks_the_saga_and_goes_on_paused_then():
 
     scenario.then_parked("bad luck")
     assert scenario.state.pause is not None
+
+
+def test_a_resume_waits_until_a_failed_turn_is_released():
+    scenario = of(two_steps).when(PLACED, PAUSE, replied(Reserve, Reserved()), turn_failed("x"))
+
+    scenario.when(RESUME).then().then_parked("x")
+    scenario.when(operator("release")).then(issued(Ship()))
 
 
 @pytest.mark.parametrize("then", ["parks", "is caught"])
