@@ -29,6 +29,7 @@ MEASUREMENTS: Final = {
     "servers": "benchmarks.driving:on_servers",
     "weigh-servers": "benchmarks.server_weights:weigh_on_servers",
     "fill": "benchmarks.past:fill",
+    "hearing": "benchmarks.hearing:hearing",
     "curve": "benchmarks.curves:points_of",
 }
 WRITING: Final = "writing"
@@ -38,6 +39,7 @@ COUNTING: Final = "counting"
 PROCESSES: Final = {
     "orchestrator": "benchmarks.product:orchestrator",
     "effects": "benchmarks.product:effects",
+    "hearing-orchestrator": "benchmarks.hearing:orchestrator",
     "floor-orchestrator": "benchmarks.kafka_floor:orchestrator",
     "floor-effects": "benchmarks.kafka_floor:effects",
 }

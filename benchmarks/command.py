@@ -62,6 +62,10 @@ def benchmark(
         bool,
         typer.Option("--loaded", help="There: a store with many sagas beside an empty one."),
     ] = False,
+    is_hearing: Annotated[
+        bool,
+        typer.Option("--events", help="There: sagas that wait for events under other keys."),
+    ] = False,
     finished: Annotated[
         int, typer.Option(min=0, help="Finished sagas in the loaded store.")
     ] = FINISHED_IN_STORE,
@@ -81,8 +85,12 @@ def benchmark(
     try:
         plan = _plan(in_flight, sagas, runs, revision, is_quick=is_quick)
         sizes = _sizes(partitions, contracts, is_quick=is_quick)
-        on_servers = _servers(bus, store, sizes, is_loaded=is_loaded)
-        if is_curves:
+        needs_servers = "--loaded" if is_loaded else "--events" if is_hearing else None
+        on_servers = _servers(bus, store, sizes, needed_by=needs_servers)
+        if on_servers is not None and is_hearing:
+            report = servers.measure_hearing(plan, on_servers, printer)
+            section, parts = "hearing", servers.parts_hearing(report)
+        elif is_curves:
             section, report, parts = _curves(plan, on_servers, printer, is_quick=is_quick)
         else:
             past = servers.Past(finished, still_open) if is_loaded else None
@@ -155,11 +163,11 @@ def _servers(
     store: str | None,
     sizes: tuple[tuple[int, ...], tuple[int, ...]],
     *,
-    is_loaded: bool,
+    needed_by: str | None,
 ) -> servers.Servers | None:
     if bus is None and store is None:
-        if is_loaded:
-            raise Misused("--loaded needs servers: --bus kafka://… and --store postgresql://…")
+        if needed_by is not None:
+            raise Misused(f"{needed_by} needs servers: --bus kafka://… and --store postgresql://…")
         return None
     if bus is None or store is None:
         raise Misused("--bus and --store go together: kafka://… and postgresql://…")

@@ -62,7 +62,7 @@ async def _drive(rival: str, place: Place, numbers: range, in_flight: int) -> Me
             for name in FLOOR_TOPICS
         ]
         app = app_with(place["contracts"])
-        await _create([*floor_topics, *app.topic_specs(settings)], opened.bus)
+        await create([*floor_topics, *app.topic_specs(settings)], opened.bus)
         async with _running(rival, place) as processes:
             driver = await Driver.listening(opened.bus, settings, is_floor=rival in FLOORS)
             warm_up = range(numbers.stop, numbers.stop + min(sagas, WARM_UP_SAGAS))
@@ -80,7 +80,7 @@ async def _drive(rival: str, place: Place, numbers: range, in_flight: int) -> Me
     return cpu | {"sagas_per_s": sagas / seconds} | percentiles(latencies)
 
 
-async def _create(topics: Sequence[TopicSpec], bus: Bus) -> None:
+async def create(topics: Sequence[TopicSpec], bus: Bus) -> None:
     """Make them; Kafka takes its time for a thousand partitions."""
     async with asyncio.timeout(TOPICS_S):
         while True:

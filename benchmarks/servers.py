@@ -19,6 +19,7 @@ from urllib.parse import urlsplit, urlunsplit
 from rich.progress import Progress
 
 from benchmarks.driving import ENGINES, FLOORS, WARM_UP_SAGAS, Place
+from benchmarks.hearing import APART, RIVALS
 from benchmarks.measuring import (
     SAGA,
     Bar,
@@ -121,6 +122,32 @@ def measure_loaded(plan: Plan, past: Past, servers: Servers, printer: Printer) -
     return circumstances(plan) | {"past": sizes | filled, "levels": levels}
 
 
+def measure_hearing(plan: Plan, servers: Servers, printer: Printer) -> dict[str, Any]:
+    """Sagas that wait for events, whatever keys those have; NotSo if a server is away."""
+    partitions = servers.partitions[0]
+    with (
+        Progress(console=printer.err, transient=True) as progress,
+        scratch(servers, partitions) as settings,
+    ):
+        bar = Bar(progress, len(RIVALS) * plan.runs * len(plan.in_flight))
+        turns = _Turns(bar)
+        place = Place(settings=settings, contracts=0, folder=None, weights={})
+        levels = measure_levels(
+            plan, RIVALS, [APART], lambda name, *size: turns.hear(name, place, *size)
+        )
+    return circumstances(plan) | {"partitions": partitions, "levels": levels}
+
+
+def parts_hearing(report: dict[str, Any]) -> Sequence[str | Table]:
+    """The report for people."""
+    return (
+        heading(report),
+        f"two orchestrators, {report['partitions']} partitions a topic",
+        figures_table(report["levels"], {"cpu_us_orchestrator": "orchestrators µs/saga"}),
+        ratios_table(report["levels"]),
+    )
+
+
 def parts(report: dict[str, Any]) -> Sequence[str | Table]:
     """The report for people."""
     told: list[str | Table] = [heading(report)]
@@ -185,6 +212,11 @@ class _Turns:
         size = (first, sagas, SAMPLE_IN_FLIGHT)
         weights = self._bar.run("weighing", "weigh-servers", place, *size)
         return {name: int(weight) for name, weight in weights.items()}
+
+    def hear(self, rival: str, place: Place, sagas: int, in_flight: int) -> Measured:
+        first, self._first = self._first, self._first + sagas + WARM_UP_SAGAS
+        text = f"measuring: {rival}, {in_flight} in flight"
+        return self._bar.run(text, "hearing", rival, place, first, sagas, in_flight)
 
     def take(self, name: str, rival: str, place: Place, sagas: int, in_flight: int) -> Measured:
         first, self._first = self._first, self._first + sagas + WARM_UP_SAGAS

@@ -1,0 +1,206 @@
+"""Sagas that wait for events of other services, on Kafka and PostgreSQL, with two orchestrators.
+
+The carrier, which is the driver, answers each booking and says later what became of the parcel:
+twice under the saga's own key, or once of the two times under its parcel's. Such an event mostly
+comes through the other orchestrator.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, Final
+
+from benchmarks.driving import FETCH_S, STALL_S, TOPICS_S, WARM_UP_SAGAS, Place, create
+from benchmarks.processes import Process, running
+from benchmarks.serving import Stop
+from benchmarks.timing import Measured, percentiles, run_fast, tune_gc
+from saga import Context, Event, Intent, SagaApp, on, saga
+from saga.adapters.ids import new_id
+from saga.adapters.opening import open_bus
+from saga.console.cli.output import NotSo
+from saga.contracts import ContractModel, contract_of, encode
+from saga.contracts import cloudevents as ce
+from saga.ports import Bus, Consumer, Inbound, Record, Source
+from saga.settings import Settings
+from saga.wiring import build_service
+
+EQUAL: Final = "events under equal keys"
+APART: Final = "half of them under others"
+RIVALS: Final = (EQUAL, APART)
+ORCHESTRATORS: Final = ("hearing-orchestrator", "hearing-orchestrator")
+SHARE_WANTED: Final = 0.7
+"""Of the rate with equal keys, that with half of the events under others is to reach."""
+
+
+class ParcelSent(Event, topic="bench-parcels.parcel-sent", version=1, key="order_id"):
+    order_id: str
+
+
+class Booked(Event, topic="bench-carrier.booked", version=1):
+    parcel: str
+
+
+class Book(Intent[Booked], topic="bench-carrier.book", version=1):
+    order_id: str
+
+
+class PickedUp(Event, topic="bench-carrier.picked-up", version=1):
+    order_id: str
+    parcel: str
+
+
+class Delivered(Event, topic="bench-carrier.delivered", version=1):
+    order_id: str
+    parcel: str
+
+
+class ParcelDone(Event, topic="bench-parcels.parcel-done", version=1, key="order_id"):
+    order_id: str
+
+
+@saga(
+    "bench-parcel",
+    version=1,
+    starts_on=ParcelSent,
+    listens=(on(PickedUp, key="order_id"), on(Delivered, key="order_id")),
+)
+async def parcel(ctx: Context, sent: ParcelSent) -> ParcelDone:
+    """Book, then wait until it was picked up and delivered."""
+    await ctx.do(Book(order_id=sent.order_id))
+    await ctx.next(PickedUp)
+    await ctx.next(Delivered)
+    return ParcelDone(order_id=sent.order_id)
+
+
+app = SagaApp(sagas=[parcel])
+
+
+async def orchestrator(settings: dict[str, Any]) -> Stop:
+    service = build_service(app, Settings.read({}, **settings), roles=["orchestrator"])
+    await service.open()
+    return service.stop
+
+
+def hearing(rival: str, place: Place, first: int, sagas: int, in_flight: int) -> Measured:
+    """*sagas* at a *place*, numbered from *first*, whose events come as the *rival* says."""
+    return run_fast(_drive(rival, place, range(first, first + sagas), in_flight))
+
+
+async def _drive(rival: str, place: Place, numbers: range, in_flight: int) -> Measured:
+    settings, sagas = Settings.read({}, **place["settings"]), len(numbers)
+    opened = open_bus(settings)
+    try:
+        await create(app.topic_specs(settings), opened.bus)
+        async with running(ORCHESTRATORS, [place["settings"]], place["folder"]) as processes:
+            carrier = await Carrier.listening(opened.bus, settings, is_apart=rival == APART)
+            warm_up = range(numbers.stop, numbers.stop + min(sagas, WARM_UP_SAGAS))
+            await carrier.run(warm_up, in_flight)
+            tune_gc()
+            used = await _cpu_s(processes)
+            began_at = time.perf_counter()
+            latencies = await carrier.run(numbers, in_flight)
+            seconds = time.perf_counter() - began_at
+            used = await _cpu_s(processes) - used
+    finally:
+        await opened.close()
+    cpu_us = used / sagas * 1e6
+    figures = {"sagas_per_s": sagas / seconds, "cpu_us_orchestrator": cpu_us}
+    return figures | {"cpu_us_per_saga": cpu_us} | percentiles(latencies)
+
+
+class Carrier:
+    """Sends parcels on their way, answers bookings, and says what became of each."""
+
+    def __init__(self, bus: Bus, consumer: Consumer, settings: Settings, *, is_apart: bool) -> None:
+        self._bus = bus
+        self._consumer = consumer
+        self._is_apart = is_apart
+        self._topic: dict[type[ContractModel], str] = {
+            model: settings.topic_names.topic(contract_of(model).contract_name)
+            for model in (ParcelSent, Book, Booked, PickedUp, Delivered, ParcelDone)
+        }
+        self._flying: dict[bytes, float] = {}
+        self._publishing: set[asyncio.Task[None]] = set()
+
+    @classmethod
+    async def listening(cls, bus: Bus, settings: Settings, *, is_apart: bool) -> Carrier:
+        """One that sees every booking and every end from now on."""
+        names = settings.topic_names
+        topics = [names.topic(contract_of(model).contract_name) for model in (Book, ParcelDone)]
+
+        async def from_now_on(sources: Sequence[Source]) -> Mapping[Source, int]:
+            return {source: end for source, (_, end) in (await bus.bounds(sources)).items()}
+
+        consumer = await bus.subscribe(f"bench-{new_id()}", topics, resume_at=from_now_on)
+        async with asyncio.timeout(TOPICS_S):
+            while not consumer.assignment():
+                await consumer.fetch(records_max=1, timeout_s=FETCH_S)
+        return cls(bus, consumer, settings, is_apart=is_apart)
+
+    async def run(self, numbers: range, in_flight: int) -> list[float]:
+        """Latencies in seconds, from before a parcel is sent until its saga's end is read.
+
+        Raises:
+            NotSo: no saga ends any more.
+        """
+        waiting = iter(numbers)
+        latencies: list[float] = []
+        self._send(islice(waiting, in_flight))
+        heard_at = time.perf_counter()
+        while self._flying:
+            records = await self._consumer.fetch(records_max=10_000, timeout_s=FETCH_S)
+            now = time.perf_counter()
+            said: list[Record] = []
+            ended = 0
+            for record in records:
+                if record.topic == self._topic[Book]:
+                    said += self._said(record)
+                elif (began_at := self._flying.pop(record.key or b"", None)) is not None:
+                    latencies.append(now - began_at)
+                    ended += 1
+            self._publish(said)
+            if records:
+                heard_at = now
+                self._send(islice(waiting, ended))
+            elif now - heard_at > STALL_S:
+                raise NotSo(f"{len(self._flying)} sagas have not ended after {STALL_S:g} s")
+        await asyncio.gather(*self._publishing)
+        return latencies
+
+    def _send(self, numbers: Iterator[int]) -> None:
+        records = []
+        began_at = time.perf_counter()
+        for number in numbers:
+            key = f"parcel-{number}"
+            self._flying[key.encode()] = began_at
+            records.append(self._event(ParcelSent(order_id=key), key))
+        self._publish(records)
+
+    def _said(self, booking: Inbound) -> Iterator[Record]:
+        """What the carrier says of a parcel: that it is booked, picked up, and delivered."""
+        assert booking.key is not None
+        key, headers = booking.key.decode(), dict(booking.headers)
+        number = f"p-{key}"
+        booked = encode(Booked(parcel=number)).encode()
+        cause = (("ce_causationid", headers[ce.ID]),)
+        yield Record(self._topic[Booked], booking.key, booked, cause)
+        elsewhere = number if self._is_apart else key
+        yield self._event(PickedUp(order_id=key, parcel=number), elsewhere)
+        yield self._event(Delivered(order_id=key, parcel=number), key)
+
+    def _event(self, event: Event, key: str) -> Record:
+        headers = ((ce.ID, new_id().encode()),)
+        return Record(self._topic[type(event)], key.encode(), encode(event).encode(), headers)
+
+    def _publish(self, records: Sequence[Record]) -> None:
+        if records:
+            task = asyncio.create_task(self._bus.publish(records))
+            self._publishing.add(task)
+            task.add_done_callback(self._publishing.discard)
+
+
+async def _cpu_s(processes: Sequence[Process]) -> float:
+    return sum([await process.cpu_s() for process in processes])
