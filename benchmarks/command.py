@@ -62,10 +62,7 @@ def benchmark(
         bool,
         typer.Option("--loaded", help="There: a store with many sagas beside an empty one."),
     ] = False,
-    is_hearing: Annotated[
-        bool,
-        typer.Option("--events", help="There: sagas that wait for events under other keys."),
-    ] = False,
+    is_hearing: Annotated[bool, typer.Option("--events", help="Events of other keys.")] = False,
     finished: Annotated[
         int, typer.Option(min=0, help="Finished sagas in the loaded store.")
     ] = FINISHED_IN_STORE,
@@ -85,11 +82,9 @@ def benchmark(
     try:
         plan = _plan(in_flight, sagas, runs, revision, is_quick=is_quick)
         sizes = _sizes(partitions, contracts, is_quick=is_quick)
-        needs_servers = "--loaded" if is_loaded else "--events" if is_hearing else None
-        on_servers = _servers(bus, store, sizes, needed_by=needs_servers)
+        on_servers = _servers(bus, store, sizes, is_loaded=is_loaded, is_hearing=is_hearing)
         if on_servers is not None and is_hearing:
-            report = servers.measure_hearing(plan, on_servers, printer)
-            section, parts = "hearing", servers.parts_hearing(report)
+            section, report, parts = _heard(plan, on_servers, printer)
         elif is_curves:
             section, report, parts = _curves(plan, on_servers, printer, is_quick=is_quick)
         else:
@@ -119,6 +114,14 @@ def _curves(
     if not is_quick:
         curves.draw(report)
     return "growth", report, curves.parts(report)
+
+
+def _heard(
+    plan: Plan, on_servers: servers.Servers, printer: Printer
+) -> tuple[str, dict[str, Any], Sequence[str | Table]]:
+    """As `_measured`, of sagas that wait for events of others."""
+    report = servers.measure_hearing(plan, on_servers, printer)
+    return "hearing", report, servers.parts_hearing(report)
 
 
 def _measured(
@@ -163,11 +166,13 @@ def _servers(
     store: str | None,
     sizes: tuple[tuple[int, ...], tuple[int, ...]],
     *,
-    needed_by: str | None,
+    is_loaded: bool,
+    is_hearing: bool,
 ) -> servers.Servers | None:
     if bus is None and store is None:
-        if needed_by is not None:
-            raise Misused(f"{needed_by} needs servers: --bus kafka://… and --store postgresql://…")
+        if is_loaded or is_hearing:
+            option = "--loaded" if is_loaded else "--events"
+            raise Misused(f"{option} needs servers: --bus kafka://… and --store postgresql://…")
         return None
     if bus is None or store is None:
         raise Misused("--bus and --store go together: kafka://… and postgresql://…")

@@ -1,14 +1,15 @@
 """Sagas that wait for events of other services, on Kafka and PostgreSQL, with two orchestrators.
 
-The carrier, which is the driver, answers each booking and says later what became of the parcel:
-twice under the saga's own key, or once of the two times under its parcel's. Such an event mostly
-comes through the other orchestrator.
+The carrier, which is the driver, answers each booking, and says a little later that the parcel was
+picked up, and then that it was delivered. Both travel under the saga's own key, or the first under
+its parcel's: every second of those comes through the other orchestrator.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final
@@ -31,6 +32,8 @@ EQUAL: Final = "events under equal keys"
 APART: Final = "half of them under others"
 RIVALS: Final = (EQUAL, APART)
 ORCHESTRATORS: Final = ("hearing-orchestrator", "hearing-orchestrator")
+GAP_S: Final = 0.1
+"""Between what the carrier says of one parcel."""
 SHARE_WANTED: Final = 0.7
 """Of the rate with equal keys, that with half of the events under others is to reach."""
 
@@ -123,6 +126,8 @@ class Carrier:
             for model in (ParcelSent, Book, Booked, PickedUp, Delivered, ParcelDone)
         }
         self._flying: dict[bytes, float] = {}
+        self._later: deque[tuple[float, Record]] = deque()
+        """What is said of parcels, and when, in order of time."""
         self._publishing: set[asyncio.Task[None]] = set()
 
     @classmethod
@@ -151,13 +156,13 @@ class Carrier:
         self._send(islice(waiting, in_flight))
         heard_at = time.perf_counter()
         while self._flying:
-            records = await self._consumer.fetch(records_max=10_000, timeout_s=FETCH_S)
+            records = await self._consumer.fetch(records_max=10_000, timeout_s=FETCH_S / 5)
             now = time.perf_counter()
-            said: list[Record] = []
+            said = list(self._due(now))
             ended = 0
             for record in records:
                 if record.topic == self._topic[Book]:
-                    said += self._said(record)
+                    said.append(self._booked(record, now))
                 elif (began_at := self._flying.pop(record.key or b"", None)) is not None:
                     latencies.append(now - began_at)
                     ended += 1
@@ -179,17 +184,28 @@ class Carrier:
             records.append(self._event(ParcelSent(order_id=key), key))
         self._publish(records)
 
-    def _said(self, booking: Inbound) -> Iterator[Record]:
-        """What the carrier says of a parcel: that it is booked, picked up, and delivered."""
+    def _booked(self, booking: Inbound, now: float) -> Record:
+        """The answer to a booking; what becomes of the parcel is said later."""
         assert booking.key is not None
         key, headers = booking.key.decode(), dict(booking.headers)
         number = f"p-{key}"
-        booked = encode(Booked(parcel=number)).encode()
-        cause = (("ce_causationid", headers[ce.ID]),)
-        yield Record(self._topic[Booked], booking.key, booked, cause)
         elsewhere = number if self._is_apart else key
-        yield self._event(PickedUp(order_id=key, parcel=number), elsewhere)
-        yield self._event(Delivered(order_id=key, parcel=number), key)
+        picked_up = self._event(PickedUp(order_id=key, parcel=number), elsewhere)
+        self._later.append((now + GAP_S, picked_up))
+        booked = encode(Booked(parcel=number)).encode()
+        cause = ((ce.CAUSATION_ID, headers[ce.ID]),)
+        return Record(self._topic[Booked], booking.key, booked, cause)
+
+    def _due(self, now: float) -> Iterator[Record]:
+        """What is to be said by now; a parcel that is picked up is delivered next."""
+        while self._later and self._later[0][0] <= now:
+            _, record = self._later.popleft()
+            yield record
+            if record.topic == self._topic[PickedUp]:
+                picked_up = PickedUp.model_validate_json(record.value or b"")
+                delivered = Delivered(order_id=picked_up.order_id, parcel=picked_up.parcel)
+                event = self._event(delivered, picked_up.order_id)
+                self._later.append((now + GAP_S, event))
 
     def _event(self, event: Event, key: str) -> Record:
         headers = ((ce.ID, new_id().encode()),)

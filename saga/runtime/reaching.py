@@ -1,16 +1,17 @@
-"""Whom an event of others reaches, once that is looked for: a saga, nobody yet, or nobody here."""
+"""Whom a record reaches, once that is looked for: a saga, nobody yet, or nobody here."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from saga.core.events import SagaStarted
-from saga.core.identity import Instant
-from saga.core.state import identity_of
+from saga.core.events import ReplyReceived, SagaStarted
+from saga.core.identity import Instant, IntentName
+from saga.core.runs import is_of_earlier_run, is_of_run_before
+from saga.core.state import SagaState, identity_of
 from saga.ports.store import DeferralReason, SkipReason
 from saga.runtime.router import Delivery, Shared
-from saga.runtime.saga_cache import LoadedSaga
-from saga.runtime.unit_of_work import UnitOfWork
+from saga.runtime.saga_cache import LoadedSaga, UnloadableSaga
+from saga.runtime.unit_of_work import UnitOfWork, issued
 
 
 def deliveries_in(found: list[Delivery] | Shared) -> Sequence[Delivery]:
@@ -48,3 +49,28 @@ def given_up_at(unit: UnitOfWork, delivery: Delivery, early_us: int) -> Instant:
     """When a record that waits for its saga to begin is waited for no more."""
     since = delivery.deferred_at if delivery.deferred_id else unit.at
     return Instant(since + early_us)
+
+
+def was_issued(unit: UnitOfWork, saga: LoadedSaga | UnloadableSaga, name: IntentName) -> bool:
+    """Whether this intent was stored before this batch, so that there can be a reply to it.
+
+    Who can guess an intent's id could else answer it beforehand. Of a history that cannot be read
+    nothing is known.
+    """
+    if isinstance(saga, UnloadableSaga):
+        bodies = [entry.body for entry in saga.entries]
+        return not bodies or is_of_run_before(bodies, name.step) or name[1:] in issued(bodies)
+    if not saga.state.was_issued(name):
+        return is_of_earlier_run(saga.state, name.step)
+    return name.saga_id not in unit.changed or not unit.issues(name)
+
+
+def needs_no_code(state: SagaState, delivery: Delivery) -> bool:
+    """Whether a saga can take this without its code: it is abandoned, or has ended.
+
+    What an ended one has not had yet, and may have to undo, does need it.
+    """
+    fact = delivery.event.fact
+    if state.is_poisoned or not state.has_ended:
+        return delivery.abandons
+    return not isinstance(fact, ReplyReceived) or state.is_answered(fact.intent_id)

@@ -189,6 +189,10 @@ class SagaCache:
                 rows.append(replace(changed, waiting_for=saga.waiting_for))
         return rows
 
+    async def rows_of(self, saga_ids: Iterable[SagaId]) -> Sequence[SagaSummary]:
+        """The index rows of these sagas, as they are in the store now."""
+        return await self._catalogue.summaries(list(saga_ids))
+
     def clear(self) -> None:
         let_go(self)
         self._cheap.clear()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Final, TypeAlias
@@ -18,7 +18,6 @@ from saga.core.events import (
     Event,
     Fact,
     PauseScope,
-    ReplyReceived,
     Resumed,
     SagaStarted,
     TimerFired,
@@ -26,25 +25,38 @@ from saga.core.events import (
     TurnFailed,
 )
 from saga.core.history import RecordedTurn
-from saga.core.identity import Instant, IntentName, MessageId, SagaId
+from saga.core.identity import Instant, MessageId, SagaId
 from saga.core.intents import Continued, Intent
-from saga.core.runs import is_of_earlier_run, is_of_run_before
-from saga.core.state import SagaState
 from saga.core.status import ENDED, SagaStatus
 from saga.core.texts import described, storable
 from saga.core.values import value
-from saga.errors import BusUnavailable, DeliveryError, MessageTooLarge, PausesChanged, SagaError
+from saga.errors import (
+    BusUnavailable,
+    DeliveryError,
+    HistoryConflict,
+    MessageTooLarge,
+    PausesChanged,
+    SagaError,
+)
 from saga.ports import Appended, EventStore, HistoryAppend
 from saga.ports.store import DeadLetterReason, DeferralReason, SkipReason
 from saga.runtime import acting
 from saga.runtime.children import concerns_a_parent
+from saga.runtime.conflicts import AGAIN_MAX, Contention
 from saga.runtime.deferred import DeferredRecords
 from saga.runtime.lines import write_lines
 from saga.runtime.middleware import AroundTurn, info_of, taken_within
 from saga.runtime.notices import GIVING_UP, notices
 from saga.runtime.outcomes import OutcomeWaiters
 from saga.runtime.pauses import DefinitionAct, Pauses
-from saga.runtime.reaching import deliveries_in, given_up_at, is_reached, wait_for_saga
+from saga.runtime.reaching import (
+    deliveries_in,
+    given_up_at,
+    is_reached,
+    needs_no_code,
+    wait_for_saga,
+    was_issued,
+)
 from saga.runtime.relay import Relay
 from saga.runtime.router import Delivery, Reason, Rejected, Router, Shared, Skipped
 from saga.runtime.saga_cache import (
@@ -58,13 +70,11 @@ from saga.runtime.saga_cache import (
 )
 from saga.runtime.store_clock import StoreClock
 from saga.runtime.unhandled import append_letter
-from saga.runtime.unit_of_work import CHANGES_OF_TIMERS, InboundBatch, UnitOfWork, issued
+from saga.runtime.unit_of_work import CHANGES_OF_TIMERS, InboundBatch, UnitOfWork, suspects
 from saga.users_code import is_ours, log_raised
 
 _Other: TypeAlias = Rejected | Skipped | DefinitionAct
 _NUDGE: Final = Resumed(reason="", scope=PauseScope.DEFINITION)
-SUSPECTS_MAX = 8
-"""Of so many sagas that one record concerns it is found out which one cannot be recorded."""
 _RECORDED: Final = RECORDED.value
 _NOTEWORTHY: Final = CHANGES_OF_TIMERS | GIVING_UP
 _STILL: Final = ENDED | {SagaStatus.PARKED}
@@ -97,6 +107,7 @@ class Turns:
         self._pauses = pauses
         self._router = router
         self._cache = cache
+        self._contention = Contention(cache)
         self._store = store
         self._deferred = deferred
         self._relay = relay
@@ -147,7 +158,7 @@ class Turns:
             unit = await self._decide(deliveries, others, at, saga_ids, failures)
             try:
                 self._look_at(unit, batch.looks)
-                appended = await self._append(unit, batch)
+                appended = await self._append_decided(unit, batch, deliveries)
             except BaseException as error:
                 if isinstance(error, PausesChanged):
                     self._pauses.forget()
@@ -171,9 +182,9 @@ class Turns:
             What `take_turns` does, but Unstorable.
         """
         deliveries, _ = await self._understand(batch, self._clock.now())
-        for suspects in _suspects(len(deliveries)):
+        for blamed in suspects(len(deliveries)):
             try:
-                return await self._take_turns(batch, dict.fromkeys(suspects, error))
+                return await self._take_turns(batch, dict.fromkeys(blamed, error))
             except Unstorable as again:
                 log.error("nor that its saga parks: %s", again, extra={"reason": str(again)})  # noqa: TRY400
         unit = UnitOfWork(self._clock.now(), positions=batch.positions())
@@ -294,6 +305,7 @@ class Turns:
         asked: set[str] = set()
         while True:
             unit = UnitOfWork(at, sagas=self._cache.take(saga_ids))
+            await self._contention.drop_stale(unit.sagas)
             unit.remembered = set(unit.sagas)
             await self._cache.complete(unit.sagas, saga_ids)
             for other in others:
@@ -321,6 +333,28 @@ class Turns:
                 if unloadable:
                     unit.summaries = await self._cache.summaries_of(unloadable, at)
                 return unit
+
+    async def _append_decided(
+        self, unit: UnitOfWork, batch: InboundBatch, deliveries: Sequence[Delivery]
+    ) -> Appended:
+        """Append, and decide anew only for sagas that other workers have moved on meanwhile."""
+        for _ in range(AGAIN_MAX):
+            try:
+                return await self._append(unit, batch)
+            except PausesChanged:
+                raise
+            except HistoryConflict:
+                again = await self._contention.take_out_moved(unit, deliveries)
+                if not again or self._cannot_decide(unit, again):
+                    raise
+        return await self._append(unit, batch)
+
+    def _cannot_decide(self, unit: UnitOfWork, deliveries: Sequence[Delivery]) -> bool:
+        """Whether a turn raises, or memory is behind: then the batch begins anew."""
+        try:
+            return self._deliver_all(unit, deliveries, {})
+        except _Outdated:
+            return True
 
     async def _ask_for_limits(self, failures: dict[int, BaseException], asked: set[str]) -> None:
         """Take back *failures* by limits of topics that were raised meanwhile."""
@@ -414,7 +448,7 @@ class Turns:
         if delivery.is_nudge:
             return None
         found = unit.without_code.get(delivery.saga_id) or without_code(saga)
-        if found is None or not _needs_no_code(found.state, delivery):
+        if found is None or not needs_no_code(found.state, delivery):
             unit.stand_still(delivery, saga)
             return None
         if found.state.has_ended:
@@ -598,6 +632,7 @@ class Turns:
                 traceparent=state.traceparent,
                 are_stored=False,
             )
+        unit.whose_outgoing.append((saga_id, len(unit.outgoing)))
         history = unit.histories.get(saga_id)
         if history is None:
             unit.changed[saga_id] = saga
@@ -701,20 +736,6 @@ class Turns:
         self._freed.set()
 
 
-def was_issued(unit: UnitOfWork, saga: LoadedSaga | UnloadableSaga, name: IntentName) -> bool:
-    """Whether this intent was stored before this batch, so that there can be a reply to it.
-
-    Who can guess an intent's id could else answer it beforehand. Of a history that cannot be read
-    nothing is known.
-    """
-    if isinstance(saga, UnloadableSaga):
-        bodies = [entry.body for entry in saga.entries]
-        return not bodies or is_of_run_before(bodies, name.step) or name[1:] in issued(bodies)
-    if not saga.state.was_issued(name):
-        return is_of_earlier_run(saga.state, name.step)
-    return name.saga_id not in unit.changed or not unit.issues(name)
-
-
 def _tell_of_length(saga: LoadedSaga, history: HistoryAppend) -> None:
     """Say once that a history has become long."""
     if saga.length - sum(map(len, history.turns)) < LONG_HISTORY_ENTRIES:
@@ -730,17 +751,6 @@ class _TurnRaised(Exception):
     def __init__(self, error: BaseException) -> None:
         super().__init__(described(error))
         self.error = error
-
-
-def _needs_no_code(state: SagaState, delivery: Delivery) -> bool:
-    """Whether a saga can take this without its code: it is abandoned, or has ended.
-
-    What an ended one has not had yet, and may have to undo, does need it.
-    """
-    fact = delivery.event.fact
-    if state.is_poisoned or not state.has_ended:
-        return delivery.abandons
-    return not isinstance(fact, ReplyReceived) or state.is_answered(fact.intent_id)
 
 
 class Unstorable(Exception):
@@ -760,14 +770,6 @@ def _is_known(error: Exception) -> bool:
     if not isinstance(error, SagaError):
         return False
     return error.retriable or not isinstance(error, DeliveryError)
-
-
-def _suspects(count: int) -> Iterator[Sequence[int]]:
-    """Which of so many deliveries are to blame: each by itself, where they are few, then all."""
-    if 1 < count <= SUSPECTS_MAX:
-        yield from ((number,) for number in range(count))
-    if count:
-        yield range(count)
 
 
 def _let_go_on(unit: UnitOfWork, saga: LoadedSaga, *, was_poisoned: bool) -> None:

@@ -41,6 +41,8 @@ POSTPONED_S = 30
 """How long a due timer is left alone whose saga stands still, at least."""
 POSTPONED_S_MAX = 300
 """A worker may postpone one just after another has released the saga: no later than by so much."""
+SUSPECTS_MAX = 8
+"""Of so many sagas that one record concerns it is found out which one cannot be recorded."""
 CHANGES_OF_TIMERS: Final = frozenset({TimerArmed, TimerCancelled, TimerMoved})
 _SOURCE: Final = attrgetter("topic", "partition")
 _OFFSET: Final = attrgetter("offset")
@@ -84,6 +86,14 @@ class InboundBatch:
         return {Source(*source): offset for source, offset in highest.items()}
 
 
+def suspects(count: int) -> Iterator[Sequence[int]]:
+    """Which of so many deliveries are to blame: each by itself, where they are few, then all."""
+    if 1 < count <= SUSPECTS_MAX:
+        yield from ((number,) for number in range(count))
+    if count:
+        yield range(count)
+
+
 def issued(bodies: Iterable[Fact | Intent]) -> Iterator[tuple[object, ...]]:
     """Of each intent that *bodies* of entries issue its name, but for the saga."""
     for body in bodies:
@@ -115,6 +125,14 @@ class TimerChanges:
                 (self.armed if due.timer_id in self.armed else self.moved)[due.timer_id] = due
             elif type(intent) is TimerCancelled and not self.armed.pop(intent.timer_id, None):
                 self.cleared.append(intent.timer_id)
+
+    def take_out(self, saga_ids: Collection[SagaId]) -> None:
+        """Leave the timers of these sagas as they are."""
+        for due in (*self.armed.values(), *self.moved.values()):
+            if due.saga_id in saga_ids:
+                self.armed.pop(due.timer_id, None)
+                self.moved.pop(due.timer_id, None)
+        self.cleared = [each for each in self.cleared if each.partition("/")[0] not in saga_ids]
 
 
 @dataclass(slots=True)
@@ -154,6 +172,7 @@ class UnitOfWork:
         pauses: rows of definitions that are paused by it, or go on; *pauses_seen* is the sum of
             changes of those rows that it was decided with.
         reruns: the causes of reruns that ended sagas have taken.
+        whose_outgoing: of each turn its saga, and how many records are outgoing up to its end.
         revisits: sagas whose deferred records may go on after this.
         counts: told to people, decides nothing, as all below.
         lines: what sagas want to say to a log.
@@ -171,6 +190,7 @@ class UnitOfWork:
     positions: dict[Source, int] = field(default_factory=dict)
     runs: dict[SagaId, int] = field(default_factory=dict)
     outgoing: list[Record] = field(default_factory=list)
+    whose_outgoing: list[tuple[SagaId, int]] = field(default_factory=list)
     summaries: list[SagaSummary] = field(default_factory=list)
     pauses: dict[str, DefinitionPause] = field(default_factory=dict)
     pauses_seen: int | None = None
@@ -195,8 +215,11 @@ class UnitOfWork:
 
     @property
     def possibly_unpublished(self) -> list[LoadedSaga]:
-        """Changed sagas of which another process may have entries that are not published."""
-        sagas = self.changed.values()
+        """Sagas with records to publish of which another process may have earlier ones to."""
+        ends = [0, *(end for _, end in self.whose_outgoing)]
+        turns = zip(self.whose_outgoing, ends, strict=False)
+        speaking = dict.fromkeys(saga_id for (saga_id, end), begin in turns if end > begin)
+        sagas = map(self.changed.__getitem__, speaking)
         return [saga for saga in sagas if saga.is_possibly_unpublished]
 
     def issues(self, name: IntentName) -> bool:

@@ -469,8 +469,6 @@ class TestThroughAnotherWorker:
         await scenario.take(settled(scenario))
         late = shipped(scenario)
         inbound = Inbound(late.topic, 9, 0, late.key, late.value, late.headers, 0)
-        with pytest.raises(HistoryConflict):
-            await take(first, InboundBatch([inbound]))
         await take(first, InboundBatch([inbound]))
 
         assert received(scenario, order_id()) == ["bank.evt.settled.v1", "carrier.evt.shipped.v2"]
@@ -496,3 +494,103 @@ class TestThroughAnotherWorker:
 def test_its_topics_are_subscribed_in_every_version():
     topics = Scenario(order()).router.topics
     assert {NAMES.topic("carrier.evt.shipped.v1"), SHIPPED, SETTLED} <= set(topics)
+
+
+class TestConflicts:
+    """Only sagas that moved on decide again: the others of the batch are left as they are."""
+
+    @pytest.fixture
+    def asked(self):
+        return []
+
+    @pytest.fixture
+    def scenario(self, make_scenario, asked):
+        def fits(settled):
+            asked.append(settled.order_ref)
+            return settled.amount > 1
+
+        @saga("order", version=1, starts_on=Placed, listens=on(Settled, key="order_ref"))
+        async def order(ctx: Context, placed: Placed) -> Done:
+            settled = await ctx.next(Settled, where=fits, timeout="1h")
+            await ctx.do(Pay(order_id=placed.order_id), timeout="1m")
+            return Done(order_id=placed.order_id, parcel=settled.amount)
+
+        return make_scenario(order)
+
+    def batch(self, scenario, *amounts):
+        events = [
+            scenario.event(Settled(order_ref=f"o-{n}", amount=amount), "elsewhere", id=f"e-{n}")
+            for n, amount in enumerate(amounts)
+        ]
+        scenario.bus.append(events)
+        return InboundBatch(scenario.unread())
+
+    async def test_the_others_of_a_batch_are_not_decided_again(self, scenario, asked):
+        await scenario.take(*[placed(scenario, f"o-{n}") for n in range(4)])
+        behind = scenario.turns
+        scenario.restart()
+        await scenario.take(settled(scenario, "o-2"))
+        asked.clear()
+        unit = await take(behind, self.batch(scenario, 5, 5, 5, 5))
+        scenario.restart()
+
+        assert asked == ["o-0", "o-1", "o-2", "o-3", "o-2"]
+        assert [record.key for record in scenario.on(Pay)] == [b"o-0", b"o-1", b"o-3", b"o-2"]
+        assert unit.counts["recorded"] == 4
+        assert received(scenario, order_id("o-2")) == ["bank.evt.settled.v1"] * 2
+        for number in range(4):
+            bodies = scenario.bodies(order_id(f"o-{number}"))
+            assert bodies[-5:] == [
+                *("EventReceived", "WaitEnded", "TimerCancelled"),
+                *("IntentIssued", "TimerArmed"),
+            ]
+        armed = {timer.timer_id.partition("/")[0] for timer in await scenario.catalogue.timers()}
+        assert armed == {order_id(f"o-{number}") for number in range(4)}
+
+    async def test_one_that_meanwhile_ended_is_counted(self, scenario):
+        await scenario.take(*[placed(scenario, f"o-{n}") for n in range(2)])
+        behind = scenario.turns
+        scenario.restart()
+        cancel = scenario.command(
+            order_id("o-1"), CommandAct.CANCEL, id="c-1", reason="enough", mode="immediate"
+        )
+        await scenario.take(cancel)
+        unit = await take(behind, self.batch(scenario, 5, 5))
+        scenario.restart()
+
+        assert scenario.status(order_id("o-1")) == "rolled_back"
+        assert unit.skipped == {Skip(SETTLED, "order", SkipReason.ENDED): 1}
+        assert scenario.bodies(order_id("o-0"))[-2:] == ["IntentIssued", "TimerArmed"]
+
+    async def test_after_a_conflict_it_is_looked_first_what_is_stale(self, scenario, asked):
+        await scenario.take(*[placed(scenario, f"o-{n}") for n in range(2)])
+        behind = scenario.turns
+        scenario.restart()
+        await scenario.take(settled(scenario, "o-0"))
+        await take(behind, self.batch(scenario, 1))
+        await scenario.take(settled(scenario, "o-1", under="again"))
+        asked.clear()
+        other = scenario.event(Settled(order_ref="o-1", amount=9), "elsewhere")
+        scenario.bus.append([other])
+        await take(behind, InboundBatch(scenario.unread()))
+        scenario.restart()
+
+        assert asked == ["o-1"]
+
+    async def test_what_cannot_be_told_apart_begins_anew(self, scenario, asked):
+        """Here the saga that moved on has also a timer of the same batch."""
+        await scenario.take(*[placed(scenario, f"o-{n}") for n in range(2)])
+        behind = scenario.turns
+        scenario.restart()
+        await scenario.take(settled(scenario, "o-1"))
+        scenario.clock.advance(3600)
+        due = await scenario.store.due_timers(until=scenario.clock.now(), limit=9)
+        work = self.batch(scenario, 5)
+        work.due.extend(timer for timer in due if timer.saga_id == order_id("o-1"))
+        with pytest.raises(HistoryConflict):
+            await take(behind, work)
+        await take(behind, work)
+        scenario.restart()
+
+        assert scenario.bodies(order_id("o-0"))[-1] == "TimerArmed"
+        assert scenario.status(order_id("o-1")) == "rolled_back"
