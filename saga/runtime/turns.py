@@ -378,7 +378,8 @@ class Turns:
     ) -> bool:
         """Whether a turn raised that is not among *failures*, where all of the batch are noted."""
         broken: set[SagaId] = set()
-        unit.pauses_seen = self._pauses.seen
+        if unit.pauses_seen is None:  # else some of it was decided with what was known before
+            unit.pauses_seen = self._pauses.seen
         for index, delivery in enumerate(deliveries):
             saga_id = delivery.saga_id
             if saga_id in broken:
