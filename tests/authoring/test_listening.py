@@ -7,7 +7,10 @@ import pytest
 
 from saga import Context, Event, SagaApp, on, saga, upcast
 from saga.authoring.listening import Listening
-from saga.errors import DefinitionError
+from saga.console.cli.rights import rights_of
+from saga.errors import DefinitionError, MalformedMessage
+from saga.publishing.writer import EventWriter
+from saga.settings import Settings
 from saga.testing import given
 from tests.toys import OrderConfirmed, OrderPlaced, Pay, Settled, Shipped
 
@@ -178,3 +181,31 @@ async def nobody(shipped):
 def test_its_contracts_are_the_applications():
     app = SagaApp(sagas=[listening(Shipped)])
     assert "carrier.evt.shipped.v1" in app.contracts
+
+
+def written(event):
+    """The record that a publisher of the application makes of an event."""
+    app = SagaApp(sagas=[listening(Shipped, on(Settled, key="order_ref"))])
+    settings = Settings.read({})
+    return EventWriter.of(settings, contracts=app.contracts, sagas=app.registry).record(event)
+
+
+def test_what_is_only_listened_to_can_be_published_under_the_key_of_its_saga():
+    assert written(Settled(order_ref="o-7")).record.key == b"o-7"
+    assert written(Settled(order_ref="o-7")).saga_id is None
+    assert written(Shipped(order_id="o-8")).record.key == b"o-8"
+
+
+def test_one_that_concerns_nobody_needs_a_key():
+    with pytest.raises(MalformedMessage, match="needs a business key"):
+        written(Settled(order_ref=None))
+
+
+def test_who_publishes_what_is_listened_to_may_write_its_topic():
+    app = SagaApp(sagas=[listening(Shipped)])
+    rights = list(rights_of(app, Settings.read({})))
+    topic = "dev.saga.carrier.evt.shipped.v1"
+    assert {(right.who, right.operation) for right in rights if right.name == topic} >= {
+        ("orchestrator", "Read"),
+        ("publisher", "Write"),
+    }
