@@ -31,8 +31,8 @@ from saga import (
     on,
     saga,
 )
-from saga.testing import World, WorldState, after, cancelled, operator, signalled
-from saga.testing.world.driver import Happens
+from saga.testing import World, WorldState, after, cancelled, operator, signalled, updated
+from saga.testing.world.driver import Happens, Somewhere
 from saga.testing.world.process import current_process
 
 RETRY: Final = Retry(attempts=3, initial="80ms", cap="300ms")
@@ -48,6 +48,13 @@ class Asked(Event, topic="all.asked", version=1, key="key"):
 
 
 class HelpAsked(Event, topic="all.help-asked", version=1, key="key"):
+    key: str
+    plan: list[JsonValue]
+
+
+class SharedAsked(Event, topic="all.shared-asked", version=1, key="key"):
+    """Begins two sagas; the first of them to say so is the child."""
+
     key: str
     plan: list[JsonValue]
 
@@ -139,9 +146,11 @@ async def _act(ctx: Context, key: str, name: str, words: Any) -> JsonValue:
             await ctx.do(intent, id=step, kind=kind, retry=retry, timeout="700ms")
             return None
         case "child", (step, child, plan, timeout):
-            asked = HelpAsked(key=child, plan=plan)
+            asked = (SharedAsked if step.endswith("-shared") else HelpAsked)(key=child, plan=plan)
             answered = await ctx.child(asked, outcome=Answered, timeout=timeout, id=step)
             return len(answered.said)
+        case "again", (plan,):
+            await ctx.continue_as_new(Asked(key=key, plan=plan))
         case "fail", (code,):
             raise RollBack("planned: enough", code=code)
     return _NOT_MINE
@@ -171,6 +180,13 @@ async def _hear(ctx: Context, _: str, name: str, words: Any) -> JsonValue:
             case "until", (seconds,):
                 await ctx.sleep_until(ctx.now() + timedelta(seconds=seconds))
                 return None
+            case "update", (timeout,):
+                request = await ctx.update("ask", int, timeout=timeout)
+                if request.payload % 2:
+                    request.refuse("odd", "only even numbers")
+                else:
+                    request.answer(request.payload)
+                return "asked"
             case "wait", (signal, timeout):
                 return await ctx.wait(signal, int, timeout=timeout)
             case "next", (remainder, timeout):
@@ -223,16 +239,27 @@ async def everything(ctx: Context, asked: Asked) -> Answered:
 @saga(
     "helper",
     version=1,
-    starts_on=HelpAsked,
+    starts_on=(HelpAsked, SharedAsked),
     listens=News,
     rolled_back=Failed,
     parallel_undo=True,
+    deadline="5s",
 )
-async def helper(ctx: Context, asked: HelpAsked) -> Answered:
+async def helper(ctx: Context, asked: HelpAsked | SharedAsked) -> Answered:
     return Answered(key=asked.key, said=await _follow(ctx, asked.key, asked.plan))
 
 
-app = SagaApp(sagas=[everything, helper], effects=[hands])
+@saga("witness", version=1, starts_on=SharedAsked, rolled_back=Failed)
+async def witness(ctx: Context, asked: SharedAsked) -> Answered:
+    """Begins beside a helper, and may be quicker."""
+    await ctx.do(Work(key=asked.key, script=""), undo=Unwork, undo_retry=PATIENT, **LIMITS)
+    await ctx.sleep("200ms")
+    return Answered(key=asked.key, said=[])
+
+
+app = SagaApp(sagas=[everything, helper, witness], effects=[hands])
+ACTS: Final = ("retry", "skip", "compensate", "release")
+MODES: Final = ("graceful", "immediate", "abandon")
 SIGNALS: Final = ("go", "stop")
 DEPTH_MAX: Final = 3
 
@@ -240,7 +267,7 @@ DEPTH_MAX: Final = 3
 class Drawn:
     """Plans drawn by chance, in which no step has the name of another one of its saga."""
 
-    def __init__(self, rng: Random, keys: Sequence[str], number: int) -> None:
+    def __init__(self, rng: Random, keys: Sequence[str], number: object) -> None:
         self._rng = rng
         self._keys = keys
         self._number = number
@@ -248,10 +275,13 @@ class Drawn:
         self._children = 0
         self._trouble = rng.choice((0.05, 0.15, 0.35))
 
-    def whole(self) -> Plan:
+    def whole(self, *, is_first: bool = True) -> Plan:
         """What a saga does; behind its pivot, where it has one, it only goes forward."""
         plan = self.plan(self._rng.randint(1, 5), 0)
-        if self._rng.random() < 0.15:
+        if self._rng.random() < 0.15 and is_first:
+            again = Drawn(self._rng, self._keys, f"{self._number}-again").whole(is_first=False)
+            plan.append(["again", again])
+        elif self._rng.random() < 0.15:
             plan.append(["fail", "planned"])
         elif self._rng.random() < 0.2:
             plan.append(["plain", self._step(), "pivot", self._script()])
@@ -269,6 +299,7 @@ class Drawn:
             self._plain: 2,
             self._sleep: 1,
             self._wait: 2,
+            self._update: 1,
             self._next: 3,
             self._said: 3,
         }
@@ -278,7 +309,7 @@ class Drawn:
         return chosen(depth)
 
     def _behind_pivot(self) -> Plan:
-        kinds = (self._said, self._sleep, self._wait, self._next)
+        kinds = (self._said, self._sleep, self._wait, self._next, self._update)
         if self._rng.random() < 0.4:
             script = self._script().replace("refuse", "fail:3")  # of which there is no way back
             return ["plain", self._step(), "retriable", script]
@@ -298,6 +329,9 @@ class Drawn:
 
     def _wait(self, _: int) -> Plan:
         return ["wait", self._rng.choice(SIGNALS), f"{self._rng.randint(100, 1500)}ms"]
+
+    def _update(self, _: int) -> Plan:
+        return ["update", f"{self._rng.randint(100, 1500)}ms"]
 
     def _next(self, _: int) -> Plan:
         return ["next", self._rng.choice((None, 0, 1)), f"{self._rng.randint(100, 2000)}ms"]
@@ -326,7 +360,8 @@ class Drawn:
         elif rng.random() < 0.1:
             plan.append(["plain", self._step(), "pivot", self._script()])
         timeout = f"{rng.randint(300, 3000)}ms" if rng.random() < 0.3 else None
-        return ["child", self._step(), key, plan, timeout]
+        step = self._step()
+        return ["child", f"{step}-shared" if rng.random() < 0.15 else step, key, plan, timeout]
 
     def _group(self, depth: int) -> Plan:
         rng = self._rng
@@ -384,7 +419,7 @@ def _story(rng: Random, keys: Sequence[str], number: int) -> Sequence[Happens]:
 
 
 def _happens(rng: Random, keys: Sequence[str]) -> Happens:
-    match rng.randrange(10):
+    match rng.randrange(13):
         case 0 | 1 | 2:
             return signalled(rng.choice(SIGNALS), rng.choice((1, 2, "no number")))
         case 3 | 4 | 5:
@@ -393,11 +428,16 @@ def _happens(rng: Random, keys: Sequence[str]) -> Happens:
             return operator(rng.choice(("pause", "resume")))
         case 7:
             return operator(rng.choice(("pause", "resume")), definition=True)
+        case 10:
+            return updated("ask", rng.choice((1, 2, 4, "no number")))
+        case 11:
+            return Somewhere(cancelled("planned", mode=rng.choice(MODES)))
+        case 12:
+            return Somewhere(operator(rng.choice(ACTS)))
         case 8:
-            act = rng.choice(("retry", "skip", "compensate", "release"))
-            return operator(act, rng.choice((None, "s1", "s2")))
+            return operator(rng.choice(ACTS), rng.choice((None, "s1", "s2")))
         case _:
-            return cancelled("planned", mode=rng.choice(("graceful", "immediate", "abandon")))
+            return cancelled("planned", mode=rng.choice(MODES))
 
 
 def everything_world(seed: int) -> World:

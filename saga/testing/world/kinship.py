@@ -11,6 +11,7 @@ from saga.core.identity import DO, UNDO, SagaId
 from saga.core.intents import (
     BranchDropped,
     CommandSent,
+    Continued,
     IntentIssued,
     Noted,
     RollbackPlanned,
@@ -29,6 +30,7 @@ _ENDS: Final = (SagaCompleted, SagaRolledBack, SagaAbandoned)
 def check_kinship(histories: Histories, standing_still: frozenset[SagaId]) -> Iterator[str]:
     """Yields where parent and child differ; of those that stand still not all is known yet."""
     for parent, history in histories.items():
+        runs = [entry.version for entry in history if isinstance(entry.body, Continued)]
         for entry in history:
             body = entry.body
             if isinstance(body, IntentIssued) and body.child and body.direction is DO:
@@ -39,7 +41,8 @@ def check_kinship(histories: Histories, standing_still: frozenset[SagaId]) -> It
                 family = {parent, child}
                 for problem in _of_family(history, body.step, intent, histories[child]):
                     yield f"parent {parent}, child {child}: {problem}"
-                if not family & standing_still:
+                is_of_last_run = not runs or entry.version > runs[-1]
+                if is_of_last_run and not family & standing_still:
                     for problem in _of_ended(history, body.step, histories[child]):
                         yield f"parent {parent}, child {child}: {problem}"
 
@@ -75,7 +78,12 @@ def _of_family(
         body = entry.body
         if not isinstance(body, ChildEnded) or body.intent_id.split("/")[1] != step:
             continue
-        if _is_noted(parent, entry, Verdict.CONFLICTING) or body.status is ChildStatus.REFUSED:
+        following = parent[entry.version].body if entry.version < len(parent) else None
+        if body.status is ChildStatus.REFUSED:
+            continue
+        if body.saga_id != child[0].saga_id:
+            if not isinstance(following, Noted):
+                yield f"entry {entry.version} is believed of {body.saga_id}, which is not the child"
             continue
         if body.status not in ends:
             yield f"entry {entry.version} says it is {body.status.value}, and it never was"

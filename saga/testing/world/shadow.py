@@ -14,7 +14,7 @@ from saga.core.decider import Decider
 from saga.core.fold import fold, fold_turn
 from saga.core.history import Entry, turns
 from saga.core.identity import SagaId
-from saga.core.intents import Intent, Patched
+from saga.core.intents import Intent, Patched, Shown
 from saga.core.replay import is_without_code, take_without_code
 from saga.core.state import SagaState, snapshot
 from saga.errors import ReplayMismatch
@@ -84,8 +84,8 @@ class Shadows:
 
 
 def _compared(decided: Iterable[Intent]) -> list[Intent]:
-    """What a replay decides again: whether to take a patch it is told."""
-    return [body for body in decided if not isinstance(body, Patched)]
+    """What a replay decides again: it is told of patches, and no place of what is shown counts."""
+    return [body for body in decided if not isinstance(body, Patched | Shown)]
 
 
 def _let_go(state: SagaState) -> None:
