@@ -318,7 +318,7 @@ class ChildRolledBack(Exception):
     is `rolled_back`, `rolled_back_with_residue` or `abandoned`.
     """
 
-    code: str = "rolled_back"
+    code: str = "child_rolled_back"
 
     def __init__(
         self,

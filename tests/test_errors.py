@@ -16,6 +16,7 @@ ALL = [
     if inspect.isclass(value) and issubclass(value, BaseException)
 ]
 CODES = {
+    "ChildRolledBack": "child_rolled_back",
     "AlreadyRecorded": "already_recorded",
     "BusUnavailable": "bus_unavailable",
     "ContractChanged": "contract_changed",

@@ -217,6 +217,8 @@ class Scenario:
         if key is None:
             summary = self.store.inner.summaries.get(saga)
             key = "o-1" if summary is None else summary.key
+        if "new_key" in said:
+            said["key"] = said.pop("new_key")
         value = encode(Command(command_id=id, act=act, saga_id=saga, **said)).encode()
         return self.record(NAMES.topic(COMMAND_CONTRACT), key.encode(), value)
 

@@ -66,9 +66,18 @@ async def test_one_without_content_too(scenario):
     assert scenario.status(order_id()) == "completed"
 
 
+SAID = {
+    CommandAct.MARK: {"step": "reserve", "state": "undone", "evidence": "seen"},
+    CommandAct.RERUN: {"definition": "order", "new_key": "o-2"},
+    CommandAct.FIRE_TIMER: {"timer": "t-1"},
+    CommandAct.MOVE_TIMER: {"timer": "t-1", "due_at": 1},
+}
+
+
 @pytest.mark.parametrize("act", CommandAct)
 async def test_a_command_is_believed_with_its_signature_only(scenario, act):
-    command = scenario.command(order_id(), act, id="c-1", reason="r", name="n")
+    said = {"name": "n"} | SAID.get(act, {})
+    command = scenario.command(order_id(), act, id="c-1", reason="r", **said)
     before = len(scenario.history(order_id()))
     await scenario.take(command, signed(command, OTHERS))
     assert reasons(scenario) == ["bad_signature"] * 2
