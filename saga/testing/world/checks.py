@@ -51,6 +51,7 @@ from saga.ports import Inbound, Position, UnhandledRecord
 from saga.ports.store import DeadLetterReason, UnhandledKind
 from saga.testing.world.children import children_of, is_answered_by_child, is_of_another, owed
 from saga.testing.world.evidence import Evidence, Line, SagaName, Trigger, headers_of
+from saga.testing.world.holding import check_holding
 from saga.testing.world.kinship import check_kinship
 from saga.testing.world.updates import check_updates
 
@@ -120,6 +121,7 @@ def check_histories(evidence: Evidence) -> Iterator[str]:
             *_timers(history),
             *_end(evidence, history),
             *_attempts(history),
+            *check_holding(history),
             *_of_each_run(history, is_parked=evidence.is_parked(saga_id)),
             *check_updates(history, has_ended=evidence.summaries[saga_id].status.is_ended),
         ):
