@@ -83,6 +83,7 @@ class Running:
         self.open: deque[IntentId] = deque()
         self.timers: deque[intents.TimerArmed] = deque()
         self._taken = 0
+        self._at = _FUTURE_US
         self.take(
             events.SagaStarted(
                 definition=decider.name,
@@ -93,10 +94,11 @@ class Running:
             )
         )
 
-    def take(self, fact: events.Fact) -> None:
+    def take(self, fact: events.Fact, *, not_before: int = 0) -> None:
         """One turn, with what the index is told of it."""
         self._taken += 1
-        at = Instant(_FUTURE_US + self._taken)
+        self._at = max(self._at + 1, not_before)
+        at = Instant(self._at)
         event = events.Event(fact, at, MessageId(f"message-{self._taken}"))
         decision = self.decider.handle(self.state, event)
         waiting_for(decision.state)
@@ -125,7 +127,7 @@ class Running:
         """The oldest timer that still stands is due."""
         while (timer := self.timers.popleft()).timer_id not in self.state.timers:
             pass
-        self.take(events.TimerFired(timer_id=timer.timer_id))
+        self.take(events.TimerFired(timer_id=timer.timer_id), not_before=timer.due_at)
 
     def signal(self, name: str = "go") -> None:
         self.take(events.SignalReceived(name=name, payload=canonical(1)))

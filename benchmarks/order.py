@@ -134,12 +134,13 @@ app = SagaApp(sagas=[order, question], effects=[services])
 
 
 IDLE_CONTRACTS = 3
-"""Of each idle saga; beside them its domain has two for its failures and ends."""
+"""Of each idle saga; beside them its domain has those that every domain has."""
+DOMAIN_CONTRACTS = 4
 
 
 def app_with(contracts: int) -> SagaApp:
-    """The same application, with sagas that nobody starts until it has so many contracts."""
-    missing = contracts - len(app.contracts.contracts) - 2
+    """The same application, with sagas that nobody starts until it has about so many contracts."""
+    missing = contracts - len(app.contracts.contracts) - DOMAIN_CONTRACTS
     idle = [_idle(number) for number in range(missing // IDLE_CONTRACTS)]
     return SagaApp(sagas=[*app.sagas, *idle], effects=app.effects) if idle else app
 

@@ -12,11 +12,11 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import islice
+from operator import itemgetter
 from typing import Any, Final
 
 from saga.core.events import (
     Arrival,
-    ArrivalKind,
     CancelMode,
     Channel,
     Event,
@@ -44,7 +44,6 @@ from saga.core.intents import (
     RollbackDue,
     RollbackPlanned,
     SagaParked,
-    SignalAwaited,
     StepSettled,
     TimerArmed,
     TimerPurpose,
@@ -55,6 +54,8 @@ from saga.core.values import value
 
 Identity = str | tuple[str, str]
 """Of a cause: its id, with the source where that is not the implied one."""
+_KIND: Final = itemgetter(0)
+_NAME: Final = itemgetter(1)
 NAMED_MAX: Final = 20
 """As many people read of what a saga waits for; the index keeps it with every turn."""
 
@@ -460,31 +461,29 @@ def waiting_for(state: SagaState) -> str | None:
 
 def _answers(state: SagaState) -> str:
     """Whose answers a saga waits for."""
-    if state.children is None:
+    children = state.children
+    if children is None:
         return "reply to " + _some(state.in_flight)
-    children = [step for step in state.in_flight if step in state.children]
-    others = [step for step in state.in_flight if step not in state.children]
-    awaited = [("reply to ", others), ("child ", children)]
-    return " and ".join(what + _some(steps) for what, steps in awaited if steps)
+    awaited = [
+        ("child" if step in children else "reply to", step)
+        for step in islice(state.in_flight, NAMED_MAX)
+    ]
+    return _by_kind(awaited, len(state.in_flight), " and ")
 
 
 def _awaited(state: SagaState) -> str:
-    signals: dict[str, None] = {}
-    contracts: dict[str, None] = {}
-    updates: dict[str, None] = {}
-    for awaited in state.waited.values():
-        if isinstance(awaited, SignalAwaited):
-            signals[awaited.name] = None
-        else:
-            signals |= dict.fromkeys(awaited.signals)
-            updates |= dict.fromkeys(awaited.updates)
-            contracts |= dict.fromkeys(awaited.contracts)
-    parts = (
-        (ArrivalKind.SIGNAL, signals),
-        (ArrivalKind.UPDATE, updates),
-        (ArrivalKind.EVENT, contracts),
-    )
-    return " or ".join(f"{kind.value} {_some(names)}" for kind, names in parts if names)
+    return _by_kind(list(islice(state.waits, NAMED_MAX)), len(state.waits), " or ")
+
+
+def _by_kind(first: Sequence[tuple[str, str]], count: int, link: str) -> str:
+    """The *first* of *count* names, each kind by itself: a turn may not look at them all."""
+    kinds = dict.fromkeys(map(_KIND, first))
+    if len(kinds) == 1:
+        text = f"{next(iter(kinds))} {', '.join(map(_NAME, first))}"
+    else:
+        named = {kind: [name for each, name in first if each == kind] for kind in kinds}
+        text = link.join(f"{kind} {', '.join(names)}" for kind, names in named.items())
+    return text if count == len(first) else f"{text} and {count - len(first)} more"
 
 
 def _some(names: Collection[str]) -> str:

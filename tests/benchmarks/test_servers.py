@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.driving import ENGINES, FLOORS
 from benchmarks.kafka_floor import ROW_BYTES, Orchestrating, Serving
-from benchmarks.order import app, app_with
+from benchmarks.order import IDLE_CONTRACTS, app, app_with
 from benchmarks.weights import Weights
 from saga.settings import Settings
 from tests.benchmarks.conftest import call
@@ -66,7 +66,7 @@ def test_the_heavy_floor_fills_up_what_it_writes():
 def test_idle_sagas_make_up_the_number_of_contracts():
     """One more topic to read for each trigger and each reply."""
     assert app_with(20) is app
-    assert len(app_with(100).contracts.contracts) == 100
+    assert 100 - IDLE_CONTRACTS < len(app_with(100).contracts.contracts) <= 100
     assert app_with(100).effects == app.effects
 
 
