@@ -211,7 +211,6 @@ class Service:
         self._failure: Exception | None = None
         self._has_failed = asyncio.Event()
         roles.on_end = self._note_end
-        self._store = store
         self.catalogue = catalogue
         self.commands = commands
         self.publisher = commands.publisher
