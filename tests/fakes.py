@@ -94,8 +94,8 @@ class FlakyStore:
             raise self.before.popleft()
         appended = await self.inner.append(batch, at=at)
         self.appends += 1
-        if self.after:
-            raise self.after.popleft()
+        if self.after and (batch.histories or batch.positions or not batch.relayed):
+            raise self.after.popleft()  # of what was relayed nobody else can have been quicker
         return appended
 
 
