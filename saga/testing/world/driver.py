@@ -185,7 +185,7 @@ class Driver:
         asked = (durable.names.topic(contract.contract_name) for contract in intents)
         self._read = sorted({*assembly.router.topics, *asked})
         self._acts = acts
-        self._summaries = durable.store.summaries
+        self._store = durable.store
         self.next_at_s: float | None = acts[0].at_s if acts else None
         """When something is done next; None when nothing is left, or while it is being done."""
         self.log = Log()
@@ -235,7 +235,7 @@ class Driver:
     def _meant(self, trigger: Trigger | None) -> Sequence[SagaName]:
         if trigger is not None:
             return self._started_by(trigger.event)
-        found = list(self._summaries.values())
+        found = list(self._store.summaries.values())
         if not found:
             return ()
         saga = self._rng.choice(found)
