@@ -127,7 +127,7 @@ async def test_stored_records_of_a_dead_process_are_published_by_another(
         patch.setattr("saga.wiring.open_bus_and_store", lambda *_, **__: parts)
         mute = process(places, "orchestrator")
     async with on_postgres() as service:
-        await mute.start()
+        await mute.open()
         placed = [order_app.OrderPlaced(order_id=f"o-{number}") for number in range(ORDERS)]
         sagas = [await service.publish(event) for event in placed]
         async with asyncio.timeout(HANG_S):
