@@ -50,6 +50,7 @@ class KafkaScenario:
         """What the services of the scenario read and write."""
         names = [contract_of(toy).contract_name for toy in (Pay, Refund, Paid, OrderConfirmed)]
         names += ["shop.evt.intent-done.v1", "shop.evt.intent-failed.v1", "shop.dlq.pay.v1"]
+        names += ["shop.evt.intent-progress.v1", "shop.ctl.intent-cancelled.v1"]
         return [self.names.topic(name) for name in names]
 
     def attached(self, effects, **broker) -> tuple[KafkaBroker, Attached]:
