@@ -7,7 +7,7 @@ ARGS ?=
 KILL ?=
 SECONDS ?= 60
 SEED ?=
-JOBS ?= 2
+JOBS ?= 3
 KAFKA ?=
 POSTGRES ?=
 
