@@ -28,7 +28,7 @@ from saga.core.values import value
 from saga.effects.contained import in_handler
 from saga.effects.inbox import Answer, Conflict, FailureCode, NothingToUndo, Run, judge
 from saga.effects.limits import Gate
-from saga.effects.line import AsyncLine, CancelledIntents, Line, ThreadLine, nothing
+from saga.effects.link import AsyncLink, CancelledIntents, Link, ThreadLink, nothing
 from saga.effects.registration import (
     NOBODY,
     CallNext,
@@ -143,8 +143,8 @@ class Handling:
         self._pool = WorkerPool(self._handle, parts.clock, parts.settings)
         self._commit_backoff = parts.backoff()
         self.cancelled: Final = CancelledIntents()
-        self._line = AsyncLine(self.cancelled, self._tell)
-        self._thread_line: Line = NOBODY
+        self._link = AsyncLink(self.cancelled, self._tell)
+        self._thread_link: Link = NOBODY
         self._middleware = parts.subscription.effects.middleware
         self._gates: dict[str, Gate] = {}
         """By the name of the handler, of those that have limits."""
@@ -152,7 +152,7 @@ class Handling:
 
     def start(self, tasks: Tasks) -> None:
         self._tasks = tasks
-        self._thread_line = ThreadLine(self.cancelled, self._tell, asyncio.get_running_loop())
+        self._thread_link = ThreadLink(self.cancelled, self._tell, asyncio.get_running_loop())
         tasks.start(self._pool.run(tasks), "the handlers")
 
     def end(self) -> None:
@@ -261,7 +261,7 @@ class Handling:
                 key=request.key,
                 attempt=request.attempt,
                 db=unit.db if handler.is_async else unit.thread_db,
-                line=self._line if handler.is_async else self._thread_line,
+                link=self._link if handler.is_async else self._thread_link,
             )
             if handler.uses_raw and handler.is_async:
                 await context.db.fetch(BEGINNING)  # only here can it wait for the connection

@@ -15,7 +15,7 @@ from saga.contracts import Contract, ContractModel, Event, Intent, contract_of
 from saga.contracts.models import NAME_PART
 from saga.core.identity import SagaId
 from saga.core.values import value
-from saga.effects.line import Line
+from saga.effects.link import Link
 from saga.errors import DefinitionError
 
 NAME_CHARS_MAX: Final = 100
@@ -27,7 +27,7 @@ MiddlewareT = TypeVar("MiddlewareT", bound=Middleware)
 MIDDLEWARE_ARGUMENTS: Final = 3
 
 _UNKNOWN: Final = object()
-NOBODY: Final = Line()
+NOBODY: Final = Link()
 
 
 @value(kw_only=True)
@@ -58,18 +58,18 @@ class EffectContext:
     attempt: int
     # A `Database` in async handlers, a `ThreadDatabase` in sync ones; one annotation serves both.
     db: Any
-    line: Line = field(default=NOBODY, repr=False)
+    link: Link = field(default=NOBODY, repr=False)
 
     @property
     def cancelled(self) -> bool:
-        return self.line.is_cancelled(self.intent_id)
+        return self.link.is_cancelled(self.intent_id)
 
     def progress(self, note: str | None = None) -> Any:
         """Say that the work goes on, and have the step's deadline begin anew.
 
         Awaited in `async` handlers, a plain call in sync ones. It may be lost, as a notice may.
         """
-        return self.line.progress(self.intent_id, note)
+        return self.link.progress(self.intent_id, note)
 
 
 @value(kw_only=True)

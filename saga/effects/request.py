@@ -41,7 +41,7 @@ from saga.core.events import EMPTY_JSON, REPLY_DONE, Json, ReplyOutcome
 from saga.core.identity import DO, ID_BYTES_MAX, Direction, Instant, SagaId, parse_intent_id
 from saga.core.texts import storable
 from saga.core.values import value
-from saga.effects.line import NOTE_CHARS_MAX
+from saga.effects.link import NOTE_CHARS_MAX
 from saga.effects.registration import Effects, Handler
 from saga.errors import DefinitionError
 from saga.ports.bus import Inbound, Record, why_set_aside

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from typing import Annotated
+from typing import Annotated, Any
 
 import orjson
 import typer
@@ -50,13 +50,7 @@ async def signal(
     sending: Sending,
 ) -> int:
     """Send a signal to a saga; it is kept until the saga waits for one of this name."""
-    if not name.strip():
-        raise Misused("a signal needs a name")
-    text = canonical_text(payload.encode())
-    if isinstance(text, Unreadable):
-        raise NotSo(f"the signal's payload: {text.message} ({text.code})")
-    said = {"name": name, "payload": orjson.loads(text)}
-    return await send(session, saga, CommandAct.SIGNAL, sending, **said)
+    return await send(session, saga, CommandAct.SIGNAL, sending, **_said("a signal", name, payload))
 
 
 @value
@@ -84,19 +78,25 @@ async def update(
     asking: Asking,
 ) -> int:
     """Ask a running saga, and print its answer; a refusal is exit 1."""
-    if not name.strip():
-        raise Misused("an update needs a name")
-    text = canonical_text(payload.encode())
-    if isinstance(text, Unreadable):
-        raise NotSo(f"the update's payload: {text.message} ({text.code})")
-    said = {"name": name, "payload": orjson.loads(text)}
     sending = Sending(
         actor=asking.actor,
         command_id=asking.command_id,
         wait=asking.timeout,
         no_wait=asking.no_wait,
     )
-    return await send(session, saga, CommandAct.UPDATE, sending, **said)
+    return await send(
+        session, saga, CommandAct.UPDATE, sending, **_said("an update", name, payload)
+    )
+
+
+def _said(what: str, name: str, payload: str) -> dict[str, Any]:
+    """What a signal or an update says."""
+    if not name.strip():
+        raise Misused(f"{what} needs a name")
+    text = canonical_text(payload.encode())
+    if isinstance(text, Unreadable):
+        raise NotSo(f"the payload of {what}: {text.message} ({text.code})")
+    return {"name": name, "payload": orjson.loads(text)}
 
 
 async def cancel(

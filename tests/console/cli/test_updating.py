@@ -92,7 +92,7 @@ def test_a_saga_that_has_ended_answers_nothing(talking):
     ("words", "code", "text"),
     [
         (("talk/ann", " "), 2, "an update needs a name"),
-        (("talk/ann", "days", "{"), 1, "the update's payload"),
+        (("talk/ann", "days", "{"), 1, "the payload of an update"),
         (("talk/bob", "days", "1"), 1, "there is no saga talk/bob"),
     ],
 )

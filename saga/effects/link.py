@@ -38,7 +38,7 @@ class CancelledIntents:
         return intent_id in self._ids
 
 
-class Line:
+class Link:
     """The way between a handler and the saga that waits for it. This one is nobody's: for tests."""
 
     def is_cancelled(self, intent_id: str) -> bool:
@@ -50,7 +50,7 @@ class Line:
         return nothing()
 
 
-class AsyncLine(Line):
+class AsyncLink(Link):
     """That of `async` handlers, who await their progress."""
 
     def __init__(self, cancelled: CancelledIntents, tell: Tell) -> None:
@@ -66,7 +66,7 @@ class AsyncLine(Line):
         return self._tell(intent_id, note)
 
 
-class ThreadLine(AsyncLine):
+class ThreadLink(AsyncLink):
     """That of handlers in threads, for whom it is a plain call."""
 
     def __init__(
