@@ -16,7 +16,7 @@ WORLDS: dict[str, Callable[[int], World]] = {
     "everything": everything_world,
 }
 """What a campaign can be of."""
-DEFAULT_WORLDS = 1_000
+DEFAULT_WORLDS = 2_000
 FAILURES_MAX = 5
 """After so many failing worlds a campaign has said enough."""
 

@@ -192,7 +192,10 @@ def test_the_same_order_under_another_key(toys):
     assert status("order/o-1b") == "completed"
     [first, *_] = call("history", "order/o-1b", "--json").rows
     assert first["data"]["rerun_of"] == call("show", "order/o-1", "--json").row["id"]
-    assert call("rerun", "order/o-1", *words[:4]).fails(1)
+    call("rerun", "order/o-1", *words, "--id", "again").fails(0)
+    call("run", "--until-idle").fails(0)
+    again = call("rerun", "order/o-1", *words[:4], "--id", "again", "--json")
+    assert again.fails(1, "there is a saga of key 'o-1b' already").row["result"] == "refused"
 
 
 def test_a_step_is_marked_by_hand(toys):
