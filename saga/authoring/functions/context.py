@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import lru_cache
 from inspect import iscoroutinefunction
 from operator import attrgetter
@@ -24,7 +24,6 @@ from typing import (
     get_args,
     overload,
 )
-from uuid import UUID, uuid5
 
 from pydantic import TypeAdapter
 
@@ -48,14 +47,14 @@ from saga.authoring.functions.inspection import not_heard
 from saga.authoring.functions.requests import Request
 from saga.authoring.functions.scopes import Scope
 from saga.authoring.functions.signals import check_name, checked_signal
-from saga.authoring.functions.visible import FIELDS_SHOWN_MAX, SagaLog, shown_fields
 from saga.authoring.mapping import check_undo
+from saga.authoring.turn_context import EPOCH, TurnContext
+from saga.authoring.visible import FIELDS_SHOWN_MAX, shown_fields
 from saga.contracts import Contract, Event, Intent, Kind, contract_of, encode, message_of
 from saga.core.durations import Duration, duration_us
-from saga.core.identity import SAGA_NAMESPACE, Instant, SagaId, StepId, instant
+from saga.core.identity import Instant, SagaId, StepId, instant
 from saga.core.program import Answer, Line, Publish, Show, Tell
-from saga.core.retry import FOREVER, ONCE, STEP_DEFAULT, UNDO_DEFAULT, Retry, fraction
-from saga.core.runs import prefix
+from saga.core.retry import FOREVER, ONCE, STEP_DEFAULT, UNDO_DEFAULT, Retry
 from saga.core.status import StepKind
 from saga.core.texts import is_storable, storable
 from saga.errors import DefinitionError
@@ -78,13 +77,12 @@ _KINDS: Final = {name: StepKind(name) for name in get_args(StepKindName)}
 _PLAIN, _COMPENSATABLE, _INTENT = StepKind.PLAIN, StepKind.COMPENSATABLE, Kind.INTENT
 _BY_FUNCTION: Final = Intent
 """Stands for every undo that is no class: only that there is one matters beforehand."""
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Asked(Protocol):
     """Who answers what a context cannot by itself: the saga's program."""
 
-    def say(self, command: Publish | Show | Tell | Answer | Line) -> None: ...
+    def say(self, command: Publish | Show | Tell | Answer | Line, /) -> None: ...
 
     def patched(self, patch: str) -> bool:
         """Whether to take the new path of *patch*: the first time it is recorded."""
@@ -93,26 +91,14 @@ class Asked(Protocol):
         """The end of this run, if *trigger* starts the next one; DefinitionError if it does not."""
 
 
-class Context:
+class Context(TurnContext):
     """What a saga's function can ask for. One context belongs to one saga."""
 
     __slots__ = (
-        "_at",
-        "_counters",
-        "_heard",
-        "_is_known",
-        "_is_over",
-        "_made",
-        "_new_scope",
-        "_numbers",
-        "_prefix",
-        "_program",
-        "_shown",
-        "_steps",
-        "key",
-        "saga_id",
-        "version",
+        *("_heard", "_is_known", "_is_over", "_made", "_new_scope", "_numbers"),
+        *("_shown", "_steps"),
     )
+    _program: Asked
 
     def __init__(
         self,
@@ -127,19 +113,12 @@ class Context:
         is_known: Callable[[str], bool],
         heard: Mapping[str, bool],
     ) -> None:
-        self.saga_id = saga_id
-        self.key = key
-        self.version = version
+        super().__init__(saga_id, key, version, program=program, run=run)
         self._made = made
-        self._program = program
-        self._prefix = prefix(run)
-        """Of ids in this run: no service may take a step for one of an earlier run."""
         self._new_scope = new_scope
         self._is_known = is_known
         self._heard = heard
         """The events that may reach the saga: whether other versions of one may, too."""
-        self._at = Instant(0)
-        self._counters: dict[str, int] = {}
         self._numbers: dict[str, int] = {}
         """Of the steps without a name, by the name of their contract."""
         self._steps: set[str] = set()
@@ -550,11 +529,6 @@ class Context:
         signal = checked_signal(number, definition, key, name, payload)
         return self._made(SignalCall(signal), sys._getframe(1))  # noqa: SLF001  # as above
 
-    @property
-    def log(self) -> SagaLog:
-        """A logger: what it is told is written once the turn is stored, and in no replay."""
-        return SagaLog(self._program.say)
-
     def continue_as_new(self, trigger: Event) -> Awaitable[NoReturn]:
         """End this run, and begin the next with *trigger*, as the same saga under the same key.
 
@@ -600,18 +574,6 @@ class Context:
             self._program.say(Show(shown))
         return DoneCall()
 
-    def now(self) -> datetime:
-        """The time of the turn, in UTC: the same whenever the history is replayed."""
-        return _EPOCH + timedelta(microseconds=self._at)
-
-    def uuid(self) -> UUID:
-        """An id that no other call gives, and every replay gives again."""
-        return uuid5(SAGA_NAMESPACE, f"{self.saga_id}/{self._prefix}uuid/{self._next('uuid')}")
-
-    def random(self) -> float:
-        """A number from 0 up to 1, by chance but the same in every replay."""
-        return fraction(f"{self.saga_id}/{self._prefix}random/{self._next('random')}")
-
     def _heard_contracts(self, events: tuple[Any, ...]) -> list[Contract]:
         if not events:
             raise DefinitionError("ctx.next() needs the event class to wait for")
@@ -624,11 +586,6 @@ class Context:
                 raise DefinitionError(not_heard(event))
             contracts.append(contract)
         return contracts
-
-    def _next(self, counter: str) -> int:
-        number = self._counters.get(counter, 0) + 1
-        self._counters[counter] = number
-        return number
 
     def _step_id(self, id: str | None, contract: Contract) -> StepId:
         if id is None:
@@ -708,7 +665,7 @@ def _instant(moment: datetime) -> Instant:
             f"ctx.sleep_until({_shown(moment)}): the time has no zone, so that it means another "
             f"moment on each machine: give one, as in moment.replace(tzinfo=UTC)"
         )
-    return instant((moment - _EPOCH) // timedelta(microseconds=1))
+    return instant((moment - EPOCH) // timedelta(microseconds=1))
 
 
 @lru_cache(maxsize=1024)
