@@ -70,7 +70,12 @@ class OutcomeWaiters:
         reason: str | None = None,
         residue: tuple[StepId, ...] = (),
     ) -> None:
-        """Tell everybody who waits for this saga how it ended; *message* is its outcome event."""
+        """Tell everybody who waits for this saga how it ended; *message* is its outcome event.
+
+        It is not read where nobody waits any more: others may have told them meanwhile.
+        """
+        if saga_id not in self._waiting:
+            return
         try:
             event = None if message is None else read(self._contracts, message)
         except MessageError as error:

@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from pydantic import field_validator
 
 from saga.contracts import ContractRegistry, Event
 from saga.core.events import Message
@@ -50,6 +51,28 @@ async def test_to_tell_nobody_is_nothing():
 
     assert A not in waiters.awaited
     assert not waiters.awaited
+
+
+async def test_an_event_is_read_for_those_who_wait_and_for_nobody_else():
+    """What tells second, of a turn and a look at the store, reads nothing."""
+    read: list[str] = []
+
+    class Noted(Event, topic="toys.noted", version=1):
+        name: str
+
+        @field_validator("name")
+        @classmethod
+        def _note(cls, name: str) -> str:
+            read.append(name)
+            return name
+
+    waiters = OutcomeWaiters(ContractRegistry([Noted]))
+    message = Message("toys.evt.noted.v1", '{"name":"x"}')
+    with waiters.waiting(A):
+        waiters.tell(A, SagaStatus.COMPLETED, message)
+        waiters.tell(A, SagaStatus.COMPLETED, message)
+
+    assert read == ["x"]
 
 
 async def test_an_end_whose_event_cannot_be_read_fails_those_who_wait():

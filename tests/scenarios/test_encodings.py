@@ -97,7 +97,8 @@ def tally(monkeypatch: pytest.MonkeyPatch) -> Tally:
             monkeypatch.setattr(module, name, counted)
     turns = counting("JSON written", mapper._dumps, tally.add)
     monkeypatch.setattr(mapper, "_dumps", turns)  # bound when it was imported
-    for by_the_clock in ("outcomes.POLL_S", "orchestrator.SWEEP_S"):  # both read what is stored
+    # All three read what is stored: the second where the store tells of appends, once at least.
+    for by_the_clock in ("outcomes.POLL_S", "outcomes.GRACE_S", "orchestrator.SWEEP_S"):
         monkeypatch.setattr(f"saga.runtime.{by_the_clock}", NEVER_S)
     read = {"validate_json": "models read", "validate_python": "models made"}
     for model in CONTRACTS:
