@@ -80,7 +80,7 @@ IMPURE |= {"threading", "time"}
 #: Time and chance come in as arguments. Who may look for them, and by which modules and names.
 CLOCK_READERS = (
     *("saga.adapters", "saga.console", "saga.testing"),
-    "saga.authoring.functions.refusals",  # stands in the place of time.sleep, and reads no clock
+    "saga.authoring.refusals",  # stands in the place of time.sleep, and reads no clock
 )
 CLOCK_MODULES = {"random", "secrets", "time"}
 CLOCKS = re.compile(r"(.+\.)?(datetime\.(now|utcnow|today)|date\.today|uuid[147]|urandom)")

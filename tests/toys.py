@@ -7,7 +7,7 @@ services of their own to these contracts, rather than contracts.
 from collections.abc import Callable
 from typing import Any
 
-from saga.authoring import Context, SagaDefinition, saga
+from saga.authoring import Context, FunctionDefinition, saga
 from saga.contracts import Event, Intent
 from saga.core.retry import ONCE, Retry
 
@@ -92,7 +92,7 @@ CONTRACTS = (
 
 def order_saga(
     *, retry: Retry = ONCE, timeout: str | None = None, **options: Any
-) -> SagaDefinition:
+) -> FunctionDefinition:
     """Reserve, pay, ship: each with its undo."""
 
     @saga("order", version=1, starts_on=OrderPlaced, rolled_back=OrderRejected, **options)
@@ -105,7 +105,7 @@ def order_saga(
     return order
 
 
-def as_saga(function: Callable[..., Any], **options: Any) -> SagaDefinition:
+def as_saga(function: Callable[..., Any], **options: Any) -> FunctionDefinition:
     """A saga of any function of context and trigger."""
     defaults: dict[str, Any] = {
         "version": 1,

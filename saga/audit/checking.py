@@ -12,7 +12,7 @@ import logging
 from collections import Counter, deque
 
 from saga.audit.replaying import Replayed, replay_some
-from saga.authoring.functions.refusals import refuse_at_run_time
+from saga.authoring.refusals import refuse_at_run_time
 from saga.authoring.registry import SagaRegistry
 from saga.core.identity import SagaId
 from saga.errors import ReplayMismatch, StoreUnavailable

@@ -1,6 +1,7 @@
 """Ways to write a saga. Each makes a definition that the kernel turns into the same decider."""
 
-from saga.authoring.functions import Context, SagaDefinition, saga
+from saga.authoring.definition import SagaDefinition
+from saga.authoring.functions import Context, FunctionDefinition, saga
 from saga.authoring.listening import Listening, on
 from saga.authoring.registry import SagaRegistry
 from saga.errors import ChildRolledBack, RollBack, StepFailed, TimedOut
@@ -8,6 +9,7 @@ from saga.errors import ChildRolledBack, RollBack, StepFailed, TimedOut
 __all__ = [
     "ChildRolledBack",
     "Context",
+    "FunctionDefinition",
     "Listening",
     "RollBack",
     "SagaDefinition",

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from functools import partial
 
-from saga.authoring.functions.definition import SagaDefinition, check_key_field
+from saga.authoring.declaration import check_key_field
+from saga.authoring.definition import SagaDefinition
 from saga.authoring.listening import Listening
 from saga.authoring.listening import check_key_field as check_listened_key
 from saga.contracts import ContractRegistry, contract_of

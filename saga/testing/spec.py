@@ -24,7 +24,7 @@ from pydantic import BaseModel
 from saga.adapters.mapper import TURN, to_entries, to_state
 from saga.audit.replaying import replayed
 from saga.authoring import SagaDefinition, SagaRegistry
-from saga.authoring.functions.refusals import refuse_at_run_time
+from saga.authoring.refusals import refuse_at_run_time
 from saga.contracts import ContractRegistry, business_key, message_of
 from saga.contracts import Event as EventModel
 from saga.core.decider import Decider, Decision, Disposition

@@ -1,4 +1,4 @@
-"""What can be known of a saga's function without running it: place, contracts, mistakes.
+"""The mistakes that are seen in a saga's function without running it.
 
 It finds a mistake on import instead of when an order comes in. What cannot be resolved here is
 checked again by the context when the call is made.
@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import ast
 import inspect
-import textwrap
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from hashlib import sha256
-from types import CodeType, FunctionType, ModuleType
+from types import CodeType
 from typing import Any, TypeGuard
 
 from saga.authoring.mapping import check_undo
+from saga.authoring.source import code_of, names_of, resolved, tree_of, with_helpers
 from saga.contracts import Event, Intent
 from saga.errors import DefinitionError
 
-REFERENCE_DEPTH_MAX = 3
-"""How far helper functions are followed when contracts and mistakes are looked for."""
 SOURCE_CHARS_MAX = 100
 """Of a call that an error repeats."""
 ENTER_SCOPE = "write `async with ctx.scope():`"
@@ -33,48 +30,6 @@ AWAITED = frozenset(
     }
 )
 """The calls of the context that have their effect when they are awaited."""
-
-
-def place_of(function: Callable[..., Any]) -> str:
-    code = code_of(function)
-    if code is None:
-        return "unknown place"
-    return f"{code.co_filename}:{code.co_firstlineno}"
-
-
-def fingerprint(function: Callable[..., Any], beside: str = "") -> str:
-    """A hash of what the function says, the same whatever its comments, docstring and layout.
-
-    *beside*: what else makes it another code.
-    """
-    tree = tree_of(function)
-    if tree is not None:
-        for node in ast.walk(tree):
-            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-                node.decorator_list = []
-                if ast.get_docstring(node, clean=False) is not None:
-                    node.body = node.body[1:] or [ast.Pass()]
-        text = ast.dump(tree)
-    else:
-        code = code_of(function)
-        text = repr((code.co_code, code.co_names, code.co_consts)) if code else repr(function)
-    return sha256((text + beside).encode()).hexdigest()[:16]
-
-
-def referenced_contracts(function: Callable[..., Any]) -> frozenset[type]:
-    """The event and intent classes that a function, or a helper of its package, names."""
-    return frozenset(
-        named
-        for each in with_helpers(function)
-        for named in _mentioned_values(each)
-        if isinstance(named, type) and issubclass(named, (Event, Intent))
-    )
-
-
-def may_call(function: Callable[..., Any], name: str) -> bool:
-    """Whether a function, or a helper of its package, has an attribute of this name in it."""
-    codes = filter(None, map(code_of, with_helpers(function)))
-    return any(name in _mentioned(code) for code in codes)
 
 
 def check_awaited(function: Callable[..., Any]) -> None:
@@ -171,8 +126,8 @@ def check_steps(function: Callable[..., Any]) -> None:
         if undo is None:
             continue
         made = call.args[0]
-        intent = _resolve(made.func, names) if isinstance(made, ast.Call) else None
-        undo_class = _resolve(undo, names)
+        intent = resolved(made.func, names) if isinstance(made, ast.Call) else None
+        undo_class = resolved(undo, names)
         where = f"{code.co_filename}:{code.co_firstlineno + call.lineno - 1}"
         if isinstance(undo, ast.Name) and undo_class is None and undo.id not in _locals(code):
             raise DefinitionError(f"undo={undo.id}: there is no such name", where=where)
@@ -198,7 +153,7 @@ def check_next(function: Callable[..., Any], heard: Collection[type]) -> None:
             case ast.Call(func=ast.Attribute(value=ast.Name(id=owner), attr="next")) if (
                 owner in contexts
             ):
-                for event in (_resolve(argument, names) for argument in call.args):
+                for event in (resolved(argument, names) for argument in call.args):
                     if not (isinstance(event, type) and issubclass(event, Event)):
                         continue
                     if event not in heard:
@@ -292,7 +247,7 @@ def _has_to_be_awaited(
                 if _defines(node, name)
             )
         case _:
-            return inspect.iscoroutinefunction(_resolve(call.func, names))
+            return inspect.iscoroutinefunction(resolved(call.func, names))
 
 
 def _defines(node: ast.AST, name: str) -> bool:
@@ -314,85 +269,7 @@ def _is_do(call: ast.Call) -> bool:
     return isinstance(call.func, ast.Attribute) and call.func.attr == "do"
 
 
-def _resolve(node: ast.expr, names: Mapping[str, object]) -> object:
-    if isinstance(node, ast.Name):
-        return names.get(node.id)
-    if isinstance(node, ast.Attribute):
-        owner = _resolve(node.value, names)
-        return getattr(owner, node.attr, None) if owner is not None else None
-    return None
-
-
-def names_of(function: Callable[..., Any]) -> dict[str, object]:
-    plain = inspect.unwrap(function)
-    if not isinstance(plain, FunctionType):
-        return {}
-    closure: dict[str, object] = {}
-    for name, cell in zip(plain.__code__.co_freevars, plain.__closure__ or (), strict=True):
-        try:
-            closure[name] = cell.cell_contents
-        except ValueError:
-            continue  # a name that the enclosing function has not bound yet
-    builtins = plain.__globals__.get("__builtins__", {})
-    known = vars(builtins) if isinstance(builtins, ModuleType) else dict(builtins)
-    return {**known, **plain.__globals__, **closure}
-
-
 def _locals(code: CodeType) -> frozenset[str]:
     nested = [const for const in code.co_consts if isinstance(const, CodeType)]
     names = {*code.co_varnames, *code.co_cellvars, *code.co_freevars}
     return frozenset(names.union(*(_locals(inner) for inner in nested)))
-
-
-def code_of(function: Callable[..., Any]) -> CodeType | None:
-    return getattr(inspect.unwrap(function), "__code__", None)
-
-
-def tree_of(function: Callable[..., Any]) -> ast.Module | None:
-    try:
-        return ast.parse(textwrap.dedent(inspect.getsource(function)))
-    except (OSError, TypeError, SyntaxError):
-        return None  # typed at a prompt, or made by a program: there is no source to look at
-
-
-def with_helpers(function: Callable[..., Any]) -> list[Callable[..., Any]]:
-    """A function, and the helpers of its package that it names, and that those name."""
-    found: dict[int, Callable[..., Any]] = {}
-    _add_helpers(inspect.unwrap(function), found, REFERENCE_DEPTH_MAX)
-    return list(found.values())
-
-
-def _add_helpers(
-    function: Callable[..., Any], found: dict[int, Callable[..., Any]], depth: int
-) -> None:
-    if code_of(function) is None or id(function) in found or depth < 0:
-        return
-    found[id(function)] = function
-    for value in _mentioned_values(function):
-        if isinstance(value, FunctionType) and _is_neighbour(function, value):
-            _add_helpers(inspect.unwrap(value), found, depth - 1)
-
-
-def _mentioned_values(function: Callable[..., Any]) -> Iterator[object]:
-    code = code_of(function)
-    return iter(()) if code is None else _values(names_of(function), _mentioned(code))
-
-
-def _mentioned(code: CodeType) -> frozenset[str]:
-    inner = [const for const in code.co_consts if isinstance(const, CodeType)]
-    return frozenset({*code.co_names, *code.co_freevars}.union(*(_mentioned(c) for c in inner)))
-
-
-def _values(names: Mapping[str, object], mentioned: frozenset[str]) -> Iterator[object]:
-    for name in sorted(mentioned):
-        value = names.get(name)
-        if isinstance(value, ModuleType):
-            for attribute in sorted(mentioned):
-                yield getattr(value, attribute, None)
-        elif value is not None:
-            yield value
-
-
-def _is_neighbour(function: Callable[..., Any], other: FunctionType) -> bool:
-    package = (function.__module__ or "").split(".", maxsplit=1)[0]
-    return other.__module__.split(".", maxsplit=1)[0] == package

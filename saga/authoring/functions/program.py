@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ValidationError
 
+from saga.authoring.declaration import RolledBack, Surroundings
 from saga.authoring.functions.calls import (
     ChildCall,
     ContinueCall,
@@ -23,22 +23,19 @@ from saga.authoring.functions.context import Context
 from saga.authoring.functions.failures import FAILURES, fail_of
 from saga.authoring.functions.requests import Request
 from saga.authoring.functions.scheduler import Held, Scheduler, Task, Waiter
-from saga.authoring.functions.seclusion import secluded
 from saga.authoring.functions.unseen import Unseen
 from saga.authoring.mapping import fill, fill_report
+from saga.authoring.seclusion import secluded
 from saga.contracts import (
-    ContractRegistry,
     Event,
     Intent,
     Unreadable,
-    accepting,
     contract_of,
     decode,
     encode,
     message_of,
     read,
     read_accepted_as,
-    reads_as,
 )
 from saga.core.events import (
     Arrival,
@@ -65,7 +62,6 @@ from saga.core.texts import storable
 from saga.errors import DefinitionError, StepFailed, TimedOut
 
 SagaFunction = Callable[[Context, Any], Coroutine[Any, Any, Event | None]]
-RolledBack = type[Event] | Callable[[Any, Report], Event]
 
 
 class FunctionProgram:
@@ -82,15 +78,13 @@ class FunctionProgram:
         function: SagaFunction,
         version: int,
         rolled_back: RolledBack | None,
-        registry: ContractRegistry,
-        heard: Mapping[str, bool],
+        around: Surroundings,
         run: int,
-        why_no_trigger: Callable[[BaseModel, str], str | None],
     ) -> None:
-        self._why_no_trigger = why_no_trigger
+        registry = self._registry = around.registry
+        self._why_no_trigger = around.why_no_trigger
         self._function = function
         self._rolled_back = rolled_back
-        self._registry = registry
         self._scheduler = Scheduler()
         self._context = Context(
             saga_id,
@@ -101,7 +95,7 @@ class FunctionProgram:
             run=run,
             new_scope=self._scheduler.new_scope,
             is_known=registry.paths.__contains__,
-            heard=heard,
+            heard=around.heard,
         )
         self._trigger: BaseModel | None = None
         self._requests: list[tuple[Request[Any], Task, str]] | None = None
@@ -379,21 +373,6 @@ class FunctionProgram:
         if call.replied is None or call.reply != reply:
             call.reply, call.replied = reply, read(self._registry, reply)
         return call.replied
-
-
-class RegisteredContracts:
-    """The contracts of an application, as the kernel asks for them."""
-
-    __slots__ = ("_registry",)
-
-    def __init__(self, registry: ContractRegistry) -> None:
-        self._registry = registry
-
-    def reads_as(self, recorded: Message, message: Message) -> bool:
-        return reads_as(self._registry, recorded, message)
-
-    def accepting(self, recorded: Iterable[Message]) -> AbstractContextManager[None]:
-        return accepting(self._registry, recorded)
 
 
 def _read_payload(call: WaitCall[Any] | UpdateCall[Any], payload: Json) -> object:

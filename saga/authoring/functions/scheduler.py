@@ -32,7 +32,8 @@ from saga.authoring.functions.calls import (
 from saga.authoring.functions.coroutines import awaits_at, close, frames_of, line_of
 from saga.authoring.functions.failures import FAILURES
 from saga.authoring.functions.scopes import Leaving, Scope, advice, innermost, name_in, take_in
-from saga.authoring.functions.seclusion import (
+from saga.authoring.functions.unseen import Unseen
+from saga.authoring.seclusion import (
     INSTEAD,
     NO_LOOP,
     is_collecting,
@@ -40,7 +41,6 @@ from saga.authoring.functions.seclusion import (
     secluded,
     watch_collector,
 )
-from saga.authoring.functions.unseen import Unseen
 from saga.core.identity import StepId
 from saga.core.program import Command, DropBranch, LeaveScope, Sleep
 from saga.errors import DefinitionError

@@ -132,7 +132,8 @@ def working_for(who: str) -> Iterator[None]:
 
 def _functions(app: SagaApp) -> Iterator[tuple[str, Callable[..., Any]]]:
     for saga in app.sagas:
-        yield f"saga {saga.name!r}", saga.function
+        for function in saga.code:
+            yield f"saga {saga.name!r}", function
     for service in app.effects:
         for handler in (*service.intents.values(), *service.facts.values()):
             yield f"handler {handler.name}", handler.function

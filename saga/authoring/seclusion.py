@@ -23,7 +23,7 @@ from typing import Any, Final, NoReturn
 from saga.errors import DefinitionError
 
 _ASYNCIO: Final = f"{Path(asyncio.__file__).parent}{os.sep}"
-_PACKAGE: Final = f"{Path(__file__).parents[2]}{os.sep}"
+_PACKAGE: Final = f"{Path(__file__).parents[1]}{os.sep}"
 INSTEAD: Final = (
     "wait with ctx.sleep(…) or ctx.wait(…), run side by side with ctx.all(…) or ctx.any(…), "
     "and leave I/O to effect services, which ctx.do(…) asks"

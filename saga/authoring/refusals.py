@@ -20,7 +20,7 @@ from threading import Thread
 from types import FrameType
 from typing import Final, ParamSpec, TypeVar
 
-from saga.authoring.functions.seclusion import NO_LOOP
+from saga.authoring.seclusion import NO_LOOP
 from saga.errors import DefinitionError
 
 P = ParamSpec("P")
@@ -44,7 +44,7 @@ _REFUSED: Final = {
 """By the event that the interpreter tells of: what it is, and what to do in its place."""
 _FOREIGN: Final = tuple(
     {
-        f"{Path(__file__).parents[2]}/",
+        f"{Path(__file__).parents[1]}/",
         *(f"{sysconfig.get_path(name)}/" for name in ("stdlib", "platstdlib", "purelib")),
     }
 )

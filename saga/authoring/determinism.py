@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
 from typing import Any, Final
 
-from saga.authoring.functions.inspection import code_of, names_of, tree_of, with_helpers
-from saga.authoring.functions.seclusion import INSTEAD as NO_ASYNCIO
+from saga.authoring.seclusion import INSTEAD as NO_ASYNCIO
+from saga.authoring.source import code_of, names_of, tree_of, with_helpers
 from saga.core.values import value
 from saga.errors import DeterminismWarning
 

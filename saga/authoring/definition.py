@@ -1,0 +1,88 @@
+"""What the runtime knows of a saga, in whichever way it is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from pydantic import BaseModel
+
+from saga.authoring.determinism import Nondeterminism
+from saga.authoring.listening import KeySpec, Listening
+from saga.contracts import ContractRegistry, Event
+from saga.core.program import Definition
+
+WhenStuck = Literal["halt", "continue"]
+
+
+@runtime_checkable
+class SagaDefinition(Protocol):
+    """One version of a kind of saga. Give it to `SagaApp(sagas=[…])`."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def version(self) -> int: ...
+
+    @property
+    def where(self) -> str:
+        """File and line of what defines it."""
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of what it says; each run pins that of the code it began with."""
+
+    @property
+    def starts_on(self) -> tuple[type[Event], ...]: ...
+
+    @property
+    def key(self) -> KeySpec | None:
+        """A field name or a function of the trigger; None: the event's own key."""
+
+    @property
+    def listens(self) -> tuple[Listening, ...]: ...
+
+    @property
+    def parallel_undo(self) -> bool: ...
+
+    @property
+    def when_stuck(self) -> WhenStuck: ...
+
+    @property
+    def deadline_us(self) -> int | None: ...
+
+    @property
+    def has_children(self) -> bool:
+        """Whether it may start other sagas."""
+
+    @property
+    def nondeterminism(self) -> tuple[Nondeterminism, ...]:
+        """What its source does that no replay gives again."""
+
+    @property
+    def code(self) -> tuple[Callable[..., Any], ...]:
+        """The functions of users that decide for it."""
+
+    def key_of(self, trigger: Event, own_key: str | None = None) -> str:
+        """The business key of the saga that *trigger* starts; ValueError if it gives none.
+
+        *own_key* is what its contract's key field says, where that is known.
+        """
+
+    def why_no_trigger(self, trigger: BaseModel, key: str) -> str | None:
+        """Why *trigger* begins no run of the saga of this *key*; None where it does."""
+
+    def contracts(self) -> frozenset[type]:
+        """The events and intents that it names."""
+
+    def bind(
+        self,
+        registry: ContractRegistry,
+        newest: Callable[[], SagaDefinition] | None = None,
+        find: Callable[[int | None], Definition | None] | None = None,
+    ) -> Definition:
+        """The definition as the kernel knows it, reading its messages through *registry*.
+
+        *newest* and *find* give its other versions; there are none without.
+        """
