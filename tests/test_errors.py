@@ -55,6 +55,8 @@ CODES = {
     "UnsupportedVersion": "unsupported_version",
 }
 INTERNAL = {
+    "saga.authoring.graphs.expressions.evaluation": "ends an evaluation, whose value is then null",
+    "saga.authoring.graphs.expressions.problems": "told with file and line by who reads the graph",
     "saga.console.cli.output": "what a command ends with",
     "saga.testing.world.loop": "a bug in the world, told to whoever runs it",
     "saga.testing.world.process": "ends the tasks of a killed process",
