@@ -5,7 +5,7 @@ Authors of sagas and effect services need nothing but this, and `saga.testing` f
 
 from saga.app import SagaApp
 from saga.authoring import Context, on, saga
-from saga.authoring.functions.requests import Request
+from saga.authoring.requests import Request
 from saga.contracts import Event, Intent, upcast
 from saga.core.events import CancelMode
 from saga.core.program import Report

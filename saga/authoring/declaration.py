@@ -20,6 +20,7 @@ from saga.authoring.determinism import Nondeterminism
 from saga.authoring.listening import KeySpec, Listening, listenings
 from saga.authoring.listening import check_key_field as check_field
 from saga.authoring.mapping import check_rolled_back
+from saga.authoring.messages import RolledBack
 from saga.authoring.source import referenced_contracts
 from saga.contracts import ContractRegistry, Event, Kind, accepting, contract_of, reads_as
 from saga.contracts.between_sagas import ChildEnded, ChildStarted
@@ -27,13 +28,12 @@ from saga.contracts.keys import key_text
 from saga.core.durations import Duration, duration_us
 from saga.core.events import Message, event_channel
 from saga.core.identity import SagaId
-from saga.core.program import Definition, Program, Report
+from saga.core.program import Definition, Program
 from saga.core.values import value
 from saga.errors import DefinitionError
 
 NAME_CHARS_MAX = 100
 Listens = type[Event] | Listening | Iterable[type[Event] | Listening]
-RolledBack = type[Event] | Callable[[Any, Report], Event]
 
 
 class Declared(TypedDict):

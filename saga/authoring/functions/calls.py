@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Generator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from pydantic import BaseModel, TypeAdapter
 
-from saga.authoring.functions.requests import Request
-from saga.contracts import Event, Intent
+from saga.authoring.requests import Request
+from saga.authoring.steps import AuthoredStep, ChildStep
+from saga.contracts import Event
 from saga.core.events import Arrival, Message
 from saga.core.identity import Instant
-from saga.core.program import Await, DoStep, Signal
+from saga.core.program import Await, Signal
 from saga.errors import DefinitionError
 
 T = TypeVar("T")
-UndoSpec = type[Intent[Any]] | Callable[[Any, Any], Intent[Any]]
 
 
 class Call(Generic[T]):
@@ -38,29 +38,19 @@ class Call(Generic[T]):
             )
 
 
-@dataclass(slots=True, eq=False)
-class StepCall(Call[T], DoStep):
-    """A step, issued when it is awaited; *replied* is *reply* once it is read.
+class StepCall(Call[T], AuthoredStep):
+    """A step, issued when it is awaited."""
 
-    *intent* is what is issued: an intent, or the event that starts a child.
-    """
-
-    intent: Intent[Any] | Event
-    undo: UndoSpec | None
-    number: int = field(default=0, init=False)
-    reply: Message | None = field(default=None, init=False)
-    replied: BaseModel | None = field(default=None, init=False)
+    __slots__ = ()
 
     def __str__(self) -> str:
         return f"ctx.do({type(self.intent).__name__}(…))"
 
 
-@dataclass(slots=True, eq=False)
-class ChildCall(StepCall[T]):
-    """A step that starts another saga; *outcome* is what that is to end with, if with anything."""
+class ChildCall(StepCall[T], ChildStep):
+    """A step that starts another saga."""
 
-    is_child: ClassVar[bool] = True
-    outcome: type[Event] | None
+    __slots__ = ()
 
     def __str__(self) -> str:
         return f"ctx.child({type(self.intent).__name__}(…))"

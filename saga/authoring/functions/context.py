@@ -9,23 +9,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from datetime import datetime, timedelta
-from functools import lru_cache
 from inspect import iscoroutinefunction
 from operator import attrgetter
 from types import FrameType
 from typing import (
     Any,
-    Final,
     Literal,
     NoReturn,
     Protocol,
     TypeVar,
     cast,
-    get_args,
     overload,
 )
-
-from pydantic import TypeAdapter
 
 from saga.authoring.functions.calls import (
     Branch,
@@ -38,25 +33,30 @@ from saga.authoring.functions.calls import (
     SignalCall,
     SleepCall,
     StepCall,
-    UndoSpec,
     UpdateCall,
     WaitCall,
 )
-from saga.authoring.functions.children import checked_child, not_known
 from saga.authoring.functions.inspection import not_heard
-from saga.authoring.functions.requests import Request
 from saga.authoring.functions.scopes import Scope
-from saga.authoring.functions.signals import check_name, checked_signal
-from saga.authoring.mapping import check_undo
+from saga.authoring.messages import adapter_of
+from saga.authoring.requests import Request
+from saga.authoring.signals import check_name, checked_signal
+from saga.authoring.steps import (
+    STEP_ID_CHARS_MAX,
+    StepKindName,
+    Steps,
+    UndoSpec,
+    check_id,
+    shown_name,
+)
 from saga.authoring.turn_context import EPOCH, TurnContext
 from saga.authoring.visible import FIELDS_SHOWN_MAX, shown_fields
-from saga.contracts import Contract, Event, Intent, Kind, contract_of, encode, message_of
+from saga.contracts import Contract, Event, Intent, contract_of
 from saga.core.durations import Duration, duration_us
-from saga.core.identity import Instant, SagaId, StepId, instant
+from saga.core.identity import Instant, SagaId, instant
 from saga.core.program import Answer, Line, Publish, Show, Tell
-from saga.core.retry import FOREVER, ONCE, STEP_DEFAULT, UNDO_DEFAULT, Retry
-from saga.core.status import StepKind
-from saga.core.texts import is_storable, storable
+from saga.core.retry import Retry
+from saga.core.texts import is_storable
 from saga.errors import DefinitionError
 
 R = TypeVar("R", bound=Event | None)
@@ -70,13 +70,6 @@ T2 = TypeVar("T2")
 T3 = TypeVar("T3")
 T4 = TypeVar("T4")
 FailMode = Literal["wait", "fast"]
-StepKindName = Literal["compensatable", "pivot", "retriable", "read_only", "harmless"]
-STEP_ID_CHARS_MAX = 200
-NAME_SHOWN_CHARS_MAX = 60
-_KINDS: Final = {name: StepKind(name) for name in get_args(StepKindName)}
-_PLAIN, _COMPENSATABLE, _INTENT = StepKind.PLAIN, StepKind.COMPENSATABLE, Kind.INTENT
-_BY_FUNCTION: Final = Intent
-"""Stands for every undo that is no class: only that there is one matters beforehand."""
 
 
 class Asked(Protocol):
@@ -94,10 +87,7 @@ class Asked(Protocol):
 class Context(TurnContext):
     """What a saga's function can ask for. One context belongs to one saga."""
 
-    __slots__ = (
-        *("_heard", "_is_known", "_is_over", "_made", "_new_scope", "_numbers"),
-        *("_shown", "_steps"),
-    )
+    __slots__ = (*("_heard", "_is_over", "_made", "_new_scope", "_shown", "_steps"),)
     _program: Asked
 
     def __init__(
@@ -110,18 +100,15 @@ class Context(TurnContext):
         program: Asked,
         run: int,
         new_scope: Callable[[str, FrameType], Scope],
-        is_known: Callable[[str], bool],
+        steps: Steps,
         heard: Mapping[str, bool],
     ) -> None:
         super().__init__(saga_id, key, version, program=program, run=run)
         self._made = made
         self._new_scope = new_scope
-        self._is_known = is_known
+        self._steps = steps
         self._heard = heard
         """The events that may reach the saga: whether other versions of one may, too."""
-        self._numbers: dict[str, int] = {}
-        """Of the steps without a name, by the name of their contract."""
-        self._steps: set[str] = set()
         self._is_over = False
         self._shown: set[str] | None = None
 
@@ -152,21 +139,15 @@ class Context(TurnContext):
             StepFailed: when awaited: the step failed for good.
             DefinitionError: the call makes no sense; the saga parks before anything is issued.
         """
-        undo_class = undo if undo is None or isinstance(undo, type) else _BY_FUNCTION
-        contract, step_kind = _checked(type(intent), undo_class, kind)
-        name = contract.contract_name
-        if not self._is_known(name):
-            raise not_known(contract)
-        call: StepCall[R] = StepCall(
-            self._step_id(id, contract),
-            name,
-            encode(intent),
-            step_kind,
-            retry or (FOREVER if kind == "retriable" else STEP_DEFAULT),
-            None if timeout is None else duration_us(timeout),
-            None if undo is None else undo_retry or UNDO_DEFAULT,
+        call: StepCall[R] = self._steps.do(
+            StepCall,
             intent,
-            undo,
+            undo=undo,
+            id=id,
+            kind=kind,
+            retry=retry,
+            timeout=timeout,
+            undo_retry=undo_retry,
         )
         return self._made(call, sys._getframe(1))  # noqa: SLF001  # the caller's place
 
@@ -211,18 +192,8 @@ class Context(TurnContext):
             StepFailed: when awaited: its key belongs to another saga (`key_taken`).
             DefinitionError: the call makes no sense; the saga parks before anything is published.
         """
-        contract = checked_child(trigger, outcome, self._is_known)
-        call: ChildCall[Any] = ChildCall(
-            self._step_id(id, contract),
-            contract.contract_name,
-            encode(trigger),
-            _COMPENSATABLE,
-            ONCE,
-            None if timeout is None else duration_us(timeout),
-            UNDO_DEFAULT,
-            trigger,
-            None,
-            outcome,
+        call: ChildCall[Any] = self._steps.child(
+            ChildCall, trigger, outcome=outcome, timeout=timeout, id=id
         )
         return self._made(call, sys._getframe(1))  # noqa: SLF001  # as above
 
@@ -281,10 +252,10 @@ class Context(TurnContext):
         """
         side_by_side = _branches(branches)
         if fail not in ("wait", "fast"):
-            raise DefinitionError(f"ctx.all(…, fail={_shown(fail)}): expected 'wait' or 'fast'")
+            raise DefinitionError(f"ctx.all(…, fail={shown_name(fail)}): expected 'wait' or 'fast'")
         if at_once is not None and (type(at_once) is not int or at_once < 1):
             raise DefinitionError(
-                f"ctx.all(…, at_once={_shown(at_once)}): expected a number from 1 on"
+                f"ctx.all(…, at_once={shown_name(at_once)}): expected a number from 1 on"
             )
         call = GroupCall(
             f"all-{self._next('all')}",
@@ -335,7 +306,7 @@ class Context(TurnContext):
         side_by_side = _branches(branches)
         if type(k) is not int or not 0 <= k <= len(branches):
             raise DefinitionError(
-                f"ctx.some({_shown(k)}, …): expected a number from 0 to that of the branches, "
+                f"ctx.some({shown_name(k)}, …): expected a number from 0 to that of the branches, "
                 f"{len(branches)}: more can never succeed"
             )
         call = GroupCall(f"some-{self._next('some')}", side_by_side, k)
@@ -355,7 +326,7 @@ class Context(TurnContext):
         if id is None:
             id = f"scope-{self._next('scope')}"
         else:
-            _check_id("scope", id)
+            check_id("scope", id)
         return self._new_scope(id, sys._getframe(1))  # noqa: SLF001  # the caller's place
 
     def sleep(self, duration: Duration) -> Awaitable[None]:
@@ -383,7 +354,7 @@ class Context(TurnContext):
             TimedOut: when awaited: none came within *timeout*.
         """
         check_name("ctx.wait", "a signal", name)
-        adapter = _adapter(Any if model is None else model)
+        adapter = adapter_of(Any if model is None else model)
         timeout_us = None if timeout is None else duration_us(timeout)
         wait = f"{self._prefix}wait-{name}-{self._next(f'wait {name}')}"
         call: WaitCall[Any] = WaitCall(wait, name, adapter, timeout_us)
@@ -412,7 +383,7 @@ class Context(TurnContext):
         call: UpdateCall[Any] = UpdateCall(
             f"{self._prefix}update-{name}-{self._next(f'update {name}')}",
             name,
-            _adapter(Any if model is None else model),
+            adapter_of(Any if model is None else model),
             None if timeout is None else duration_us(timeout),
             f"{caller.f_code.co_filename}:{caller.f_lineno}",
         )
@@ -490,15 +461,9 @@ class Context(TurnContext):
 
     def publish(self, event: Event) -> Awaitable[None]:
         """Tell everybody a fact now, before the saga ends; awaiting it changes nothing."""
-        contract = contract_of(event)
-        if contract.kind is not Kind.EVENT:
-            raise DefinitionError(f"ctx.publish takes an Event, not {type(event).__name__}")
-        if not self._is_known(contract.contract_name):
-            raise not_known(contract)
+        published = self._steps.publish(event)
         if not self._is_over:
-            number = self._next(f"publish {contract.contract_name}")
-            publication = f"{self._prefix}{contract.name}-{number}"
-            self._program.say(Publish(publication, message_of(event)))
+            self._program.say(published)
         return DoneCall()
 
     def tell(self, intent: Intent[Any]) -> Awaitable[None]:
@@ -507,11 +472,9 @@ class Context(TurnContext):
         It is delivered at least once. No answer is waited for, so a failed attempt is not repeated;
         it is never undone, and never residue.
         """
-        contract, _ = _checked(type(intent), None, None, "ctx.tell")
-        if not self._is_known(contract.contract_name):
-            raise not_known(contract)
+        told = self._steps.tell(intent)
         if not self._is_over:
-            self._program.say(Tell(self._step_id(None, contract), message_of(intent)))
+            self._program.say(told)
         return DoneCall()
 
     def signal(
@@ -551,8 +514,8 @@ class Context(TurnContext):
         """
         if not id or len(id) > STEP_ID_CHARS_MAX or not is_storable(id):
             raise DefinitionError(
-                f"ctx.patched({_shown(id)}): a patch's id has 1 to {STEP_ID_CHARS_MAX} characters, "
-                f"without NUL or half a surrogate pair"
+                f"ctx.patched({shown_name(id)}): a patch's id has 1 to {STEP_ID_CHARS_MAX} "
+                f"characters, without NUL or half a surrogate pair"
             )
         return self._program.patched(id)
 
@@ -580,33 +543,12 @@ class Context(TurnContext):
         contracts = []
         for event in dict.fromkeys(events):
             if not (isinstance(event, type) and issubclass(event, Event)):
-                raise DefinitionError(f"ctx.next takes event classes, not {_shown(event)}")
+                raise DefinitionError(f"ctx.next takes event classes, not {shown_name(event)}")
             contract = contract_of(event)
             if contract.contract_name not in self._heard:
                 raise DefinitionError(not_heard(event))
             contracts.append(contract)
         return contracts
-
-    def _step_id(self, id: str | None, contract: Contract) -> StepId:
-        if id is None:
-            id = contract.name
-            number = self._numbers[id] = self._numbers.get(id, 0) + 1
-            if number > 1:
-                id = f"{id}-{number}"
-        else:
-            _check_id("step", id)
-        if id in self._steps:
-            raise DefinitionError(f"step id {id!r} is used twice")
-        self._steps.add(id)
-        return StepId(self._prefix + id)
-
-
-def _check_id(of: str, id: str) -> None:
-    if not id or "/" in id or len(id) > STEP_ID_CHARS_MAX or not is_storable(id):
-        raise DefinitionError(
-            f"{of} id {_shown(id)}: 1 to {STEP_ID_CHARS_MAX} characters without '/', NUL or "
-            f"half a surrogate pair"
-        )
 
 
 def _branches(branches: tuple[object, ...]) -> tuple[Branch, ...]:
@@ -620,54 +562,15 @@ def _branches(branches: tuple[object, ...]) -> tuple[Branch, ...]:
     return cast("tuple[Branch, ...]", branches)
 
 
-@lru_cache(maxsize=4096)
-def _checked(
-    intent: type[Intent[Any]],
-    undo: type[Intent[Any]] | None,
-    kind: StepKindName | None,
-    call: str = "ctx.do",
-) -> tuple[Contract, StepKind]:
-    """What the classes that *call* is given say of a step, if they make sense together."""
-    if issubclass(intent, type):
-        message = f"{call} takes an Intent and was given a class: fill it in, as in Pay(amount=1)"
-        raise DefinitionError(message)
-    contract = contract_of(intent)
-    if contract.kind is not _INTENT:
-        raise DefinitionError(f"{call} takes an Intent, not {intent.__name__}")
-    if undo is None and kind == "compensatable":
-        raise DefinitionError(f"{intent.__name__}: a compensatable step needs an undo")
-    if undo is not None and kind in ("read_only", "harmless"):
-        named = kind.replace("_", "-")
-        raise DefinitionError(f"{intent.__name__}: a {named} step has nothing to undo")
-    if undo is not None and undo is not _BY_FUNCTION:
-        check_undo(intent, undo)
-    if kind is None:
-        return contract, _PLAIN if undo is None else _COMPENSATABLE
-    known = _KINDS.get(kind)
-    if known is None:
-        raise DefinitionError(f"kind={kind!r}: expected one of {', '.join(_KINDS)}")
-    return contract, known
-
-
-def _shown(name: object) -> str:
-    """A name that is refused, in quotes, of any length."""
-    return storable(repr(name), NAME_SHOWN_CHARS_MAX)
-
-
 def _instant(moment: datetime) -> Instant:
     if not isinstance(moment, datetime):
         raise DefinitionError(
-            f"ctx.sleep_until({_shown(moment)}): expected a datetime; "
+            f"ctx.sleep_until({shown_name(moment)}): expected a datetime; "
             f"for a length of time there is ctx.sleep(…)"
         )
     if moment.utcoffset() is None:
         raise DefinitionError(
-            f"ctx.sleep_until({_shown(moment)}): the time has no zone, so that it means another "
-            f"moment on each machine: give one, as in moment.replace(tzinfo=UTC)"
+            f"ctx.sleep_until({shown_name(moment)}): the time has no zone, so that it means "
+            f"another moment on each machine: give one, as in moment.replace(tzinfo=UTC)"
         )
     return instant((moment - EPOCH) // timedelta(microseconds=1))
-
-
-@lru_cache(maxsize=1024)
-def _adapter(model: type[T]) -> TypeAdapter[T]:
-    return TypeAdapter(model)

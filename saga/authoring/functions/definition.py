@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from saga.authoring.declaration import Declaration, Listens, RolledBack, Surroundings, declared
+from saga.authoring.declaration import Declaration, Listens, Surroundings, declared
 from saga.authoring.definition import WhenStuck
 from saga.authoring.determinism import warned_of
 from saga.authoring.functions.inspection import (
@@ -17,6 +17,7 @@ from saga.authoring.functions.inspection import (
 )
 from saga.authoring.functions.program import FunctionProgram, SagaFunction
 from saga.authoring.listening import KeySpec
+from saga.authoring.messages import RolledBack
 from saga.authoring.source import fingerprint, may_call, place_of, referenced_contracts
 from saga.contracts import Event
 from saga.core.durations import Duration

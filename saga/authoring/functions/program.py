@@ -2,45 +2,52 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
-from saga.authoring.declaration import RolledBack, Surroundings
+from saga.authoring.declaration import Surroundings
+from saga.authoring.failures import FAILURES, fail_of, step_failed
 from saga.authoring.functions.calls import (
     ChildCall,
     ContinueCall,
     NextCall,
-    StepCall,
     UpdateCall,
     WaitCall,
 )
-from saga.authoring.functions.children import not_known, outcome_of, rolled_back
 from saga.authoring.functions.context import Context
-from saga.authoring.functions.failures import FAILURES, fail_of
-from saga.authoring.functions.requests import Request
 from saga.authoring.functions.scheduler import Held, Scheduler, Task, Waiter
 from saga.authoring.functions.unseen import Unseen
-from saga.authoring.mapping import fill, fill_report
+from saga.authoring.messages import (
+    RolledBack,
+    not_known,
+    outcome_message,
+    read_event,
+    read_payload,
+    refusal_of_payload,
+    rolled_back_message,
+)
+from saga.authoring.requests import Request
 from saga.authoring.seclusion import secluded
+from saga.authoring.steps import (
+    Steps,
+    read_reply,
+    refusal_of_entered,
+    refusal_of_reply,
+    result_of_child,
+    undo_of,
+)
 from saga.contracts import (
     Event,
-    Intent,
-    Unreadable,
     contract_of,
-    decode,
-    encode,
     message_of,
     read,
-    read_accepted_as,
 )
 from saga.core.events import (
     Arrival,
     ChildEnded,
-    ChildStatus,
     EventReceived,
     Json,
     Message,
@@ -58,7 +65,6 @@ from saga.core.program import (
     StepFailure,
     TakePatch,
 )
-from saga.core.texts import storable
 from saga.errors import DefinitionError, StepFailed, TimedOut
 
 SagaFunction = Callable[[Context, Any], Coroutine[Any, Any, Event | None]]
@@ -94,7 +100,7 @@ class FunctionProgram:
             program=self,
             run=run,
             new_scope=self._scheduler.new_scope,
-            is_known=registry.paths.__contains__,
+            steps=Steps(registry, run),
             heard=around.heard,
         )
         self._trigger: BaseModel | None = None
@@ -116,20 +122,16 @@ class FunctionProgram:
     def succeeded(self, step: StepId, reply: Message | None, at: Instant) -> Sequence[Command]:
         waiter, call = self._scheduler.steps[step]
         waiter.settled = (step,)
-        return self._run(waiter, None if reply is None else self._read(call, reply), None, at)
+        return self._run(
+            waiter, None if reply is None else read_reply(self._registry, call, reply), None, at
+        )
 
     def gave_out(
         self, step: StepId, failure: StepFailure, at: Instant, *, is_refused: bool
     ) -> Sequence[Command]:
         waiter, _ = self._scheduler.steps[step]
         waiter.settled = (step,)
-        error = StepFailed(
-            step,
-            code=failure.code or ("refused" if is_refused else "failed"),
-            message=failure.message,
-            refused=is_refused,
-            details=None if failure.details is None else json.loads(failure.details),
-        )
+        error = step_failed(step, failure, is_refused=is_refused)
         unseen = self._scheduler.unseen = self._scheduler.unseen or Unseen()
         commands = self._run(waiter, None, error, at)
         if commands and isinstance(commands[-1], Fail):
@@ -146,11 +148,10 @@ class FunctionProgram:
         waiter, call = self._scheduler.steps[step]
         assert isinstance(call, ChildCall), call
         waiter.settled = (step,)
-        if ended is None:
-            return self._run(waiter, None, TimedOut(step, "child"), at)
-        if ended.status is ChildStatus.COMPLETED:
-            return self._run(waiter, outcome_of(call, ended.outcome, self._registry), None, at)
-        return self._run(waiter, None, rolled_back(step, ended), at)
+        result = result_of_child(self._registry, call, ended)
+        if isinstance(result, Exception):
+            return self._run(waiter, None, result, at)
+        return self._run(waiter, result, None, at)
 
     def slept(self, name: str, at: Instant) -> Sequence[Command]:
         """Nobody may wait for it any more, when a group was decided without it."""
@@ -163,7 +164,7 @@ class FunctionProgram:
         if isinstance(call, NextCall):
             value = self._read_event(call, arrival)
         else:
-            value = _read_payload(call, arrival.payload)
+            value = read_payload(call.adapter, arrival.payload)
         if isinstance(call, UpdateCall):
             value = self._asked(waiter, call, arrival, value)
         return self._run(waiter, value, None, at)
@@ -202,62 +203,19 @@ class FunctionProgram:
         _, call = self._scheduler.waits.get(wait, (None, None))
         if not isinstance(call, WaitCall | UpdateCall):
             return None
-        try:
-            with secluded():
-                call.adapter.validate_json(payload)
-        except ValidationError as invalid:
-            problem = invalid.errors(include_url=False, include_input=False)[0]
-            place = ".".join(str(part) for part in problem["loc"]) or "payload"
-            return storable(f"{place}: {problem['msg']}")
-        except UnicodeEncodeError:
-            return "payload: it is refused, with a text that is no UTF-8"
-        return None
+        return refusal_of_payload(call.adapter, payload)
 
     def refusal_of_reply(self, step: StepId, reply: Message | None) -> str | None:
-        call = self._scheduler.steps[step][1]
-        name = None if reply is None else reply.contract
-        if name in self._registry.replies[call.contract]:
-            return None
-        expected = contract_of(call.intent).reply
-        if expected is None:
-            return f"it has no reply of its own, not {name}"
-        answer = f"it is answered by {contract_of(expected).contract_name}"
-        return answer if name is None else f"{answer}, not {name}"
+        return refusal_of_reply(self._registry, self._scheduler.steps[step][1], reply)
 
     def refusal_of_entered(self, step: StepId, reply: Message | None) -> str | None:
-        refusal = self.refusal_of_reply(step, reply)
-        if refusal is not None or reply is None:
-            return refusal
-        found = decode(self._registry, reply.contract, reply.payload.encode())
-        return storable(found.message) if isinstance(found, Unreadable) else None
+        return refusal_of_entered(self._registry, self._scheduler.steps[step][1], reply)
 
     def undo_of(self, step: StepId, reply: Message | None) -> Message:
-        _, call = self._scheduler.steps[step]
-        replied = None if reply is None else self._read(call, reply)
-        undo = call.undo
-        assert undo is not None, step
-        intent: object
-        if isinstance(undo, type):
-            intent = fill(undo, call.intent, replied)
-        else:
-            with secluded():
-                intent = undo(call.intent, replied)
-        if not isinstance(intent, Intent):
-            raise DefinitionError(f"the undo of {step} gave {type(intent).__name__}, no Intent")
-        contract = contract_of(intent)
-        name = contract.contract_name
-        if name not in self._registry:
-            raise DefinitionError(f"the undo of {step}: {not_known(contract)}")
-        return Message(name, encode(intent))
+        return undo_of(self._registry, self._scheduler.steps[step][1], reply)
 
     def outcome_of(self, report: Report) -> Message | None:
-        if self._rolled_back is None or self._trigger is None:
-            return None
-        if isinstance(self._rolled_back, type):
-            return self._message(fill_report(self._rolled_back, self._trigger, report))
-        with secluded():
-            outcome = self._rolled_back(self._trigger, report)
-        return self._message(outcome)
+        return rolled_back_message(self._registry, self._rolled_back, self._trigger, report)
 
     def take_patches(self, patches: Iterable[str]) -> None:
         self._patches = self._patches.union(patches)
@@ -288,7 +246,7 @@ class FunctionProgram:
             _check_answered(self._requests or ())
             if isinstance(value, ContinueCall):
                 return ContinueAsNew(value.trigger)
-            return Finish(self._message(value))
+            return Finish(outcome_message(self._registry, value))
         if not isinstance(error, FAILURES):
             raise error
         failure = fail_of(error)
@@ -299,18 +257,6 @@ class FunctionProgram:
         if stands is None:
             return failure
         return replace(failure, again=scheduler.unseen.words(), stands=stands)
-
-    def _message(self, outcome: object) -> Message | None:
-        if outcome is None:
-            return None
-        if not isinstance(outcome, Event):
-            raise DefinitionError(
-                f"a saga's outcome is an Event or None, not {type(outcome).__name__}"
-            )
-        contract = contract_of(outcome)
-        if contract.contract_name not in self._registry:
-            raise not_known(contract)
-        return message_of(outcome)
 
     def next_run(self, trigger: Event) -> ContinueCall:
         contract = contract_of(trigger)
@@ -365,22 +311,8 @@ class FunctionProgram:
         """The event in its current version; it was accepted, if not by today's contract."""
         assert isinstance(arrival, EventReceived), arrival
         if call.read is None or call.read[0] is not arrival:
-            message = Message(arrival.contract, arrival.payload)
-            call.read = (arrival, read(self._registry, message))
+            call.read = (arrival, read_event(self._registry, arrival))
         return call.read[1]
-
-    def _read(self, call: StepCall[Any], reply: Message) -> BaseModel:
-        if call.replied is None or call.reply != reply:
-            call.reply, call.replied = reply, read(self._registry, reply)
-        return call.replied
-
-
-def _read_payload(call: WaitCall[Any] | UpdateCall[Any], payload: Json) -> object:
-    """What a wait takes: it was accepted, if not by today's model then by an earlier one."""
-    try:
-        return call.adapter.validate_json(payload)
-    except Exception:  # noqa: BLE001  # validators are user code
-        return read_accepted_as(call.adapter, payload)
 
 
 class _Closed:

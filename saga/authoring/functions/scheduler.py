@@ -16,6 +16,7 @@ from types import AsyncGeneratorType, CodeType, FrameType
 from typing import Any, Protocol
 from weakref import ref
 
+from saga.authoring.failures import FAILURES
 from saga.authoring.functions.calls import (
     Branch,
     Call,
@@ -30,7 +31,6 @@ from saga.authoring.functions.calls import (
     Waiting,
 )
 from saga.authoring.functions.coroutines import awaits_at, close, frames_of, line_of
-from saga.authoring.functions.failures import FAILURES
 from saga.authoring.functions.scopes import Leaving, Scope, advice, innermost, name_in, take_in
 from saga.authoring.functions.unseen import Unseen
 from saga.authoring.seclusion import (

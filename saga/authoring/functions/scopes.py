@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
+from saga.authoring.failures import FAILURES, fail_of
 from saga.authoring.functions.calls import Call
-from saga.authoring.functions.failures import FAILURES, fail_of
 from saga.core.program import DoStep, Fail
 from saga.core.status import StepKind
 from saga.errors import DefinitionError

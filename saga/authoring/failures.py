@@ -1,11 +1,12 @@
-"""What a saga's function may fail with in the course of business; anything else is a bug in it."""
+"""What a saga may fail with in the course of business; anything else its code raises is a bug."""
 
 from __future__ import annotations
 
+import json
 from typing import Final
 
 from saga.core.identity import StepId
-from saga.core.program import Fail
+from saga.core.program import Fail, StepFailure
 from saga.core.texts import storable
 from saga.errors import ChildRolledBack, RollBack, StepFailed, TimedOut
 
@@ -32,4 +33,15 @@ def _fail(reason: object, code: object, failed_step: object = None) -> Fail:
         storable(str(reason), REASON_CHARS_MAX),
         None if code is None else storable(str(code), REASON_CHARS_MAX),
         None if failed_step is None else StepId(storable(str(failed_step), REASON_CHARS_MAX)),
+    )
+
+
+def step_failed(step: StepId, failure: StepFailure, *, is_refused: bool) -> StepFailed:
+    """What a saga's code is told of a step that failed for good."""
+    return StepFailed(
+        step,
+        code=failure.code or ("refused" if is_refused else "failed"),
+        message=failure.message,
+        refused=is_refused,
+        details=None if failure.details is None else json.loads(failure.details),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
-from saga.authoring.functions.signals import json_of
+from saga.authoring.signals import json_of
 from saga.core.events import UpdateReceived
 from saga.core.intents import UPDATE_ENDED, UPDATE_INVALID
 from saga.core.program import Answer
