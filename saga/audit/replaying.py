@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
-from saga.authoring.registry import SagaRegistry
+from saga.authoring.registry import Registered, SagaRegistry
 from saga.core.decider import Decider
-from saga.core.history import Entry, History, beginning_of, turns
+from saga.core.history import Entry, History, beginning_of, continued_in, turns
 from saga.core.identity import SagaId
 from saga.core.intents import Continued
 from saga.core.replay import replay
@@ -86,18 +86,21 @@ def _replay(
     if not (entries := len(history)):
         return 0, ReplayMismatch(1, "nothing, though the index names this saga", "nothing")
     runs = _runs(history, summary)
-    missing = [number for number, run in enumerate(runs) if sagas.find(*run[1:]) is None]
-    if missing and missing[-1] == len(runs) - 1:
-        _, name, version = runs[-1]
+    registered: Registered | None = None
+    begins_in = 0
+    for first, name, version in reversed(runs):
+        found = sagas.find(name, version)
+        if found is None:
+            break  # an earlier run is never loaded again: it is no difference that it is gone
+        registered, begins_in = found, first
+    if registered is None:
         recorded = f"saga {name!r} version {version}"
         decided = "nothing: this application has no such version of it"
         return entries, ReplayMismatch(1, recorded, decided)
-    # An earlier run is never loaded again: one of a version that is gone is no difference.
-    first, name, version = runs[missing[-1] + 1 if missing else 0]
-    registered = sagas.find(name, version)
-    assert registered is not None, (name, version)
+    if begins_in:
+        history = History(turns(history)[begins_in:])
     try:
-        state = replayed(registered.decider, summary.saga_id, History(turns(history)[first:]))
+        state = replayed(registered.decider, summary.saga_id, history)
     except ReplayMismatch as error:
         return entries, error
     if state.program is not None:
@@ -127,7 +130,9 @@ def _runs(history: Sequence[Entry], summary: SagaSummary) -> list[tuple[int, str
     name = summary.definition if begun is None else begun.definition
     version = summary.definition_version if begun is None else begun.definition_version
     runs = [(0, name, version)]
-    for number, turn in enumerate(turns(history)):
-        continued = [each for each in turn.decided if isinstance(each, Continued)][-1:]
-        runs += [(number, each.definition, each.definition_version) for each in continued]
+    runs += [
+        (number, run.definition, run.definition_version)
+        for number, turn in enumerate(turns(history))
+        if Continued in map(type, turn.decided) and (run := continued_in(turn)) is not None
+    ]
     return runs

@@ -97,7 +97,7 @@ class History(Sequence[Entry]):
         self.turns += 1
 
     def __len__(self) -> int:
-        return len(self.recorded) + sum([len(turn.decided) for turn in self.recorded])
+        return self.version + 1 - self.recorded[0].version if self.recorded else 0
 
     def __iter__(self) -> Iterator[Entry]:
         return chain.from_iterable(self.recorded)
@@ -325,15 +325,18 @@ def beginning_of(history: Sequence[Entry]) -> SagaStarted | Continued | None:
 
     None of a saga that could not begin.
     """
-    first = next(iter(history), None)
-    if first is None or first.version == 1:
-        return next((each.body for each in history if isinstance(each.body, SagaStarted)), None)
-    begun = None
-    for entry in history:
-        if begun is not None and type(entry.body) in FACTS:
-            break
-        begun = entry.body if isinstance(entry.body, Continued) else begun
-    return begun
+    recorded = turns(history)
+    if not recorded or recorded[0].version == 1:
+        for turn in recorded:
+            if isinstance(turn.event.fact, SagaStarted):
+                return turn.event.fact
+        return None
+    return next(filter(None, map(continued_in, recorded)), None)
+
+
+def continued_in(turn: RecordedTurn) -> Continued | None:
+    """What says which run is the last one that *turn* begins, if it begins any."""
+    return next((each for each in reversed(turn.decided) if isinstance(each, Continued)), None)
 
 
 def are_whole(recorded: Iterable[RecordedTurn]) -> bool:
