@@ -79,7 +79,7 @@ def secluded() -> Iterator[None]:
         set_running_loop(loop)
 
 
-def placed(refusal: DefinitionError | RuntimeError) -> Exception:
+def placed(refusal: Exception) -> Exception:
     """*refusal* with the line that called us; what asyncio itself refused, in words for a saga."""
     lines = list(traceback.walk_tb(refusal.__traceback__))
     files = [(frame.f_code.co_filename, line) for frame, line in lines]

@@ -17,6 +17,7 @@ from saga.core.program import Await, Signal
 from saga.errors import DefinitionError
 
 T = TypeVar("T")
+E = TypeVar("E", bound=Exception)
 
 
 class Call(Generic[T]):
@@ -30,12 +31,14 @@ class Call(Generic[T]):
     if not TYPE_CHECKING:
         __slots__ = ()  # each kind has its own, and a step those of its command
 
-        def __getattr__(self, name: str) -> object:
-            if name.startswith("_"):
-                raise AttributeError(name)
-            raise DefinitionError(
-                f"{self} has no {name!r} before it is awaited: write `(await {self}).{name}`"
-            )
+
+def unawaited(error: E) -> E | DefinitionError:
+    """*error* itself, or, where a call was taken for its result, what to write instead."""
+    if not (isinstance(error, AttributeError) and isinstance(error.obj, Call)):
+        return error
+    call, name = error.obj, error.name
+    problem = f"{call} has no {name!r} before it is awaited: write `(await {call}).{name}`"
+    return DefinitionError(problem).with_traceback(error.__traceback__)
 
 
 class StepCall(Call[T], AuthoredStep):

@@ -29,6 +29,7 @@ from saga.authoring.functions.calls import (
     UpdateCall,
     WaitCall,
     Waiting,
+    unawaited,
 )
 from saga.authoring.functions.coroutines import awaits_at, close, frames_of, line_of
 from saga.authoring.functions.scopes import Leaving, Scope, advice, innermost, name_in, take_in
@@ -113,8 +114,8 @@ class Task:
             scheduler.excuse(frame for frame, _ in walk_tb(failure.__traceback__))
             # A traceback keeps the frames of its callers, and with them the whole batch of turns.
             scheduler.ended(self, None, failure.with_traceback(None))
-        except (DefinitionError, RuntimeError) as refusal:
-            said = placed(refusal)
+        except (DefinitionError, RuntimeError, AttributeError) as refusal:
+            said = placed(unawaited(refusal))
             if said is refusal:
                 raise
             raise said from refusal
@@ -346,7 +347,7 @@ class Scheduler:
         self._scopes: dict[str, tuple[Waiter, Leaving] | None] | None = None
         """Those entered so far, by name, with who waits until it is undone."""
         self._queue: deque[tuple[Task, object, Exception | None]] | None = None
-        """Who goes on next; None between turns, as an empty one is a tenth of an open saga."""
+        """Who goes on next; None where nobody does, as an empty one is a tenth of an open saga."""
         self._generators: dict[int, Generator] | None = None
         """Those that have begun, in that order; None where none ever has."""
         self._generators_max = GENERATORS_MIN
@@ -362,18 +363,17 @@ class Scheduler:
         self.commands = []
         if self.unseen is not None:
             self.unseen.begin_run()
-        queue = self._queue = self._queue or deque()
         loop, hooks = running_loop(), get_asyncgen_hooks()
         try:
             set_running_loop(NO_LOOP)  # type: ignore[arg-type]  # see seclusion
             set_asyncgen_hooks(self._begun, self._left)
             waiter.wake(self, value, error)
-            while queue:
-                task, value, error = queue.popleft()
+            while self._queue:
+                task, value, error = self._queue.popleft()
                 task.wake(self, value, error)
         finally:
             self.running = None
-            self._queue = queue or None
+            self._queue = self._queue or None
             set_asyncgen_hooks(*hooks)
             set_running_loop(loop)
         return self.commands
@@ -403,7 +403,8 @@ class Scheduler:
         So a race is decided before anything else runs.
         """
         if isinstance(waiter, Task):
-            assert self._queue is not None, "outside of a run nobody goes on"
+            if self._queue is None:
+                self._queue = deque()
             self._queue.append((waiter, value, error))
         else:
             waiter.wake(self, value, error)
