@@ -193,9 +193,10 @@ def retry_now(turn: Turn, step: Step) -> None:
 def is_asked(turn: Turn) -> bool:
     """Whether the program is still told how something ended that it waits for."""
     state = turn.state
-    is_stopping = state.cancel_reason is not None or state.due is not None
-    if state.plan is not None or is_stopping or state.is_finishing:
+    if state.plan is not None or state.is_finishing:
         return False
+    if state.cancel_reason is not None or state.due is not None:
+        return False  # as `is_stopping`, which would be asked in every turn
     assert turn.finish is None, state.saga_id
     return True
 
@@ -251,7 +252,7 @@ def _take(
     commands: Sequence[program.Command],
     waits: OrderedDict[str, program.Await],
 ) -> None:
-    if commands and type(commands[-1]) is program.Fail and turn.state.is_past_pivot:
+    if turn.state.is_past_pivot and commands and type(commands[-1]) is program.Fail:
         commands = parking.taken_back(turn, commands)
     for command in commands:
         match command:

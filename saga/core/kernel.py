@@ -54,7 +54,7 @@ def decider_for(definition: Definition) -> Decider:
         turn.disposition = _take(turn, event)
         if turn.disposition is RECORDED:
             assert turn.has_taken_fact, (state.saga_id, event)
-            if state.untold is not None:
+            if state.untold is not None and state.untold.held:
                 parking.park_on_held(turn)
             if turn.finish is not None or turn.left is not None or state.has_to_settle:
                 forward.settle(turn)
@@ -153,7 +153,7 @@ def _reply(turn: Turn, fact: ReplyReceived) -> Disposition:
         return Disposition.UNKNOWN
     _, step_id, direction, _ = name
     step = state.steps.get(step_id)
-    if runs.is_of_earlier_run(state, step_id) and step_id not in state.steps:
+    if step is None and runs.is_of_earlier_run(state, step_id):
         return runs.answered(turn, step_id, fact.intent_id)
     if not state.was_issued(name):
         return Disposition.UNKNOWN

@@ -61,8 +61,7 @@ def parks_later(turn: Turn, step: Step, message: str) -> bool | None:
 def park_on_held(turn: Turn) -> None:
     """Park where a program does not that was not told of a failure, as did the one that was."""
     untold = turn.state.untold
-    if untold is None or not untold.held:
-        return
+    assert untold is not None, turn.state.saga_id
     for body in turn.recorded or ():
         if type(body) is intents.SagaParked and body.step in untold.held:
             untold.held.discard(body.step)

@@ -32,6 +32,7 @@ from saga.core.state import SagaState, Step, Unarmed, identity_of
 from saga.core.status import SagaStatus, StepStatus
 
 Asked = TypeVarTuple("Asked")
+_NO_PATCHES: Final[frozenset[str]] = frozenset()
 _DEADLINE: Final = TimerPurpose.DEADLINE
 _RETRY: Final = TimerPurpose.RETRY
 _TIMEOUTS: Final = frozenset({TimerPurpose.DEADLINE, TimerPurpose.WAIT, TimerPurpose.SAGA})
@@ -85,13 +86,13 @@ class Turn:
         # None until the saga has begun, and once it is abandoned; then nothing else asks for it.
         self.program: Program = state.program  # type: ignore[assignment]
         if recorded is not None and state.program is not None:
-            self._tell(state.program, recorded)
+            state.program.patches = _patches_in(recorded)
 
     def begin(self, program: Program) -> None:
         """Have *program* decide for the saga from here on."""
         self.program = self.state.program = program
         if self.recorded is not None:
-            self._tell(program, self.recorded)
+            program.patches = _patches_in(self.recorded)
 
     def hold(self) -> None:
         """Tell the program nothing until the saga is resumed."""
@@ -361,12 +362,6 @@ class Turn:
                 intents.UpdateAnswered(update=update, code=intents.UPDATE_ENDED, message=message)
             )
 
-    def _tell(self, program: Program, recorded: Sequence[Intent]) -> None:
-        """Have a program take the path that was taken then."""
-        program.patches = frozenset(
-            [decided.patch for decided in recorded if type(decided) is intents.Patched]
-        )
-
     def _arm_as_recorded(self, timer: intents.TimerArmed, length_us: int) -> None:
         """Arm it as long as it was armed then; a timeout that was not is for a live turn to arm."""
         assert self.recorded is not None, timer
@@ -414,6 +409,13 @@ class Turn:
         timeout_us = self.policy(step).timeout_us
         if timeout_us is not None:
             self.arm_for(step, direction, _DEADLINE, timeout_us)
+
+
+def _patches_in(recorded: Sequence[Intent]) -> frozenset[str]:
+    """What a program may take, so that it takes the path that was taken then."""
+    if intents.Patched not in map(type, recorded):
+        return _NO_PATCHES
+    return frozenset([each.patch for each in recorded if type(each) is intents.Patched])
 
 
 def _is_unread(decided: Intent) -> bool:
