@@ -397,9 +397,11 @@ class Turns:
     def _deliver(self, unit: UnitOfWork, delivery: Delivery, failure: BaseException | None) -> None:
         if delivery.rerun_of is not None and not acting.is_to_begin(unit, delivery):
             return
-        saga = self._saga_for(unit, delivery)
-        if saga is None:
-            return
+        saga = unit.sagas.get(delivery.saga_id)
+        if not isinstance(saga, LoadedSaga):
+            saga = self._brought(unit, saga, delivery)
+            if saga is None:
+                return
         if delivery.heard_by and not is_reached(saga, delivery):
             unit.let_go(delivery, SkipReason.OTHER_VERSION)
             return
@@ -415,32 +417,31 @@ class Turns:
             (self._deferred.sagas or unit.unhandled.deferred_behind)
             and self._is_out_of_turn(unit, saga, delivery)
         ):
-            message = "what is before it goes first"
-            unit.defer(delivery, DeferralReason.BEHIND_DEFERRED, message)
-            unit.revisits.add(delivery.saga_id)
-        else:
-            self._take_turn(unit, saga, delivery, failure)
+            self._put_in_line(unit, saga, delivery)
+        elif failure is not None:
+            self._take_failed(unit, saga, delivery, failure)
+        # A saga knows what it has asked for, though not whether in this batch.
+        elif saga.saga_id not in unit.changed or self._is_asked_for(unit, saga, delivery):
+            if state.unarmed:
+                self._add_timers(unit, saga)
+            self._handle(unit, saga, delivery)
 
-    def _saga_for(self, unit: UnitOfWork, delivery: Delivery) -> LoadedSaga | None:
-        """The saga that can take a delivery; None where none can, and that is seen to."""
-        saga = unit.sagas.get(delivery.saga_id)
-        intent = delivery.intent
-        if intent is not None and saga is not None and not was_issued(unit, saga, intent):
-            self._ask_the_store(unit, delivery)
-            message = "no such intent was issued before this reply came"
-            _reject(unit, delivery, DeadLetterReason.UNKNOWN_INTENT, message)
-            return None
-        if isinstance(saga, UnloadableSaga):
-            return self._without_code(unit, saga, delivery)
-        if saga is None:
-            if delivery.starts is None:
-                self._absent(unit, delivery)
+    def _brought(
+        self, unit: UnitOfWork, saga: UnloadableSaga | None, delivery: Delivery
+    ) -> LoadedSaga | None:
+        """A saga that begins, or as its entries say; None where none can take a delivery."""
+        if saga is not None:
+            if not self._is_asked_for(unit, saga, delivery):
                 return None
-            decider = delivery.starts.decider
-            state = decider.initial_state(delivery.saga_id)
-            saga = LoadedSaga(delivery.saga_id, decider, state, 0, unit.at, unit.at)
-            unit.sagas[delivery.saga_id] = saga
-        return saga
+            return self._without_code(unit, saga, delivery)
+        if delivery.starts is None:
+            self._absent(unit, delivery)
+            return None
+        decider = delivery.starts.decider
+        state = decider.initial_state(delivery.saga_id)
+        begun = LoadedSaga(delivery.saga_id, decider, state, 0, unit.at, unit.at)
+        unit.sagas[delivery.saga_id] = begun
+        return begun
 
     def _without_code(
         self, unit: UnitOfWork, saga: UnloadableSaga, delivery: Delivery
@@ -459,21 +460,27 @@ class Turns:
         unit.sagas[delivery.saga_id] = found
         return found
 
-    def _take_turn(
-        self,
-        unit: UnitOfWork,
-        saga: LoadedSaga,
-        delivery: Delivery,
-        failure: BaseException | None,
+    def _is_asked_for(
+        self, unit: UnitOfWork, saga: LoadedSaga | UnloadableSaga, delivery: Delivery
+    ) -> bool:
+        """Whether a saga can have asked for this before this batch; what it cannot is rejected."""
+        intent = delivery.intent
+        if intent is None or was_issued(unit, saga, intent):
+            return True
+        self._ask_the_store(unit, delivery)
+        message = "no such intent was issued before this reply came"
+        _reject(unit, delivery, DeadLetterReason.UNKNOWN_INTENT, message)
+        return False
+
+    def _take_failed(
+        self, unit: UnitOfWork, saga: LoadedSaga, delivery: Delivery, failure: BaseException
     ) -> None:
-        state = saga.state
-        if state.unarmed:
+        """What becomes of a delivery on which a turn of its saga has raised, or was refused."""
+        if not self._is_asked_for(unit, saga, delivery):
+            return
+        if saga.state.unarmed:
             self._add_timers(unit, saga)
-        if failure is None:
-            self._handle(unit, saga, delivery)
-            if delivery.starts is not None and state.pause is not None:
-                self._follow_definition(unit, saga, delivery)
-        elif delivery.abandons:
+        if delivery.abandons:
             saga.let_go()  # to abandon a saga does not need its code
             self._handle(unit, saga, delivery)
         else:
@@ -512,6 +519,8 @@ class Turns:
 
     def _deliver_to_poisoned(self, unit: UnitOfWork, saga: LoadedSaga, delivery: Delivery) -> None:
         self._ask_the_store(unit, delivery)
+        if not self._is_asked_for(unit, saga, delivery):
+            return
         fact = delivery.event.fact
         if isinstance(fact, TimerFired) and fact.timer_id not in saga.state.timers:
             unit.settle(delivery)  # another worker was quicker; nothing is to come of it
@@ -519,6 +528,12 @@ class Turns:
         message = "deferred until the saga is released"
         reason = DeferralReason.BEHIND_FAILED_TURN
         unit.defer(delivery, reason, message, since=saga.last_at)
+
+    def _put_in_line(self, unit: UnitOfWork, saga: LoadedSaga, delivery: Delivery) -> None:
+        if self._is_asked_for(unit, saga, delivery):
+            message = "what is before it goes first"
+            unit.defer(delivery, DeferralReason.BEHIND_DEFERRED, message)
+            unit.revisits.add(saga.saga_id)
 
     def _is_out_of_turn(self, unit: UnitOfWork, saga: LoadedSaga, delivery: Delivery) -> bool:
         saga_id = delivery.saga_id
@@ -562,9 +577,19 @@ class Turns:
         if has_started or state.status is not before:
             unit.count_change(saga, has_started=has_started, before=before)
         if delivery.starts is not None or delivery.is_operator:
-            _let_go_on(unit, saga, was_poisoned=was_poisoned)
+            self._let_go_on(unit, saga, delivery, was_poisoned=was_poisoned)
         if delivery.inbound is None or delivery.deferred_id:
             unit.settle(delivery)
+
+    def _let_go_on(
+        self, unit: UnitOfWork, saga: LoadedSaga, delivery: Delivery, *, was_poisoned: bool
+    ) -> None:
+        """What waits behind this saga may go on: it has begun, or was released."""
+        unit.revisits.add(saga.saga_id)
+        if was_poisoned and not saga.state.is_poisoned:
+            unit.timers.arm_again(saga.state.timers.values(), saga.saga_id)
+        if delivery.starts is not None and saga.state.pause is not None:
+            self._follow_definition(unit, saga, delivery)
 
     def _leave_out(
         self, unit: UnitOfWork, saga: LoadedSaga, delivery: Delivery, disposition: Disposition
@@ -771,13 +796,6 @@ def _is_known(error: Exception) -> bool:
     if not isinstance(error, SagaError):
         return False
     return error.retriable or not isinstance(error, DeliveryError)
-
-
-def _let_go_on(unit: UnitOfWork, saga: LoadedSaga, *, was_poisoned: bool) -> None:
-    """What waits behind this saga may go on: it has begun, or was released."""
-    unit.revisits.add(saga.saga_id)
-    if was_poisoned and not saga.state.is_poisoned:
-        unit.timers.arm_again(saga.state.timers.values(), saga.saga_id)
 
 
 def _refuse(unit: UnitOfWork, delivery: Delivery, misfit: Rejected | Skipped) -> None:
