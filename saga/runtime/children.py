@@ -57,12 +57,6 @@ def start_of(history: History) -> tuple[SagaStarted | Continued, Parent | None] 
     return None
 
 
-def concerns_a_parent(turn: RecordedTurn, parent: Parent | None) -> bool:
-    """Whether there may be anything to tell; *parent* is the saga's own."""
-    fact = turn.event.fact
-    return parent is not None or (type(fact) is SagaStarted and fact.parent is not None)
-
-
 def told_to_parent(
     turn: RecordedTurn, parent: Parent | None, *, definition: str, key: str
 ) -> Iterator[tuple[Told, str]]:

@@ -77,6 +77,7 @@ def _take_out(
     for saga_id in saga_ids:
         unit.counts["recorded"] -= len(unit.histories.pop(saga_id).turns)
         unit.changed.pop(saga_id).let_go()
+        del unit.outgoing_of[saga_id]
         del unit.sagas[saga_id]
     for reached in unit.reached:
         if reached.saga.saga_id in came:
@@ -86,18 +87,7 @@ def _take_out(
     if unit.lines:
         unit.lines = [each for each in unit.lines if each[0].saga_id not in came]
     unit.timers.take_out(came.keys())
-    _take_out_outgoing(unit, came.keys())
     return True
-
-
-def _take_out_outgoing(unit: UnitOfWork, saga_ids: Collection[SagaId]) -> None:
-    outgoing, whose, begin = unit.outgoing, unit.whose_outgoing, 0
-    unit.outgoing, unit.whose_outgoing = [], []
-    for saga_id, end in whose:
-        if saga_id not in saga_ids:
-            unit.outgoing += outgoing[begin:end]
-            unit.whose_outgoing.append((saga_id, len(unit.outgoing)))
-        begin = end
 
 
 def _only_took_turns(unit: UnitOfWork, saga_id: SagaId, came: Sequence[Delivery]) -> bool:

@@ -157,15 +157,18 @@ class SagaCache:
             let_go(taken.values())
             raise
 
-    def keep(self, *sagas: LoadedSaga) -> None:
+    def keep(self, *sagas: LoadedSaga | UnloadableSaga) -> None:
         """Remember sagas whose turns, if there were any, are recorded.
 
         One that has ended, or whose program is ahead of its history, is let go, and one that has
-        not begun is none.
+        not begun, or cannot be loaded, is none.
         """
         cheap = self._cheap
         for saga in sagas:
-            if saga.state.status in ENDED or saga.state.is_ahead:
+            if isinstance(saga, UnloadableSaga):
+                continue
+            state = saga.state
+            if state.status in ENDED or state.is_ahead:
                 saga.let_go()
             elif saga.version - saga.before >= COSTLY_ENTRIES:
                 self._keep_costly(saga)

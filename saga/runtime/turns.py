@@ -38,10 +38,9 @@ from saga.errors import (
     PausesChanged,
     SagaError,
 )
-from saga.ports import Appended, EventStore, HistoryAppend
+from saga.ports import Appended, EventStore, HistoryAppend, Record
 from saga.ports.store import DeadLetterReason, DeferralReason, SkipReason
 from saga.runtime import acting
-from saga.runtime.children import concerns_a_parent
 from saga.runtime.conflicts import AGAIN_MAX, Contention
 from saga.runtime.deferred import DeferredRecords
 from saga.runtime.lines import write_lines
@@ -411,14 +410,10 @@ class Turns:
                 self._follow_definition(unit, saga, delivery)
             if delivery.is_nudge:
                 return
-        if state.is_poisoned and not delivery.is_operator:
-            self._deliver_to_poisoned(unit, saga, delivery)
-        elif state.is_ahead or (
-            (self._deferred.sagas or unit.unhandled.deferred_behind)
-            and self._is_out_of_turn(unit, saga, delivery)
-        ):
-            self._put_in_line(unit, saga, delivery)
-        elif failure is not None:
+        may_wait = state.is_poisoned or state.is_ahead or self._deferred.sagas
+        if (may_wait or unit.unhandled.deferred_behind) and self._waits(unit, saga, delivery):
+            return
+        if failure is not None:
             self._take_failed(unit, saga, delivery, failure)
         # A saga knows what it has asked for, though not whether in this batch.
         elif saga.saga_id not in unit.changed or self._is_asked_for(unit, saga, delivery):
@@ -517,10 +512,22 @@ class Turns:
             until = given_up_at(unit, delivery, self._deferred.early_us)
             unit.defer(delivery, DeferralReason.EARLY, message, until=until)
 
-    def _deliver_to_poisoned(self, unit: UnitOfWork, saga: LoadedSaga, delivery: Delivery) -> None:
-        self._ask_the_store(unit, delivery)
-        if not self._is_asked_for(unit, saga, delivery):
-            return
+    def _waits(self, unit: UnitOfWork, saga: LoadedSaga, delivery: Delivery) -> bool:
+        """Whether a saga that is there cannot take a delivery yet; then that is seen to."""
+        if saga.state.is_poisoned and not delivery.is_operator:
+            self._ask_the_store(unit, delivery)
+            if self._is_asked_for(unit, saga, delivery):
+                self._defer_to_release(unit, saga, delivery)
+            return True
+        if not (saga.state.is_ahead or self._is_out_of_turn(unit, saga, delivery)):
+            return False
+        if self._is_asked_for(unit, saga, delivery):
+            message = "what is before it goes first"
+            unit.defer(delivery, DeferralReason.BEHIND_DEFERRED, message)
+            unit.revisits.add(saga.saga_id)
+        return True
+
+    def _defer_to_release(self, unit: UnitOfWork, saga: LoadedSaga, delivery: Delivery) -> None:
         fact = delivery.event.fact
         if isinstance(fact, TimerFired) and fact.timer_id not in saga.state.timers:
             unit.settle(delivery)  # another worker was quicker; nothing is to come of it
@@ -528,12 +535,6 @@ class Turns:
         message = "deferred until the saga is released"
         reason = DeferralReason.BEHIND_FAILED_TURN
         unit.defer(delivery, reason, message, since=saga.last_at)
-
-    def _put_in_line(self, unit: UnitOfWork, saga: LoadedSaga, delivery: Delivery) -> None:
-        if self._is_asked_for(unit, saga, delivery):
-            message = "what is before it goes first"
-            unit.defer(delivery, DeferralReason.BEHIND_DEFERRED, message)
-            unit.revisits.add(saga.saga_id)
 
     def _is_out_of_turn(self, unit: UnitOfWork, saga: LoadedSaga, delivery: Delivery) -> bool:
         saga_id = delivery.saga_id
@@ -628,9 +629,11 @@ class Turns:
         self, unit: UnitOfWork, saga: LoadedSaga, event: Event, intents: Sequence[Intent]
     ) -> None:
         saga_id, state, encoder = saga.saga_id, saga.state, self._relay.encoder
+        fact, parent = event.fact, state.parent
         turn = RecordedTurn(saga_id, saga.version + 1, event, intents)
+        outgoing: list[Record] = []
         if intents:
-            unit.outgoing += encoder.records_of(
+            outgoing = encoder.records_of(
                 saga_id,
                 event.at,
                 event.cause,
@@ -642,29 +645,28 @@ class Turns:
             )
             if not _NOTEWORTHY.isdisjoint(map(type, intents)):
                 unit.timers.note(saga_id, intents)
-                for notice in notices(state, event.fact, intents):
-                    name, key = saga.decider.name, state.key
-                    record = encoder.notice(
-                        notice, saga=saga_id, at=event.at, definition=name, key=key
-                    )
-                    unit.outgoing.append(record)
-        is_begin = type(event.fact) is SagaStarted
-        if (is_begin or state.parent is not None) and concerns_a_parent(turn, state.parent):
-            unit.outgoing += encoder.told_to_parent(
+                name, key = saga.decider.name, state.key
+                outgoing += [
+                    encoder.notice(each, saga=saga_id, at=event.at, definition=name, key=key)
+                    for each in notices(state, fact, intents)
+                ]
+        if parent is not None or (type(fact) is SagaStarted and fact.parent is not None):
+            outgoing += encoder.told_to_parent(
                 turn,
-                state.parent,
+                parent,
                 definition=saga.decider.name,
                 key=state.key,
                 traceparent=state.traceparent,
                 are_stored=False,
             )
-        unit.whose_outgoing.append((saga_id, len(unit.outgoing)))
         history = unit.histories.get(saga_id)
         if history is None:
             unit.changed[saga_id] = saga
             unit.histories[saga_id] = HistoryAppend(saga_id, saga.turns, [turn])
+            unit.outgoing_of[saga_id] = outgoing
         else:
             history.turns.append(turn)
+            unit.outgoing_of[saga_id] += outgoing
         if state.run is not None:
             self._note_run(unit, saga, intents)
         saga.version += 1 + len(intents)
@@ -740,7 +742,7 @@ class Turns:
             self._relay.forget(relayed)
         if unit.unhandled.deferred_behind:
             self._deferred.add(unit.unhandled.deferred_behind)
-        self._cache.keep(*unit.loaded)
+        self._cache.keep(*unit.sagas.values())
         for saga_id, saga in unit.changed.items():
             if saga.version - saga.before >= LONG_HISTORY_ENTRIES:
                 _tell_of_length(saga, unit.histories[saga_id])

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
@@ -172,7 +173,7 @@ class UnitOfWork:
         pauses: rows of definitions that are paused by it, or go on; *pauses_seen* is the sum of
             changes of those rows that it was decided with.
         reruns: the causes of reruns that ended sagas have taken.
-        whose_outgoing: of each turn its saga, and how many records are outgoing up to its end.
+        outgoing_of: of each of these sagas what it has to say, in the order of its turns.
         revisits: sagas whose deferred records may go on after this.
         counts: told to people, decides nothing, as all below.
         lines: what sagas want to say to a log.
@@ -189,8 +190,7 @@ class UnitOfWork:
     unhandled: UnhandledChanges = field(default_factory=UnhandledChanges)
     positions: dict[Source, int] = field(default_factory=dict)
     runs: dict[SagaId, int] = field(default_factory=dict)
-    outgoing: list[Record] = field(default_factory=list)
-    whose_outgoing: list[tuple[SagaId, int]] = field(default_factory=list)
+    outgoing_of: dict[SagaId, list[Record]] = field(default_factory=dict)
     summaries: list[SagaSummary] = field(default_factory=list)
     pauses: dict[str, DefinitionPause] = field(default_factory=dict)
     pauses_seen: int | None = None
@@ -205,8 +205,8 @@ class UnitOfWork:
     _issued: dict[SagaId, tuple[int, set[tuple[object, ...]]]] = field(default_factory=dict)
 
     @property
-    def loaded(self) -> list[LoadedSaga]:
-        return [saga for saga in self.sagas.values() if isinstance(saga, LoadedSaga)]
+    def outgoing(self) -> list[Record]:
+        return [*chain.from_iterable(self.outgoing_of.values())]
 
     @property
     def unloadable(self) -> list[UnloadableSaga]:
@@ -216,10 +216,7 @@ class UnitOfWork:
     @property
     def possibly_unpublished(self) -> list[LoadedSaga]:
         """Sagas with records to publish of which another process may have earlier ones to."""
-        ends = [0, *(end for _, end in self.whose_outgoing)]
-        turns = zip(self.whose_outgoing, ends, strict=False)
-        speaking = dict.fromkeys(saga_id for (saga_id, end), begin in turns if end > begin)
-        sagas = map(self.changed.__getitem__, speaking)
+        sagas = [self.changed[saga_id] for saga_id, records in self.outgoing_of.items() if records]
         return [saga for saga in sagas if saga.is_possibly_unpublished]
 
     def issues(self, name: IntentName) -> bool:

@@ -59,8 +59,7 @@ MUTATIONS = (
         "memory kept after a failed append",
         "saga/runtime/turns.py",
         "            appended = await self._store.append(transaction, at=unit.at)\n",
-        "            for saga in unit.loaded:\n"
-        "                self._cache.keep(saga)\n"
+        "            self._cache.keep(*unit.sagas.values())\n"
         "            appended = await self._store.append(transaction, at=unit.at)\n",
     ),
     _mutation(

@@ -89,8 +89,7 @@ def _remember_what_failed(patch: Patch) -> None:
     append = Turns._append
 
     async def remember_and_append(self, unit, batch):
-        for saga in unit.loaded:
-            self._cache.keep(saga)
+        self._cache.keep(*unit.sagas.values())
         return await append(self, unit, batch)
 
     patch.setattr(Turns, "_append", remember_and_append)
