@@ -42,7 +42,7 @@ class Partitioner:
                 raise TopicMissing(record.topic, record.partition)
             return record.partition
         if key is not None:
-            return partition_of(key, partitions)
+            return _numbers[key] % partitions
         self._unkeyed += 1
         return self._unkeyed % partitions
 
@@ -70,19 +70,7 @@ def too_large(topic: str, size: int, limit: int) -> MessageTooLarge:
 
 
 def partition_of(key: bytes, partitions: int) -> int:
-    number = _number_of_key.get(key)
-    if number is None:
-        number = _number(key)
-    return number % partitions
-
-
-def _number(key: bytes) -> int:
-    number = murmur2(key) & 0x7FFFFFFF
-    if len(key) <= KEY_CACHED_BYTES_MAX:
-        if len(_number_of_key) >= KEYS_CACHED_MAX:
-            _number_of_key.clear()
-        _number_of_key[key] = number
-    return number
+    return _numbers[key] % partitions
 
 
 def murmur2(data: bytes) -> int:
@@ -100,5 +88,16 @@ def murmur2(data: bytes) -> int:
     return h ^ (h >> 15)
 
 
-# All records of a saga share a key.
-_number_of_key: dict[bytes, int] = {}
+class _Numbers(dict[bytes, int]):
+    """Of keys the numbers that their partitions follow from; all records of a saga share a key."""
+
+    def __missing__(self, key: bytes) -> int:
+        number = murmur2(key) & 0x7FFFFFFF
+        if len(key) <= KEY_CACHED_BYTES_MAX:
+            if len(self) >= KEYS_CACHED_MAX:
+                self.clear()
+            self[key] = number
+        return number
+
+
+_numbers: Final = _Numbers()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from operator import call
+from operator import attrgetter, call
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import orjson
@@ -48,6 +48,10 @@ SUMMARY_COLUMNS: Final = (
 """What is written with every turn."""
 SUMMARY_SHOWN: Final = f"{SUMMARY_COLUMNS}, shown"
 """With what few sagas have: it is written only where one of a batch does, and is read."""
+_row: Final = attrgetter(*SUMMARY_COLUMNS.replace("status", "status.value").split(", "))
+_row_shown: Final = attrgetter(*SUMMARY_SHOWN.replace("status", "status.value").split(", "))
+_saga_id: Final = attrgetter("saga_id")
+_shown: Final = attrgetter("shown")
 BY_DEFINITION: Final = frozenset({PausedBy.DEFINITION.value, PausedBy.BOTH.value})
 PAUSED_BY_DEFINITION: Final = "paused IN ('both', 'definition')"
 PAUSE_COLUMNS: Final = "definition, changes, told"
@@ -264,7 +268,7 @@ def to_awaited(row: Sequence[Any], *, text: Text = as_it_is) -> Awaited:
 def check_new_sagas(batch: Batch) -> None:
     """A saga begins with its summary in the same batch."""
     begun = {history.saga_id for history in batch.histories if not history.expected_turns}
-    begun.difference_update(summary.saga_id for summary in batch.summaries)
+    begun.difference_update(map(_saga_id, batch.summaries))
     assert not begun, f"sagas begin without a summary: {begun}"
 
 
@@ -382,25 +386,13 @@ def _to_shown(saga_id: str, shown: str) -> Json:
 
 
 def show_anything(batch: Batch) -> bool:
-    return any(each.shown is not None for each in batch.summaries)
+    return any(map(_shown, batch.summaries))
 
 
 def from_summary(summary: SagaSummary, *, are_shown: bool = False) -> tuple[Any, ...]:
     """In the order of `SUMMARY_COLUMNS`, or of `SUMMARY_SHOWN`."""
-    row = (
-        summary.saga_id,
-        summary.definition,
-        summary.definition_version,
-        summary.key,
-        summary.status.value,
-        summary.started_at,
-        summary.updated_at,
-        summary.waiting_for,
-        summary.reason,
-        summary.version,
-        summary.paused,
-    )
-    return (*row, summary.shown) if are_shown else row
+    columns: tuple[Any, ...] = (_row_shown if are_shown else _row)(summary)
+    return columns
 
 
 def to_unhandled(row: Sequence[Any], *, text: Text = as_it_is) -> UnhandledRecord:

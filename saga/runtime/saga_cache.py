@@ -326,11 +326,11 @@ def definition_of(history: Sequence[Entry]) -> tuple[str, int]:
 
 
 def summary_of(saga: LoadedSaga) -> SagaSummary:
-    state, run = saga.state, saga.state.run
-    decides = saga.decider if run is None else run.definition or saga.decider
+    state, decider = saga.state, saga.decider
+    decides = decider if state.run is None else state.run.definition or decider
     return SagaSummary(
         saga.saga_id,
-        saga.decider.name,
+        decider.name,
         decides.version,
         state.key,
         state.status,

@@ -10,8 +10,10 @@ from __future__ import annotations
 import logging
 import secrets
 import sqlite3
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from itertools import takewhile
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import groupby, takewhile
+from operator import attrgetter
 from typing import Any, Final
 
 from saga.adapters.headers import decode_headers
@@ -101,9 +103,10 @@ _OLDEST: Final = (
 )
 
 
-_Head = tuple[str, str] | None
-"""Contract and source of the headers that saga writes, None of those that are bytes."""
-_NO_RUN: Final[tuple[_Head, list[Record]]] = (None, [])
+_headers: Final = attrgetter("headers")
+_value: Final = attrgetter("value")
+_head: Final = attrgetter("headers.contract_name", "headers.source")
+"""Of a record whose headers saga writes."""
 _BEHIND_DAMAGED: Final = (
     f"SELECT coalesce((SELECT min(place) FROM bus_batches WHERE place > :place AND place < :end), "
     f"{_BEHIND}) FROM bus_batches WHERE place = :place"
@@ -425,20 +428,41 @@ def _checked_time(timestamp: object) -> Instant:
 
 def _runs(placed: Iterable[PlacedRecord]) -> list[tuple[int, list[Record]]]:
     """The records of each batch: of one source, in order, with the same head."""
-    runs: list[tuple[int, list[Record]]] = []
-    open_runs: dict[int, tuple[_Head, list[Record]]] = {}
+    by_source: defaultdict[int, list[Record]] = defaultdict(list)
     for source_id, record in placed:
-        said, text = record.headers, record.value
-        head = (said.contract_name, said.source) if type(said) is Said else None
-        open_head, records = open_runs.get(source_id, _NO_RUN)
-        if text is not None and len(text) > LARGE_RECORD_BYTES:
-            runs.append((source_id, [record]))
-            open_runs.pop(source_id, None)
-        elif records and head == open_head and len(records) < BATCH_RECORDS_MAX:
-            records.append(record)
-        else:
-            open_runs[source_id] = (head, [record])
-            runs.append((source_id, open_runs[source_id][1]))
+        by_source[source_id].append(record)
+    return [
+        (source_id, run)
+        for source_id, records in by_source.items()
+        for alike in _alike(records)
+        for run in _cut(alike)
+    ]
+
+
+def _alike(records: Sequence[Record]) -> Iterator[list[Record]]:
+    """Runs of *records* with the same head; those whose headers are bytes have none."""
+    are_said = {*map(type, map(_headers, records))} == {Said}
+    for _, run in groupby(records, _head if are_said else _head_if_any):
+        yield [*run]
+
+
+def _head_if_any(record: Record) -> tuple[str, str] | None:
+    said = record.headers
+    return (said.contract_name, said.source) if type(said) is Said else None
+
+
+def _cut(records: list[Record]) -> list[list[Record]]:
+    """Batches that are not too long, and each large record in one of its own."""
+    largest = max(map(len, filter(None, map(_value, records))), default=0)
+    if largest <= LARGE_RECORD_BYTES and len(records) <= BATCH_RECORDS_MAX:
+        return [records]
+    runs = []
+    for is_large, group in groupby(
+        records, lambda each: len(each.value or b"") > LARGE_RECORD_BYTES
+    ):
+        run = [*group]
+        size = 1 if is_large else BATCH_RECORDS_MAX
+        runs += [run[start : start + size] for start in range(0, len(run), size)]
     return runs
 
 
