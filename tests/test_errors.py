@@ -62,6 +62,7 @@ INTERNAL = {
     "saga.testing.world.process": "ends the tasks of a killed process",
     "saga.effects.contained": "stands for what a task of a handler has raised",
     "saga.runtime.router": "passes between two functions that read a record",
+    "saga.runtime.dispatcher": "passes between two functions of a turn",
     "saga.runtime.turns": "passes between two functions of a turn",
     "saga.adapters.kafka.connection": "handed to aiokafka, which wants one of its own",
     "saga.adapters.postgres.database": "translated before a caller sees it",

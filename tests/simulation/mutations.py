@@ -64,7 +64,7 @@ MUTATIONS = (
     ),
     _mutation(
         "memory decides alone",
-        "saga/runtime/turns.py",
+        "saga/runtime/dispatcher.py",
         "        if delivery.saga_id in unit.remembered:\n",
         "        if delivery.saga_id in ():\n",
     ),
@@ -237,7 +237,7 @@ MUTATIONS = (
     ),
     _mutation(
         "entries may go back in time",
-        "saga/runtime/turns.py",
+        "saga/runtime/dispatcher.py",
         "        if delivery.event.at < saga.last_at:\n",
         "        if False:\n",
     ),

@@ -21,6 +21,7 @@ from saga.core.identity import SagaId
 from saga.effects import EffectsSettings
 from saga.errors import BusUnavailable, StoreUnavailable
 from saga.ports import Record
+from saga.runtime.dispatcher import Dispatcher
 from saga.runtime.router import Delivery, Router
 from saga.runtime.turns import CommittedBatch, Turns
 from saga.runtime.unit_of_work import InboundBatch, UnitOfWork
@@ -97,26 +98,36 @@ class Durable:
         )
 
 
-class WatchedTurns(Turns):
+class WatchedDispatcher(Dispatcher):
     """Compares, after every turn, the live state with the one that the history gives."""
 
     durable: Durable
 
     @override
-    async def take_turns(self, batch: InboundBatch) -> CommittedBatch:
-        committed = await super().take_turns(batch)
-        self.durable.counts.update(committed.unit.counts)
-        return committed
-
-    @override
-    def _deliver(self, unit: UnitOfWork, delivery: Delivery, failure: BaseException | None) -> None:
-        super()._deliver(unit, delivery, failure)
+    def deliver(self, unit: UnitOfWork, delivery: Delivery, failure: BaseException | None) -> None:
+        super().deliver(unit, delivery, failure)
         saga = unit.changed.get(delivery.saga_id)
         if saga is not None:
             durable, decided = self.durable, unit.histories[saga.saga_id].entries
             stored = durable.store.history(saga.saga_id)[: saga.version - len(decided)]
             history = [*stored, *decided]
             durable.violations += durable.shadows.compare(saga.decider, saga.state, history)
+
+
+class WatchedTurns(Turns):
+    durable: Durable
+    dispatcher_type = WatchedDispatcher
+
+    def watch(self, durable: Durable) -> None:
+        """Tell *durable* what is seen."""
+        assert isinstance(self._dispatcher, WatchedDispatcher), self._dispatcher
+        self.durable = self._dispatcher.durable = durable
+
+    @override
+    async def take_turns(self, batch: InboundBatch) -> CommittedBatch:
+        committed = await super().take_turns(batch)
+        self.durable.counts.update(committed.unit.counts)
+        return committed
 
 
 @lru_cache(maxsize=16)
@@ -163,7 +174,7 @@ class OrchestratorProcess:
             process, durable, self.bus, live_sagas=live_sagas, turns_type=turns_type
         )
         assert isinstance(assembly.turns, WatchedTurns), turns_type
-        assembly.turns.durable = durable
+        assembly.turns.watch(durable)
         self.orchestrator = assembly.orchestrator
         self._cache = assembly.cache
 
