@@ -5,7 +5,24 @@ Authors of sagas and effect services need nothing but this, and `saga.testing` f
 
 from saga.app import SagaApp
 from saga.authoring import Context, on, saga
+from saga.authoring.machines import (
+    Acts,
+    Next,
+    State,
+    StepDone,
+    Transitions,
+    answer,
+    child,
+    continue_as_new,
+    do,
+    drop,
+    machine,
+    publish,
+    refuse,
+    tell,
+)
 from saga.authoring.requests import Request
+from saga.authoring.turn_context import TurnContext
 from saga.contracts import Event, Intent, upcast
 from saga.core.events import CancelMode
 from saga.core.program import Report
@@ -29,6 +46,7 @@ from saga.runtime.view import SagaView
 from saga.service import Service
 
 __all__ = [
+    "Acts",
     "CancelMode",
     "ChildRolledBack",
     "Context",
@@ -36,6 +54,7 @@ __all__ = [
     "Effects",
     "Event",
     "Intent",
+    "Next",
     "Outbox",
     "Outcome",
     "Publisher",
@@ -49,13 +68,26 @@ __all__ = [
     "SagaStatus",
     "SagaView",
     "Service",
+    "State",
+    "StepDone",
     "StepFailed",
     "SyncPublisher",
     "TimedOut",
+    "Transitions",
+    "TurnContext",
     "TurnInfo",
     "UnknownSaga",
     "UpdateRefused",
+    "answer",
+    "child",
+    "continue_as_new",
+    "do",
+    "drop",
+    "machine",
     "on",
+    "publish",
+    "refuse",
     "saga",
+    "tell",
     "upcast",
 ]

@@ -277,12 +277,20 @@ class StepFailed(Exception):
 
     *refused*: the service said that nothing happened; otherwise the step is undone, in case it did.
     *details* are what else the service said, as JSON has it: lists, dicts and the like; or None.
+    A machine is handed it as a value, with the *intent* of the step.
     """
 
     code: str = "step_failed"
 
     def __init__(
-        self, step: str, *, code: str, message: str, refused: bool, details: Any = None
+        self,
+        step: str,
+        *,
+        code: str,
+        message: str,
+        refused: bool,
+        details: Any = None,
+        intent: Any = None,
     ) -> None:
         super().__init__(message)
         self.step = step
@@ -290,20 +298,26 @@ class StepFailed(Exception):
         self.message = message
         self.refused = refused
         self.details = details
+        self.intent = intent
 
 
 @dataclass(eq=False)
 class TimedOut(Exception):
     """Raised into a saga's function when what says *kind* did not come in time.
 
-    `service.update` raises it, too: the saga has not answered in time, and may still do so.
+    `service.update` raises it, too: the saga has not answered in time, and may still do so. A
+    machine is handed it as a value when the time of a state is over.
     """
 
     code: ClassVar[str] = "timed_out"
-    name: str
-    kind: Literal["signal", "event", "update", "child", "answer"] = "signal"
+    name: str = ""
+    kind: Literal["signal", "event", "update", "child", "answer", "state"] = "signal"
 
     def __str__(self) -> str:
+        if not self.name:
+            return "nothing came in time"
+        if self.kind == "state":
+            return f"nothing led on from {self.name} in time"
         if self.kind == "child":
             return f"the child {self.name!r} did not end in time"
         if self.kind == "answer":
