@@ -120,10 +120,10 @@ def reading_history(
                 problem = f"is missing, with turn {turns}; turn {number} follows"
                 return CorruptHistory(saga_id, version, problem)
             turn = to_turn(saga_id, topic, state, version=version)
-            if not recorded:
+            if first > 1 and not recorded:
                 run_begun_in(turn)
             recorded.append(turn)
-            version = turn.version + len(turn)
+            version = turn.version + 1 + len(turn.decided)
     except CorruptHistory as error:
         return error
     if not recorded or (isinstance(known, int) and known >= version):

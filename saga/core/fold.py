@@ -66,7 +66,7 @@ def fold(saga_id: SagaId, entries: Iterable[Entry]) -> SagaState:
         state.version = recorded[0].version - 1
         for intent in (continued, *decided):
             apply(state, intent, recorded[0].event.at)
-        pass_turn(state, recorded[0].decided)
+        state.version += len(recorded[0])
         recorded = recorded[1:]
     for turn in recorded:
         fact = turn.event.fact
@@ -102,12 +102,7 @@ def fold_turn(state: SagaState, turn: RecordedTurn) -> None:
         apply(state, intent, event.at)
     if state.format == FORMAT_1:
         take_unsaid(state, event, decided)
-    pass_turn(state, decided)
-
-
-def pass_turn(state: SagaState, decided: Sequence[intents.Intent]) -> None:
-    """A turn is over: the next one's entries come behind its own."""
-    state.version += 1 + len(decided)
+    state.version += len(turn)
 
 
 def take_fact(state: SagaState, event: Event) -> None:

@@ -29,10 +29,10 @@ from saga.core.events import (
     Message,
     ReplyReceived,
 )
-from saga.core.identity import DO, IntentName, MessageId, saga_id
+from saga.core.identity import DO, IntentName, MessageId, StepId, saga_id
 from saga.core.intents import TimerPurpose, Verdict
 from saga.core.plans import residue_of
-from saga.core.state import Step, identity_of
+from saga.core.state import SagaState, Step, identity_of
 from saga.core.status import ISSUED, StepKind, StepStatus
 from saga.core.turn import Turn
 
@@ -152,12 +152,13 @@ def _end(turn: Turn) -> Message | None:
         return None
     if finish is None and not state.is_finishing:
         return None
-    is_undoing = bool(state.undoing) or (state.scopes is not None and state.scopes.is_busy)
-    has_to_wait = is_undoing or any(
-        step.is_dropped and rollback.has_undo(turn, step) for step in state.in_flight.values()
-    )
-    dropped = [] if has_to_wait else [step for step in state.steps.values() if step.is_dropped]
-    has_leftovers = any(rollback.has_to_be_undone(turn, step) for step in dropped)
+    has_to_wait = bool(state.undoing) or (state.scopes is not None and state.scopes.is_busy)
+    has_leftovers = False
+    dropped = [step for step in state.steps.values() if step.is_dropped]
+    if dropped:
+        in_flight = [step for step in dropped if step.status is ISSUED]
+        has_to_wait = has_to_wait or any(rollback.has_undo(turn, step) for step in in_flight)
+        has_leftovers = any(rollback.has_to_be_undone(turn, step) for step in dropped)
     is_continuing = state.is_continuing
     outcome = state.pending_outcome
     if finish is not None:
@@ -166,20 +167,27 @@ def _end(turn: Turn) -> Message | None:
     if not has_to_wait and not has_leftovers:
         if is_continuing:
             return None if state.pause is not None else outcome
-        # A failure that the function caught is its own to judge; what a race left standing is not,
-        # and neither is what a scope has.
-        residue = residue_of(
-            step
-            for step in (state.steps.values() if dropped or state.scopes is not None else ())
-            if (step.is_dropped and step.has_lost) or rollback.is_of_undone_scope(state, step)
-        )
-        turn.complete(outcome, residue)
+        may_leave = bool(dropped) or state.scopes is not None
+        turn.complete(outcome, _left_standing(state) if may_leave else ())
         return None
     if finish is not None:
         turn.record(intents.SagaFinishing(outcome=outcome, continues=is_continuing or None))
     if not has_to_wait:
         rollback.begin_leftovers(turn)
     return None
+
+
+def _left_standing(state: SagaState) -> tuple[StepId, ...]:
+    """The residue of a saga that completes.
+
+    A failure that the function caught is its own to judge; what a race left standing is not, and
+    neither is what a scope has.
+    """
+    return residue_of(
+        step
+        for step in state.steps.values()
+        if (step.is_dropped and step.has_lost) or rollback.is_of_undone_scope(state, step)
+    )
 
 
 def retry_now(turn: Turn, step: Step) -> None:
@@ -203,8 +211,13 @@ def is_asked(turn: Turn) -> bool:
 
 def run(turn: Turn, commands: Sequence[program.Command]) -> None:
     """Turn commands into intents, waits last: what was kept leads on, and may drop others."""
-    waits: OrderedDict[str, program.Await] = OrderedDict()
-    _take(turn, commands, waits)
+    asked: dict[str, program.Await] = {}
+    _take(turn, commands, asked)
+    if asked:
+        _await_all(turn, OrderedDict(asked))
+
+
+def _await_all(turn: Turn, waits: OrderedDict[str, program.Await]) -> None:
     while waits:
         _take(turn, _await(turn, waits.popitem(last=False)[1]), waits)
 
@@ -250,7 +263,7 @@ def fail_step(turn: Turn, step: Step, status: StepStatus, failure: program.StepF
 def _take(
     turn: Turn,
     commands: Sequence[program.Command],
-    waits: OrderedDict[str, program.Await],
+    waits: dict[str, program.Await],
 ) -> None:
     if turn.state.is_past_pivot and commands and type(commands[-1]) is program.Fail:
         commands = parking.taken_back(turn, commands)

@@ -29,8 +29,8 @@ from saga.core import (
 )
 from saga.core.decider import RECORDED, Decider, Decision, Disposition
 from saga.core.events import REPLY_DONE, Act, Event, ReplyReceived
-from saga.core.fold import pass_turn, said
-from saga.core.identity import UNDO, SagaId, StepId, parse_intent_id
+from saga.core.fold import said
+from saga.core.identity import DO, UNDO, IntentName, SagaId, StepId, parse_intent_id
 from saga.core.intents import Continued, Intent, TimerPurpose, Verdict
 from saga.core.program import Definition, Program
 from saga.core.state import SagaState, identity_of
@@ -58,7 +58,7 @@ def decider_for(definition: Definition) -> Decider:
                 parking.park_on_held(turn)
             if turn.finish is not None or turn.left is not None or state.has_to_settle:
                 forward.settle(turn)
-            pass_turn(state, turn.intents if recorded is None else recorded)
+            state.version += 1 + len(turn.intents if recorded is None else recorded)
         return turn
 
     def begin_run(
@@ -151,25 +151,17 @@ def _reply(turn: Turn, fact: ReplyReceived) -> Disposition:
     state, name = turn.state, parse_intent_id(fact.intent_id)
     if name is None:
         return Disposition.UNKNOWN
-    _, step_id, direction, _ = name
+    _, step_id, direction, attempt = name
     step = state.steps.get(step_id)
-    if step is None and runs.is_of_earlier_run(state, step_id):
-        return runs.answered(turn, step_id, fact.intent_id)
-    if not state.was_issued(name):
+    if step is None:
+        return _reply_to_no_step(turn, name, fact)
+    # As `was_issued` says, without asking for the step again.
+    if not 1 <= attempt <= (step.attempts if direction is DO else step.undo_attempts):
         return Disposition.UNKNOWN
     if state.children is not None and step_id in state.children:
         return Disposition.UNKNOWN  # a child answers otherwise, and only it
-    known = state.replies.get(name)
-    if known is not None:
-        if turn.is_same_answer(known, fact):
-            return Disposition.DUPLICATE
-        # An incident to record once. The same message id again is no news: a dead letter.
-        if identity_of(turn.event) in state.causes:
-            return Disposition.CONFLICT
-        return turn.note_conflict(fact)
-    if step is None:
-        detail = f"{fact.outcome.value}: it was told, so nobody waits for an answer"
-        return turn.note(Verdict.UNAWAITED, fact.intent_id, detail)
+    if (known := state.replies.get(name)) is not None:
+        return _second_reply(turn, known, fact)
     if direction is UNDO:
         return rollback.undo_reply(turn, step, name, fact)
     program = turn.program
@@ -178,6 +170,27 @@ def _reply(turn: Turn, fact: ReplyReceived) -> Disposition:
         if refusal is not None:
             return turn.note(Verdict.REFUSED, fact.intent_id, refusal)
     return forward.reply(turn, step, name, fact)
+
+
+def _reply_to_no_step(turn: Turn, name: IntentName, fact: ReplyReceived) -> Disposition:
+    state = turn.state
+    if runs.is_of_earlier_run(state, name.step):
+        return runs.answered(turn, name.step, fact.intent_id)
+    if not state.was_issued(name):
+        return Disposition.UNKNOWN
+    if (known := state.replies.get(name)) is not None:
+        return _second_reply(turn, known, fact)
+    detail = f"{fact.outcome.value}: it was told, so nobody waits for an answer"
+    return turn.note(Verdict.UNAWAITED, fact.intent_id, detail)
+
+
+def _second_reply(turn: Turn, known: ReplyReceived, fact: ReplyReceived) -> Disposition:
+    if turn.is_same_answer(known, fact):
+        return Disposition.DUPLICATE
+    # An incident to record once. The same message id again is no news: a dead letter.
+    if identity_of(turn.event) in turn.state.causes:
+        return Disposition.CONFLICT
+    return turn.note_conflict(fact)
 
 
 def _timer(turn: Turn, fact: events.TimerFired) -> Disposition:

@@ -107,7 +107,7 @@ def _begin_run(
     """Take what *turn* decided from *continued* on, and compare it."""
     state.version = turn.version - 1
     decision = decider.begin_run(state, turn.event, continued, decided)
-    fold.pass_turn(state, turn.decided)
+    state.version += len(turn)
     if decision.intents != decided:
         entries = turn.entries
         _reconcile(decider, decision, *entries[len(entries) - len(decided) - 1 :])
