@@ -188,21 +188,6 @@ class Said(Sequence[Header]):
         return hash(self.pairs)
 
 
-def reply_headers(
-    *,
-    intent_id: str,
-    contract_name: str,
-    source: str,
-    at: Instant,
-    saga_id: str,
-    traceparent: str | None = None,
-    id_: str | None = None,
-) -> Said:
-    """The headers of an answer: its id is `{intent id}/reply` or *id_*, its cause the intent."""
-    name = id_ or f"{intent_id}/reply"
-    return Said(name, contract_name, source, at, saga_id, intent_id, name, None, traceparent)
-
-
 def rfc3339(at: Instant) -> bytes:
     """A moment as `2026-01-31T12:00:00.000001Z`."""
     second, micros = divmod(at, SECOND_US)

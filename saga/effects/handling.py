@@ -146,6 +146,8 @@ class Handling:
         self._link = AsyncLink(self.cancelled, self._tell)
         self._thread_link: Link = NOBODY
         self._middleware = parts.subscription.effects.middleware
+        handlers = [route.handler for route in parts.subscription.routes.values()]
+        self._are_limited = any(each.limits is not None for each in handlers)
         self._gates: dict[str, Gate] = {}
         """By the name of the handler, of those that have limits."""
         self._tasks: Tasks | None = None
@@ -190,13 +192,15 @@ class Handling:
 
     def _begin(self, jobs: Sequence[Run]) -> None:
         """Have handlers called, those that have limits as these allow."""
+        if not self._are_limited:
+            self._pool.put(jobs)
+            return
         free = [run for run in jobs if run.request.route.handler.limits is None]
         if free:
             self._pool.put(free)
-        if len(free) < len(jobs):
-            for run in jobs:
-                if run.request.route.handler.limits is not None:
-                    self._gate_of(run.request.route.handler).enter(run)
+        for run in jobs:
+            if run.request.route.handler.limits is not None:
+                self._gate_of(run.request.route.handler).enter(run)
 
     def _gate_of(self, handler: Handler) -> Gate:
         gate = self._gates.get(handler.name)
@@ -235,7 +239,7 @@ class Handling:
             unit.drop()
             raise
         finally:
-            if request.route.handler.limits is not None:
+            if self._are_limited and request.route.handler.limits is not None:
                 self._gate_of(request.route.handler).leave()
         if unit.is_broken:  # so that nothing is known
             unit.drop()

@@ -249,10 +249,9 @@ class Subscription:
         )
         if isinstance(which, Rejected):
             return which
-        message_id, own_key, order_key, attempt, saga, direction, undoes = which
-        content = inbound, route, decoded.model, payload, _digest(route, payload), key
-        of_whom = message_id, own_key, order_key, attempt, saga, direction
-        return Request(*content, *of_whom, undoes, said.traceparent, refusal)
+        digest = _digest(route, payload)
+        model, traceparent = decoded.model, said.traceparent
+        return Request(inbound, route, model, payload, digest, key, *which, traceparent, refusal)
 
     def _read_notice(self, inbound: Inbound) -> Notice:
         """One that cannot be read says nothing: nothing rests on it."""
@@ -269,7 +268,7 @@ class Subscription:
         contract = intent_progress_name(request.route.handler.contract.domain)
         said = {} if note is None else {"note": storable(note, NOTE_CHARS_MAX)}
         id_ = f"{request.message_id}/progress/{at}"
-        return self._answer(request, contract, canonical(said), at, id_)
+        return self._answer(id_, request, contract, canonical(said), at)
 
     def reply(self, request: Request, row: InboxRow) -> Record | None:
         """The answer to publish; None where *request* is a fact, which is not answered."""
@@ -280,20 +279,15 @@ class Subscription:
             contract, payload = row.contract or route.done, row.payload or EMPTY_JSON
         else:
             contract, payload = route.failed, _failure(row)
-        return self._answer(request, contract, payload, row.handled_at)
+        id_ = f"{request.message_id}/reply"
+        return self._answer(id_, request, contract, payload, row.handled_at)
 
     def _answer(
-        self, request: Request, contract: str, payload: Json, at: Instant, id_: str | None = None
+        self, id_: str, request: Request, contract: str, payload: Json, at: Instant
     ) -> Record:
-        headers = ce.reply_headers(
-            intent_id=request.message_id,
-            contract_name=contract,
-            source=self._source,
-            at=at,
-            id_=id_,
-            saga_id=request.saga_id,
-            traceparent=request.traceparent,
-        )
+        """Its cause is the intent."""
+        of_whom = request.saga_id, request.message_id
+        headers = ce.Said(id_, contract, self._source, at, *of_whom, id_, None, request.traceparent)
         topic = self._reply_topics.get(contract)
         if topic is None:  # as many as the service has replies
             topic = self._reply_topics[contract] = self._names.topic(contract)

@@ -18,7 +18,7 @@ from saga.core.texts import described
 from saga.effects.contained import contain_tasks
 from saga.effects.handling import DeadLetterSink, EffectsSettings, Handling, Parts, run_starter
 from saga.effects.in_hand import KeyOrder, RecordsInHand
-from saga.effects.request import Notice, Rejected, Request, Subscription
+from saga.effects.request import Rejected, Request, Subscription
 from saga.errors import BusUnavailable, MessageTooLarge, SagaError, TaskEnded, TopicMissing
 from saga.ports.bus import Bus, Consumer, Inbound, Record, RecordLimits
 from saga.ports.clock import Clock
@@ -214,14 +214,14 @@ class EffectsService:
         rejected: list[Rejected] = []
         noticed: list[Inbound] = []
         for read in map(self.subscription.read, records):
-            if isinstance(read, Rejected):
+            if isinstance(read, Request):
+                requests.append(read)
+            elif isinstance(read, Rejected):
                 rejected.append(read)
-            elif isinstance(read, Notice):
+            else:
                 if read.intent_id is not None:
                     self._handling.cancelled.add(read.intent_id)
                 noticed.append(read.inbound)
-            else:
-                requests.append(read)
         if noticed:
             self._finish(noticed)
         await self._handling.look_up(self._order.enter(requests))

@@ -249,7 +249,8 @@ class OutcomePoller:
         for summary in await self._catalogue.summaries(saga_ids):
             unknown.discard(summary.saga_id)
             if summary.status.is_ended:
-                await self._tell_end(summary)
+                if summary.saga_id in self._waiters.awaited:  # not told meanwhile
+                    await self._tell_end(summary)
             elif summary.status in (SagaStatus.PARKED, SagaStatus.STALLED):
                 self._waiters.tell(summary.saga_id, summary.status, reason=summary.reason)
         for saga_id in unknown:

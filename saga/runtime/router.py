@@ -326,8 +326,13 @@ class Router:
         contract, starters, reaches = decoded.contract_name, topic.starts, topic.reaches
         deliveries: list[Delivery] = []
         causation, own_key = said.causation_id, None
-        intent = parse_intent_id(causation) if causation and _may_answer(topic, said) else None
-        forged = None if intent is None else self._why_forged(inbound, said, deferred_id)
+        intent: IntentName | None = None
+        forged: str | None = None
+        # What starts a child names the intent that sent it, and answers none.
+        if causation and topic.answers and not said.parent_key:
+            intent = parse_intent_id(causation)
+            if intent is not None and self._signing is not None:
+                forged = self._why_forged(inbound, said, deferred_id)
         if intent is not None and causation is not None and forged is None:
             event = Event(_reply(IntentId(causation), decoded, self._done), at, cause, source)
             answer = Delivery(intent.saga_id, event, inbound, None, contract, intent, deferred_id)
@@ -498,11 +503,6 @@ class _Refused(Exception):
         super().__init__(message)
         self.reason = reason
         self.message = message
-
-
-def _may_answer(topic: _Topic, said: Attributes | Said) -> bool:
-    """Whether a record may be a reply; one that starts a child names the intent that sent it."""
-    return topic.answers and not said.parent_key
 
 
 def _only_names(state: SagaState, delivery: Delivery) -> bool:

@@ -15,7 +15,6 @@ from saga.contracts.cloudevents import (
     parse_rfc3339,
     read_headers,
     read_record,
-    reply_headers,
     rfc3339,
 )
 from saga.core.identity import Instant
@@ -91,18 +90,6 @@ def sent(**options):
 def test_headers_have_what_is_known_and_nothing_invented(options, more):
     """A message of no saga has no subject; Kafka's binding has no escapes, values are UTF-8."""
     assert sent(**options) == ALWAYS | more
-
-
-def test_reply_echoes_the_intent_as_its_cause():
-    """The id of a reply is derived from the intent's, so that a reply sent twice is one."""
-    name, source = "payments.evt.paid.v1", "/dev/saga/payments"
-    headers = dict(
-        reply_headers(intent_id=INTENT, contract_name=name, source=source, at=AT, saga_id=SAGA)
-    )
-
-    assert headers["ce_id"] == f"{INTENT}/reply".encode()
-    assert headers["ce_causationid"] == INTENT.encode()
-    assert headers["ce_subject"] == headers["ce_correlationid"] == SAGA.encode()
 
 
 @given(st.datetimes(timezones=st.just(UTC)))

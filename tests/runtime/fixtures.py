@@ -202,13 +202,8 @@ class Scenario:
             name = f"{domain}.evt.intent-failed.v1"
         else:
             name = contract_of(type(model)).contract_name
-        headers = ce.reply_headers(
-            intent_id=intent_id,
-            contract_name=name,
-            source="/test/service",
-            at=self.clock.now(),
-            saga_id=parse_intent_id(intent_id).saga_id,
-        )
+        id_, saga = f"{intent_id}/reply", parse_intent_id(intent_id).saga_id
+        headers = ce.Said(id_, name, "/test/service", self.clock.now(), saga, intent_id, id_)
         value = encode(model or IntentDone()).encode()
         return self.record(NAMES.topic(name), key.encode(), value, headers)
 
