@@ -278,7 +278,8 @@ class Dispatcher:
         self, unit: UnitOfWork, saga: LoadedSaga, delivery: Delivery, disposition: Disposition
     ) -> None:
         """What becomes of a delivery that led to no entry."""
-        if disposition is Disposition.UNKNOWN:
+        is_timer = isinstance(delivery.event.fact, TimerFired)
+        if disposition is Disposition.UNKNOWN or (is_timer and disposition is Disposition.NO_NEWS):
             self._ask_the_store(unit, delivery)
         unit.counts[disposition.value] += 1
         match disposition:

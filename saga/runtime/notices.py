@@ -31,7 +31,8 @@ class Notice(NamedTuple):
 def notices(state: SagaState, fact: Fact, decided: Sequence[Intent]) -> Iterator[Notice]:
     """For which intents nobody waits any more since this turn, which has led to *state*.
 
-    No service works on a step that has started a child: that is told by a command.
+    No service works on a step that has started a child: that is told by a command. Of steps of a
+    run that ended in this turn *state* knows nothing any more: their services work on in vain.
     """
     children = state.children or {}
     for step, notice in _given_up(state, fact, decided):
@@ -52,11 +53,11 @@ def _given_up(
     for intent in decided:
         match intent:
             case BranchDropped(steps=steps):
-                for step in map(state.steps.__getitem__, steps):
+                for step in filter(None, map(state.steps.get, steps)):
                     if step.status is ISSUED and not step.is_backing_off:
                         yield step.id, Notice(_latest(state, step), step.contract, GIVEN_UP)
             case StepSettled(step=id_, status=StepStatus.IN_DOUBT, direction=direction) if (
-                direction is DO and missed is None
+                direction is DO and missed is None and id_ in state.steps
             ):
                 step = state.steps[id_]
                 yield id_, Notice(_latest(state, step), step.contract, IN_DOUBT)

@@ -69,6 +69,26 @@ async def test_a_step_that_lost_a_race_is_told(scenario: Scenario) -> None:
     scenario.check()
 
 
+async def test_a_run_may_end_while_what_lost_its_race_is_under_way() -> None:
+    """The next run knows nothing of it, and begins all the same."""
+
+    @saga("order", version=1, starts_on=OrderPlaced)
+    async def again(ctx: Context, placed: OrderPlaced) -> None:
+        if placed.amount:
+            await ctx.any(ctx.do(Reserve(order_id="o-1"), kind="read_only"), ctx.sleep("1s"))
+            await ctx.continue_as_new(OrderPlaced(order_id="o-1", amount=placed.amount - 1))
+        await ctx.do(Ship(order_id="o-1"))
+
+    scenario = await begun(Scenario(again))
+    for _ in range(3):
+        scenario.clock.advance(2)
+        await scenario.take_due()
+
+    (ship,) = scenario.on(Ship)
+    assert header(ship, ce.ID) == f"{order_id()}/4.ship/do/1"
+    scenario.check()
+
+
 async def test_an_immediate_cancel_is_told_and_a_graceful_one_waits(scenario: Scenario) -> None:
     await begun(scenario)
     saga = order_id()
@@ -123,6 +143,23 @@ async def test_a_timer_that_was_found_due_before_it_was_moved_fires_later(
 
     assert scenario.history(order_id()) == before
     assert await scenario.store.due_timers(until=moved.due_at, limit=9) == [moved]
+    scenario.check()
+
+
+async def test_a_timer_that_another_worker_has_moved_fires_at_its_new_time(
+    scenario: Scenario,
+) -> None:
+    """What memory says of it is old, and is not written over what the store says."""
+    await begun(scenario)
+    (timer,) = scenario.store.inner.timers(9)
+    behind = scenario.turns, scenario.cache, scenario.router
+    scenario.restart()
+    act, said = CommandAct.FIRE_TIMER, {"timer": timer.timer_id, "reason": "now"}
+    await scenario.take(scenario.command(order_id(), act, id="c-1", **said))
+    scenario.turns, scenario.cache, scenario.router = behind
+    await scenario.take_due()
+
+    assert scenario.bodies(order_id())[-2:] == ["TimerFired", "TimerArmed"]  # to try again
     scenario.check()
 
 
