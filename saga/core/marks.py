@@ -15,6 +15,8 @@ from saga.core.turn import Turn
 
 _MAY_BE_UNDONE: Final = frozenset({StepStatus.UNDO_STUCK, StepStatus.UNDOING, StepStatus.SKIPPED})
 
+_IS_A_SAGA: Final = "the step is a child saga: act on that one"
+
 
 def mark(turn: Turn, fact: OperatorActed) -> Disposition:
     """Take a step for done or undone, on an operator's evidence; the saga goes on with that."""
@@ -46,6 +48,8 @@ def _why_not(turn: Turn, fact: OperatorActed) -> str | None:
     is_undone = fact.state is MarkedAs.UNDONE
     if is_undone and step.status not in _MAY_BE_UNDONE:
         return f"the step is {step.status.value}: its undo is neither under way, stuck nor skipped"
+    if is_undone and step.status is StepStatus.UNDOING and children.child_of(state, step):
+        return _IS_A_SAGA  # which may still be at work
     if is_undone:
         return None
     if (refusal := why_not_done(state, step)) is not None:
@@ -58,7 +62,7 @@ def why_not_done(state: SagaState, step: Step) -> str | None:
     if state.has_ended or state.is_poisoned:
         return f"the saga is {state.status.value}"
     if children.child_of(state, step) is not None:
-        return "the step is a child saga: act on that one"
+        return _IS_A_SAGA
     if step.status is not StepStatus.ISSUED and not parking.holds_up(state, step):
         return (
             f"the step is {step.status.value}: it is not in flight, nor has the saga parked on it"

@@ -2,6 +2,7 @@
 
 import pytest
 
+from saga.contracts import Event
 from saga.core.events import Act, OperatorActed
 from saga.core.intents import Noted, TimerMoved
 from saga.core.retry import ONCE, Retry
@@ -33,6 +34,14 @@ from tests.toys import (
 )
 
 PLACED = OrderPlaced()
+
+
+class HelpAsked(Event, topic="acts.help-asked", version=1, key="key"):
+    key: str
+
+
+class Helped(Event, topic="acts.helped", version=1):
+    key: str
 
 
 def of(function):
@@ -151,6 +160,18 @@ def test_what_cannot_be_is_refused_and_recorded(happened, act, why):
     scenario = of(two_steps).when(PLACED, *happened).when(act)
 
     assert why in refusal(scenario)
+
+
+def test_a_child_that_is_being_undone_is_not_marked_as_undone():
+    """It may still be at work: what it has done would be left standing, and in no residue."""
+
+    async def parent(ctx, placed):
+        await ctx.child(HelpAsked(key="h-1"), outcome=Helped, id="help")
+
+    scenario = given(as_saga(parent), contracts=[*CONTRACTS, HelpAsked, Helped])
+    scenario.when(PLACED, cancelled(mode="immediate"), operator("mark", "help", state="undone"))
+
+    assert refusal(scenario) == "the step is a child saga: act on that one"
 
 
 async def sleeping(ctx, placed):
