@@ -149,9 +149,12 @@ class TimerAct:
     reason: str
     to_us: int | None
 
+    def means(self, timer: TimerArmed) -> bool:
+        target = self.target
+        return timer.target in (target, f"{target}/do", f"{target}/undo")
+
     def fact(self, state: SagaState, history: Sequence[Entry]) -> tuple[Fact, Instant | None]:
-        names = {self.target, f"{self.target}/do", f"{self.target}/undo"}
-        armed = [timer for timer in state.timers.values() if timer.target in names]
+        armed = [timer for timer in state.timers.values() if self.means(timer)]
         timer_id = armed[0].timer_id if armed else TimerId(f"{state.saga_id}/{self.target}")
         due_at = None if self.to_us is None else Instant(history[-1].at + self.to_us)
         acted = OperatorActed(act=self.act, reason=self.reason, timer_id=timer_id, due_at=due_at)

@@ -32,6 +32,8 @@ from saga import (
     saga,
 )
 from saga.testing import World, WorldState, after, cancelled, operator, signalled, updated
+from saga.testing.happenings import Plain as Told
+from saga.testing.happenings import TimerAct
 from saga.testing.world.driver import Happens, Somewhere
 from saga.testing.world.process import current_process
 
@@ -78,6 +80,17 @@ class News(Event, topic="all.news", version=1, key="about"):
     number: int
 
 
+class Counted(Event, topic="hands.counted", version=1):
+    """What a service says it has counted; an operator who enters it says otherwise."""
+
+    number: int
+
+
+class Count(Intent[Counted], topic="hands.count", version=1):
+    key: str
+    script: str
+
+
 class Work(Intent[None], topic="hands.work", version=1):
     key: str
     script: str
@@ -106,6 +119,13 @@ async def work(intent: Work, ctx: EffectContext) -> None:
         raise Refused("planned: no", code="no")
     if ctx.attempt <= int(words.get("fail", "0")):
         raise RuntimeError("planned: failed")
+
+
+@hands.on(Count)
+async def count(intent: Count, ctx: EffectContext) -> Counted:
+    """As the script says, and then a number that no operator enters."""
+    await work(Work(key=intent.key, script=intent.script), ctx)
+    return Counted(number=1)
 
 
 @hands.on(Unwork)
@@ -140,6 +160,9 @@ async def _act(ctx: Context, key: str, name: str, words: Any) -> JsonValue:
             intent = Work(key=key, script=script)
             await ctx.do(intent, undo=Unwork, id=step, undo_retry=PATIENT, **LIMITS)
             return None
+        case "count", (step, script):
+            intent = Count(key=key, script=script)
+            return (await ctx.do(intent, id=step, kind="read_only", **LIMITS)).number
         case "plain", (step, kind, script):
             retry = PATIENT if kind == "retriable" else RETRY
             intent = Work(key=key, script=script)
@@ -150,7 +173,7 @@ async def _act(ctx: Context, key: str, name: str, words: Any) -> JsonValue:
             answered = await ctx.child(asked, outcome=Answered, timeout=timeout, id=step)
             return len(answered.said)
         case "again", (plan,):
-            await ctx.continue_as_new(Asked(key=key, plan=plan))
+            await ctx.continue_as_new(Asked(key=ctx.key, plan=plan))
         case "fail", (code,):
             raise RollBack("planned: enough", code=code)
     return _NOT_MINE
@@ -259,6 +282,9 @@ async def witness(ctx: Context, asked: SharedAsked) -> Answered:
 
 app = SagaApp(sagas=[everything, helper, witness], effects=[hands])
 ACTS: Final = ("retry", "skip", "compensate", "release")
+STEPS: Final = ("s1", "s2")
+ENTERED: Final = Counted(number=2)
+MOVES: Final = ("1ms", "300ms", "3s", "1h")
 MODES: Final = ("graceful", "immediate", "abandon")
 SIGNALS: Final = ("go", "stop")
 DEPTH_MAX: Final = 3
@@ -297,6 +323,7 @@ class Drawn:
         kinds = {
             self._do: 6,
             self._plain: 2,
+            self._count: 2,
             self._sleep: 1,
             self._wait: 2,
             self._update: 1,
@@ -312,6 +339,7 @@ class Drawn:
         kinds = (self._said, self._sleep, self._wait, self._next, self._update)
         if self._rng.random() < 0.4:
             script = self._script().replace("refuse", "fail:3")  # of which there is no way back
+            script = script.replace("long", "slow")  # which refuses when nobody waits any more
             return ["plain", self._step(), "retriable", script]
         return self._rng.choice(kinds)(0)
 
@@ -322,7 +350,12 @@ class Drawn:
         kind = self._rng.choice(("read_only", "harmless"))
         return ["plain", self._step(), kind, self._script()]
 
+    def _count(self, _: int) -> Plan:
+        return ["count", self._step(), self._script()]
+
     def _sleep(self, _: int) -> Plan:
+        if self._rng.random() < 0.1:
+            return ["sleep", "2h"]  # too long, unless an operator has it fire
         if self._rng.random() < 0.5:
             return ["sleep", f"{self._rng.randint(1, 900)}ms"]
         return ["until", self._rng.uniform(-1, 1)]
@@ -414,8 +447,31 @@ def _story(rng: Random, keys: Sequence[str], number: int) -> Sequence[Happens]:
     story: list[Happens] = [asked]
     for _ in range(rng.randint(0, 5)):
         story.append(after(f"{rng.randint(0, 900)}ms"))
-        story.append(_happens(rng, keys))
+        story.append(_happens(rng, keys) if rng.random() < 0.7 else _by_hand(rng, keys))
+    while rng.random() < 0.5:
+        story.append(after(f"{rng.randint(0, 900)}ms"))
+        story.append(_by_hand(rng, keys))
     return story
+
+
+def _by_hand(rng: Random, keys: Sequence[str]) -> Happens:
+    """What an operator enters, moves or runs again: of some saga, or of the story's own."""
+    step = rng.choice((None, None, None, *STEPS))
+    match rng.randrange(7):
+        case 0 | 1 | 2:
+            reply = rng.choice((None, ENTERED))
+            act = operator("mark", step, state="done", reply=reply)
+        case 3:
+            act = operator("mark", step, state="undone")
+        case 4:
+            act = operator("fire-timer", step)
+        case 5:
+            act = operator("move-timer", step, to=rng.choice(MOVES))
+        case _:
+            key = f"again-{rng.randint(1, 3)}" if rng.random() < 0.7 else rng.choice(keys)
+            act = operator("rerun", key=key)
+    assert isinstance(act, Told | TimerAct), act
+    return Somewhere(act) if rng.random() < 0.6 else act
 
 
 def _happens(rng: Random, keys: Sequence[str]) -> Happens:

@@ -276,4 +276,73 @@ MUTATIONS = (
         "        [],\n",
         of="everything",
     ),
+    _mutation(
+        "a reply counts beside the one entered",
+        "saga/core/forward.py",
+        "    if step.status is not ISSUED:\n        if fact.outcome",
+        "    if step.status is not ISSUED and step.status is not StepStatus.DONE:\n"
+        "        if fact.outcome",
+        of="everything",
+    ),
+    _mutation(
+        "a step marked undone is undone again",
+        "saga/core/marks.py",
+        "    turn.disarm_for(step, UNDO)\n    if not was_skipped:\n        turn.resume()\n"
+        "    turn.settle(step, StepStatus.UNDONE, UNDO)\n    rollback.go_on(turn, step)\n",
+        "    rollback.retry_undo(turn, step)\n",
+        of="everything",
+    ),
+    _mutation(
+        "a refused mark counts",
+        "saga/core/marks.py",
+        '        return turn.note(Verdict.REFUSED, f"mark {fact.step}", refusal)\n',
+        '        turn.note(Verdict.REFUSED, f"mark {fact.step}", refusal)\n'
+        '        step = turn.state.steps.get(StepId(fact.step or ""))\n'
+        "        if step is not None and step.status is StepStatus.ISSUED:\n"
+        "            _done(turn, step)\n"
+        "        return RECORDED\n",
+        of="everything",
+    ),
+    _mutation(
+        "a moved timer keeps its place in the index",
+        "saga/runtime/unit_of_work.py",
+        "            elif type(intent) is TimerMoved:\n",
+        "            elif type(intent) is TimerMoved and intent.timer_id in self.armed:\n",
+        of="everything",
+    ),
+    _mutation(
+        "a moved timer fires at its old time",
+        "saga/core/kernel.py",
+        "    if turn.at < timer.due_at and turn.recorded is None:\n",
+        "    if False:\n",
+        of="everything",
+    ),
+    _mutation(
+        "a moved timer is due at its old time",
+        "saga/core/timer_acts.py",
+        "    due_at = turn.at if fact.due_at is None else fact.due_at\n",
+        "    due_at = turn.state.timers[fact.timer_id].due_at\n",
+        of="everything",
+    ),
+    _mutation(
+        "a refused rerun begins",
+        "saga/runtime/acting.py",
+        "    if delivery.event.cause not in unit.reruns and not delivery.deferred_id:\n",
+        "    if False:\n",
+        of="everything",
+    ),
+    _mutation(
+        "a rerun may have a key that is taken",
+        "saga/runtime/reruns.py",
+        "        if new is None or (isinstance(new, LoadedSaga) and not new.version):\n",
+        "        if True:\n",
+        of="everything",
+    ),
+    _mutation(
+        "a rerun does not say of which saga",
+        "saga/runtime/reruns.py",
+        '        rerun_of=SagaId(command.saga_id or ""),\n',
+        "",
+        of="everything",
+    ),
 )

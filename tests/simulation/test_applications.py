@@ -9,7 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
 from time import sleep
@@ -28,12 +28,15 @@ from saga import (
     saga,
     upcast,
 )
+from saga.core.identity import saga_id
 from saga.errors import DefinitionError
 from saga.testing import World, WorldState, after, operator, redelivered, signalled
+from saga.testing.world.loop import WORLD_BEGAN_AT
 
 # A world ends after so many rounds of its loop, on any machine.
 pytestmark = pytest.mark.timeout(0)
 SEEDS = range(40)
+BEGAN = datetime.fromtimestamp(WORLD_BEGAN_AT / 1_000_000, UTC).toordinal()
 
 
 class LoanAsked(Event, topic="library.loan-asked", version=1, key="loan_id"):
@@ -413,13 +416,65 @@ def test_a_fake_for_nothing_is_refused() -> None:
 
 @pytest.mark.parametrize(
     "story",
-    [[], [after("1s")], [DUNE, "later"]],
-    ids=["empty", "no trigger", "no happening"],
+    [
+        *([], [after("1s")], [DUNE, "later"]),
+        *([DUNE, operator("mark", "take-out")], [DUNE, operator("rerun")]),
+        [DUNE, operator("move-timer", "take-out")],
+    ],
+    ids=["empty", "no trigger", "no happening", "marked as what", "no key", "moved to when"],
 )
 def test_a_story_that_cannot_be_told_is_refused(story) -> None:
     """A story begins with an event and goes on with what `saga.testing` has for it."""
     with pytest.raises(DefinitionError, match="story"):
         World(library, 1, triggers=[story])
+
+
+async def print_slowly(intent: PrintLabel, ctx: EffectContext) -> Labelled:
+    """Long after somebody has written one by hand."""
+    await asyncio.sleep(20)
+    return Labelled(label="printed")
+
+
+def test_a_reply_that_was_entered_counts_and_the_service_s_own_does_not() -> None:
+    """Unless that was quicker; and both loans of one story say the same of each other."""
+    by_hand = operator("mark", "print-label", state="done", reply=Labelled(label="by hand"))
+    story = [DUNE, after("2s"), by_hand, after("1m"), operator("rerun", key="l-1-again")]
+    labels: Counter[str] = Counter()
+    reruns: Counter[str | None] = Counter()
+
+    def each_has_one_label(world: WorldState) -> None:
+        for granted in world.topics[LoanGranted]:
+            labels[granted.label] += 1
+        reruns.update(each.history[0].body.rerun_of for each in world.sagas)
+
+    fakes = {PrintLabel: print_slowly}
+    seen = _all_hold(library, SEEDS, triggers=[story], replace=fakes, check=each_has_one_label)
+
+    assert labels.keys() == {"by hand", "printed"}
+    assert reruns.total() == reruns[None] + reruns[saga_id("loan", "l-1")] > len(SEEDS)
+    assert {"mark taken", "rerun taken"} <= seen.keys()
+
+
+async def oversleep(ctx: Context, asked: VisaAsked) -> VisaGranted:
+    await ctx.sleep(timedelta(days=30))
+    return VisaGranted(name=asked.name, by=ctx.now().isoformat())
+
+
+def test_timers_are_moved_and_fired_by_hand() -> None:
+    """A month is over at once, or takes an hour more; nothing fires twice."""
+    app = SagaApp(sagas=[saga("visa", version=1, starts_on=VisaAsked)(oversleep)])
+    later, now = operator("move-timer", to="60d"), operator("fire-timer")
+    ends: Counter[str] = Counter()
+
+    def ended(world: WorldState) -> None:
+        for granted in world.topics[VisaGranted]:
+            ends[granted.by[:10]] += 1
+
+    for acts in ([later], [now], [later, after("1s"), now]):
+        _all_hold(app, SEEDS, triggers=[[VisaAsked(name="n"), after("1s"), *acts]], check=ended)
+
+    days = {datetime.fromisoformat(day).toordinal() - BEGAN for day in ends}
+    assert {0, 60} <= days
 
 
 def test_what_an_application_s_own_check_finds_is_a_violation() -> None:

@@ -16,6 +16,8 @@ EXPECTED = (
     *("ChildStarted", "ChildEnded", "CommandSent", "EventReceived", "EventAwaited", "WaitEnded"),
     *("BranchDropped", "IntentTold", "Shown", "Paused", "Resumed", "OperatorActed"),
     *("SignalReceived", "SagaAbandoned", "SagaRolledBack", "SagaCompleted", "EventPublished"),
+    *("mark taken", "mark refused", "rerun taken", "rerun refused"),
+    *("fire-timer taken", "fire-timer refused", "move-timer taken", "move-timer refused"),
     *("noted late_success", "noted unread", "plan completed", "crash before store.append"),
 )
 """What worlds of everything must have seen."""

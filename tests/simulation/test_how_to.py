@@ -2,6 +2,7 @@
 
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -9,6 +10,7 @@ from types import ModuleType
 
 import pytest
 
+from saga import testing
 from saga.testing import World
 
 # A world ends after so many rounds of its loop, on any machine.
@@ -45,6 +47,20 @@ def test_its_shop_holds_in_every_world(program: ModuleType) -> None:
         program.test_orders_hold_in_every_world(seed)
 
     assert {"completed", "rolled_back"} <= statuses
+
+
+def test_its_stories_can_be_told(program: ModuleType) -> None:
+    """The acts of the second one are taken in one world or another."""
+    blocks = re.findall(r"```text\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    first, second = (block.partition("[")[1:] for block in blocks if "OrderPlaced(" in block)
+    names = vars(testing) | vars(program)
+    seen: Counter[str] = Counter()
+    for seed in range(WORLDS):
+        stories = [*eval("".join(first), names), eval("".join(second), names)]
+        verdict = World(program.app, seed, triggers=stories, replace={program.Pay: program.bank})
+        seen += verdict.run().statistics
+
+    assert {"SignalReceived", "mark taken", "rerun taken", "fire-timer refused"} <= seen.keys()
 
 
 def test_a_release_that_does_nothing_is_found_by_its_check(program: ModuleType) -> None:

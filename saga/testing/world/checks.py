@@ -19,6 +19,7 @@ from saga.contracts.models import INTENT_CANCELLED, INTENT_PROGRESS
 from saga.core.events import (
     ChildEnded,
     ChildStatus,
+    MarkedAs,
     ReplyOutcome,
     ReplyReceived,
     SagaStarted,
@@ -26,7 +27,7 @@ from saga.core.events import (
     TimersAdded,
 )
 from saga.core.history import FACTS, Entry
-from saga.core.identity import DO, SagaId, TimerId, intent_id
+from saga.core.identity import DO, SagaId, intent_id
 from saga.core.intents import (
     Continued,
     EventPublished,
@@ -49,6 +50,7 @@ from saga.core.intents import (
 from saga.core.status import NEVER_UNDONE, SagaStatus, StepKind, StepStatus
 from saga.ports import Inbound, Position, UnhandledRecord
 from saga.ports.store import DeadLetterReason, UnhandledKind
+from saga.testing.world.acting import armed_in, check_acts, check_reruns, is_rerun, marked_in
 from saga.testing.world.children import children_of, is_answered_by_child, is_of_another, owed
 from saga.testing.world.evidence import Evidence, Line, SagaName, Trigger, headers_of
 from saga.testing.world.holding import check_holding
@@ -67,6 +69,7 @@ def check_all(evidence: Evidence) -> Iterator[str]:
     yield from check_effects(evidence)
     still = frozenset(filter(evidence.is_parked, evidence.histories))
     yield from check_kinship(evidence.histories, still)
+    yield from check_reruns(evidence.histories, evidence.is_parked)
 
 
 def _all(history: Sequence[Entry], kind: type[BodyT]) -> Iterator[tuple[int, BodyT]]:
@@ -122,6 +125,7 @@ def check_histories(evidence: Evidence) -> Iterator[str]:
             *_end(evidence, history),
             *_attempts(history),
             *check_holding(history),
+            *check_acts(history),
             *_of_each_run(history, is_parked=evidence.is_parked(saga_id)),
             *check_updates(history, has_ended=evidence.summaries[saga_id].status.is_ended),
         ):
@@ -202,16 +206,6 @@ def _is_noted_stale(history: Sequence[Entry], fired: Entry) -> bool:
     return isinstance(following, Noted) and following.verdict is Verdict.STALE
 
 
-def armed_in(history: Sequence[Entry]) -> set[TimerId]:
-    armed: set[TimerId] = set()
-    for entry in history:
-        if isinstance(entry.body, TimerArmed):
-            armed.add(entry.body.timer_id)
-        elif isinstance(entry.body, TimerCancelled | TimerFired):
-            armed.discard(entry.body.timer_id)
-    return armed
-
-
 def _end(evidence: Evidence, history: Sequence[Entry]) -> Iterator[str]:
     summary = evidence.summaries[history[0].saga_id]
     if summary.version != len(history):
@@ -256,8 +250,11 @@ def _attempts(history: Sequence[Entry]) -> Iterator[str]:
             numbers = [intent.attempt for _, intent in intents]
             if numbers != list(range(1, len(numbers) + 1)):
                 yield f"{direction} of {step} has attempts {numbers}"
+    entered = marked_in(history, MarkedAs.DONE)
     for version, noted in _all(history, Noted):
-        if noted.verdict is Verdict.CONFLICTING and not is_of_another(history[version - 1]):
+        if noted.verdict is not Verdict.CONFLICTING or is_of_another(history[version - 1]):
+            continue
+        if noted.subject.split("/")[1] not in entered:
             yield f"entry {version}: two different answers to {noted.subject}"
 
 
@@ -475,7 +472,8 @@ def _acceptance(evidence: Evidence, due: Mapping[str, Due]) -> Iterator[str]:
         yield "two sagas have one definition and key, or a saga has no row in the index"
     expected = evidence.log.by_saga()
     for name in names - expected.keys():
-        if evidence.histories[name.saga_id][0].cause not in due:
+        history = evidence.histories[name.saga_id]
+        if history[0].cause not in due and not is_rerun(history):
             yield f"saga {name.definition}/{name.key} has no trigger"
     for name, triggers in expected.items():
         if name in names:
@@ -498,7 +496,7 @@ def _beginning(
         if not evidence.is_parked(name.saga_id):
             yield f"saga {name.definition}/{name.key} never began"
         return
-    if history[0].cause in due:
+    if history[0].cause in due or is_rerun(history):
         return
     payload = orjson.loads(begun.trigger.payload)
     for trigger in triggers:
@@ -655,11 +653,20 @@ def _may_be_unhandled(
                 for triggers in evidence.log.by_saga().values()
                 if any(trigger.event != triggers[0].event for trigger in triggers)
                 for trigger in triggers
-            )
+            ) or _is_taken_by_rerun(evidence, headers.get("ce_id", ""))
         case DeadLetterReason.UNKNOWN_SAGA:
             return headers.get("ce_subject", "") not in evidence.histories
         case _:
             return False
+
+
+def _is_taken_by_rerun(evidence: Evidence, trigger_id: str) -> bool:
+    """Whether an operator had begun a saga of the trigger's key before it came."""
+    return any(
+        trigger.message_id == trigger_id and is_rerun(evidence.histories.get(name.saga_id, ()))
+        for trigger in evidence.log.triggers
+        for name in trigger.starts
+    )
 
 
 def _unhandled(evidence: Evidence) -> Iterator[str]:
@@ -750,6 +757,7 @@ def _standing(history: Sequence[Entry], standing: set[str]) -> Iterator[str]:
             end = entry.body
         if isinstance(entry.body, SagaRolledBack | SagaCleanedUp):
             residue = set(entry.body.residue)
+    steps -= marked_in(history, MarkedAs.DONE) | marked_in(history, MarkedAs.UNDONE)
     if isinstance(end, SagaRolledBack):
         if left := (standing & steps) - residue:
             yield f"rolled back, and {sorted(left)} is not undone"

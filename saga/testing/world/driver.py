@@ -13,24 +13,28 @@ from random import Random
 from typing import Any, Final
 
 from saga.contracts import Command, CommandAct, Event, Unreadable, contract_of, decode, encode
+from saga.core.events import Act as OperatorsAct
 from saga.core.events import (
     CancelMode,
     CancelRequested,
+    MarkedAs,
     OperatorActed,
     Paused,
     Resumed,
     SignalReceived,
 )
-from saga.core.identity import SagaId, saga_id
+from saga.core.identity import DO, UNDO, SagaId, saga_id
 from saga.errors import BusUnavailable, DefinitionError
 from saga.ports import Record, SagaSummary
-from saga.testing.happenings import After, Happening, Plain, Redelivered, Update
+from saga.testing.happenings import After, Happening, Plain, Redelivered, TimerAct, Update
+from saga.testing.world.acting import armed_in, open_in
 from saga.testing.world.assembly import Durable, assembled
 from saga.testing.world.evidence import Log, SagaName, Trigger
 from saga.testing.world.faults import Faults
 from saga.testing.world.ports import ProcessBus
 from saga.testing.world.process import Process
 
+_Sent = Plain | Update | TimerAct
 Happens = Event | After | Redelivered | Happening
 Starts = Callable[[Event], bool]
 Story = Event | Sequence[Happens]
@@ -60,19 +64,20 @@ class Repeat:
 class Somewhere:
     """Happens to one of the sagas that are there then, perhaps a child; to none if none is."""
 
-    happens: Plain | Update
+    happens: Plain | Update | TimerAct
 
 
 @dataclass(frozen=True, slots=True)
 class Send:
     """A command to the sagas of *trigger*, or to whichever is there; to their definitions as a
-    whole where it *is_for_all*.
+    whole where it *is_for_all*. Which step or *timer* it is about may be found out when it is sent.
     """
 
     trigger: Trigger | None
     act: CommandAct
     words: dict[str, Any]
     is_for_all: bool = False
+    timer: TimerAct | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +125,7 @@ def planned(stories: Iterable[Sequence[Happens]], faults: Faults, starts: Starts
             elif isinstance(happens, Somewhere):
                 deed = command_of(None, happens.happens)
             else:
-                assert isinstance(happens, Plain | Update), happens
+                assert isinstance(happens, Plain | Update | TimerAct), happens
                 deed = command_of(latest, happens)
             acts.append(Act(max(at_s + rng.uniform(-JITTER_S, JITTER_S), 0.0), deed))
         if rng.random() < REPEATED_SHARE:
@@ -146,8 +151,12 @@ def _paused_for_a_while(rng: Random, begins_s: float) -> Iterator[Act]:
     yield Act(at_s + rng.uniform(0, FOLLOW_UP_S), Send(None, CommandAct.RESUME, words))
 
 
-def command_of(trigger: Trigger | None, happens: Plain | Update) -> Send:
+def command_of(trigger: Trigger | None, happens: Plain | Update | TimerAct) -> Send:
     """The command that makes *happens* happen to a saga; DefinitionError if there is none."""
+    words: dict[str, Any]
+    if isinstance(happens, TimerAct):
+        words = {"reason": happens.reason, "actor": "operator"}
+        return Send(trigger, CommandAct(happens.act.value), words, timer=happens)
     if isinstance(happens, Update):
         words = {"name": happens.name, "payload": json.loads(happens.payload)}
         return Send(trigger, CommandAct.UPDATE, words | {"actor": happens.actor})
@@ -157,8 +166,14 @@ def command_of(trigger: Trigger | None, happens: Plain | Update) -> Send:
             return Send(trigger, CommandAct.SIGNAL, words)
         case CancelRequested(mode=mode, reason=reason):
             return Send(trigger, CommandAct.CANCEL, {"mode": mode, "reason": reason})
-        case OperatorActed(act=act, step=step, reason=reason):
-            words = {"step": step, "reason": reason, "actor": "operator"}
+        case OperatorActed(act=act, reply=reply, key=key) as acted:
+            words = {"step": acted.step, "reason": acted.reason, "actor": "operator", "key": key}
+            words |= {"state": acted.state, "evidence": acted.evidence}
+            if reply is not None:
+                words["reply"] = {
+                    "contract": reply.contract,
+                    "payload": json.loads(reply.payload),
+                }
             return Send(trigger, CommandAct(act.value), words)
         case Paused(reason=reason, scope=scope) | Resumed(reason=reason, scope=scope) as fact:
             pauses = isinstance(fact, Paused)
@@ -227,8 +242,9 @@ class Driver:
                 for name in self._meant(trigger):
                     if is_for_all:
                         await self._command_all(act, name.definition, words)
-                    else:
-                        await self._command(act, name.saga_id, name.key, words)
+                        continue
+                    more = self._found_out(name, deed)
+                    await self._command(act, name.saga_id, name.key, words | more)
             case Garbage():
                 await self._litter()
 
@@ -240,6 +256,30 @@ class Driver:
             return ()
         saga = self._rng.choice(found)
         return (SagaName(saga.definition, saga.key, saga.saga_id),)
+
+    def _found_out(self, name: SagaName, send: Send) -> dict[str, Any]:
+        """What an operator looks up before acting: a step under way, a timer, the definition."""
+        if send.timer is not None:
+            return self._timer_of(name.saga_id, send.timer)
+        if send.act is CommandAct.RERUN:
+            return {"definition": name.definition}
+        if send.act is CommandAct.MARK and not send.words["step"]:
+            direction = UNDO if send.words["state"] is MarkedAs.UNDONE else DO
+            steps = open_in(self._store.history(name.saga_id), direction)
+            return {"step": self._rng.choice(steps) if steps else "none"}
+        return {}
+
+    def _timer_of(self, saga: SagaId, act: TimerAct) -> dict[str, Any]:
+        """The timer that is meant, of all that are armed one by chance, and when it is to be due.
+
+        Where there is none, one that is not armed: that is refused.
+        """
+        armed = list(armed_in(self._store.history(saga)).values())
+        meant = [timer for timer in armed if act.means(timer)] if act.target else armed
+        timer = self._rng.choice(meant).timer_id if meant else f"{saga}/{act.target or 'none'}"
+        if act.to_us is None:
+            return {"timer": timer}
+        return {"timer": timer, "due_at": self._clock.now() + act.to_us}
 
     def _started_by(self, event: Event) -> tuple[SagaName, ...]:
         current = self._current(event)
@@ -304,9 +344,24 @@ def _checked(story: list[Happens]) -> list[Happens]:
     if not story or not isinstance(story[0], Event):
         raise DefinitionError(f"a story begins with the event that starts a saga, not {story[:1]}")
     for happens in story:
-        if not isinstance(happens, Event | After | Redelivered | Plain | Update | Somewhere):
+        if not isinstance(happens, Event | After | Redelivered | Somewhere | _Sent):
             raise DefinitionError(
                 f"{happens!r} cannot be part of a world's story: replies come from handlers, and "
                 f"time passes by itself"
             )
+        sent = happens.happens if isinstance(happens, Somewhere) else happens
+        if isinstance(sent, _Sent) and (lacking := _lacks(sent)) is not None:
+            raise DefinitionError(f"{happens!r} cannot be part of a world's story: {lacking}")
     return story
+
+
+def _lacks(happens: Plain | Update | TimerAct) -> str | None:
+    """What an act needs, and this one does not say."""
+    match happens:
+        case TimerAct(act=OperatorsAct.MOVE_TIMER, to_us=None):
+            return 'say how long from now the timer is due: operator("move-timer", …, to="2s")'
+        case Plain(OperatorActed(act=OperatorsAct.MARK, state=None)):
+            return 'say what a step is: operator("mark", "pay", state="done")'
+        case Plain(OperatorActed(act=OperatorsAct.RERUN, key=None)):
+            return 'say under which key: operator("rerun", key="o-1-again")'
+    return None

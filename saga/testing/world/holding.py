@@ -12,6 +12,7 @@ from saga.core.intents import (
     Continued,
     EventAwaited,
     EventPublished,
+    Intent,
     IntentIssued,
     IntentTold,
     Noted,
@@ -20,12 +21,16 @@ from saga.core.intents import (
     Verdict,
 )
 
-_OF_THE_CODE: Final = (
+OF_THE_CODE: Final = (
     *(Continued, EventAwaited, EventPublished, IntentIssued, IntentTold),
     *(SagaFinishing, SignalAwaited),
 )
 """What is decided only where the saga's code goes on, or a step is tried again."""
 _WITHOUT_EFFECT: Final = frozenset({Verdict.REFUSED, Verdict.AFTER_END})
+
+
+def is_undo(body: Intent) -> bool:
+    return isinstance(body, IntentIssued) and body.direction is not DO
 
 
 def check_holding(history: Sequence[Entry]) -> Iterator[str]:
@@ -40,8 +45,7 @@ def check_holding(history: Sequence[Entry]) -> Iterator[str]:
             paused_by.discard(fact.scope)
         if paused_by and not isinstance(fact, OperatorActed):
             for body in decided:
-                is_undo = isinstance(body, IntentIssued) and body.direction is not DO
-                if isinstance(body, _OF_THE_CODE) and not is_undo:
+                if isinstance(body, OF_THE_CODE) and not is_undo(body):
                     what = type(body).__name__
                     yield f"paused, and the turn of entry {turn.version} decides {what}"
         if isinstance(fact, Paused):
@@ -49,5 +53,5 @@ def check_holding(history: Sequence[Entry]) -> Iterator[str]:
         elif isinstance(fact, SagaStarted) and fact.paused:
             paused_by.add("definition")
             for body in decided:
-                if isinstance(body, _OF_THE_CODE):
+                if isinstance(body, OF_THE_CODE):
                     yield f"begun paused, and decides {type(body).__name__}"

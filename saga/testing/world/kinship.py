@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from saga.core.events import ChildEnded, ChildStarted, ChildStatus, SagaStarted
+from saga.core.events import ChildEnded, ChildStarted, ChildStatus, MarkedAs, SagaStarted
 from saga.core.history import Entry
 from saga.core.identity import DO, UNDO, SagaId
 from saga.core.intents import (
@@ -22,6 +22,7 @@ from saga.core.intents import (
     SentAct,
     Verdict,
 )
+from saga.testing.world.acting import marked_in
 
 Histories = Mapping[SagaId, Sequence[Entry]]
 _ENDS: Final = (SagaCompleted, SagaRolledBack, SagaAbandoned)
@@ -106,7 +107,7 @@ def _status(end: object) -> ChildStatus:
 
 
 def _of_ended(parent: Sequence[Entry], step: str, child: Sequence[Entry]) -> Iterator[str]:
-    """What stands of a child is wanted, or residue of its parent."""
+    """What stands of a child is wanted, or its parent's residue, or was seen to by hand."""
     end = _last(parent, _ENDS)
     child_end = _last(child, _ENDS)
     if end is None or child_end is None or isinstance(end, SagaAbandoned):
@@ -120,7 +121,8 @@ def _of_ended(parent: Sequence[Entry], step: str, child: Sequence[Entry]) -> Ite
     is_wanted = isinstance(end, SagaCompleted) and not is_dropped
     if is_wanted and is_undone and len([e for e in child if isinstance(e.body, _ENDS)]) > 1:
         yield f"{step} was undone, and the parent has completed with it"
-    if not is_wanted and not is_undone and step not in residue:
+    by_hand = marked_in(parent, MarkedAs.UNDONE)
+    if not is_wanted and not is_undone and step not in residue and step not in by_hand:
         yield f"the child is {_status(child_end).value}, and {step} neither wanted nor residue"
 
 

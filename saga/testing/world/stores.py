@@ -21,11 +21,12 @@ from saga.adapters.sqlite.inbox import COMPONENT, MIGRATIONS
 from saga.core.durations import SECOND_US
 from saga.core.events import TimerFired
 from saga.core.identity import Instant, SagaId, TimerId
-from saga.core.intents import TimerPurpose
+from saga.core.intents import TimerMoved, TimerPurpose
+from saga.core.status import SagaStatus
 from saga.ports import Appended, Batch, Record
 from saga.ports.store import DefinitionPause
+from saga.testing.world.acting import armed_in
 from saga.testing.world.broker import SimulatedBus, WorldClock
-from saga.testing.world.checks import armed_in
 from saga.testing.world.faults import Fault
 from saga.testing.world.hearing import Reading
 from saga.testing.world.process import Process, Surroundings
@@ -61,6 +62,7 @@ class WorldStore(MemoryEventStore):
                 for entry in history.entries:
                     self.stored_at[entry.saga_id, entry.version] = number
         self._compare_timers(touched)
+        self._compare_moved(batch)
         return appended
 
     @property
@@ -76,16 +78,19 @@ class WorldStore(MemoryEventStore):
     def _check_times(self, batch: Batch) -> None:
         """By the store's own clock nothing is dated ahead, and no timer is early."""
         now = self._clock.now()
+        moved: dict[TimerId, Instant] = {}
         for history in batch.histories:
             for entry in history.entries:
                 if entry.at > now:
                     ahead_s = (entry.at - now) / SECOND_US
                     self.problems.append(f"an entry of {entry.saga_id} is dated {ahead_s} s ahead")
-                fired = entry.body
-                if isinstance(fired, TimerFired) and (timer := self._timers.get(fired.timer_id)):
-                    early_s = (timer.due_at - now) / SECOND_US
+                body = entry.body
+                if isinstance(body, TimerMoved):
+                    moved[body.timer_id] = body.due_at
+                elif isinstance(body, TimerFired) and (timer := self._timers.get(body.timer_id)):
+                    early_s = (moved.get(body.timer_id, timer.due_at) - now) / SECOND_US
                     if early_s > 0:
-                        self.problems.append(f"timer {fired.timer_id} fires {early_s} s early")
+                        self.problems.append(f"timer {body.timer_id} fires {early_s} s early")
 
     def _compare_timers(self, saga_ids: set[SagaId]) -> None:
         """The due-index is a projection: it never differs from the histories."""
@@ -93,11 +98,29 @@ class WorldStore(MemoryEventStore):
         for timer in self._timers.values():
             indexed.setdefault(timer.saga_id, set()).add(timer.timer_id)
         for saga_id in sorted(saga_ids):
-            armed, rows = armed_in(self.history(saga_id)), indexed.get(saga_id, set())
+            armed, rows = armed_in(self.history(saga_id)).keys(), indexed.get(saga_id, set())
             if armed != rows:
                 self.problems.append(
                     f"the due-index has {sorted(rows - armed)} too many and "
                     f"{sorted(armed - rows)} too few"
+                )
+
+    def _compare_moved(self, batch: Batch) -> None:
+        """A timer that was moved is due in the index when its history says; parked sagas wait."""
+        moves = [
+            entry.body.timer_id
+            for history in batch.histories
+            for entry in history.entries
+            if isinstance(entry.body, TimerMoved)
+        ]
+        for timer_id in moves:
+            saga_id = SagaId(timer_id.split("/", 1)[0])
+            armed = armed_in(self.history(saga_id)).get(timer_id)
+            if armed is None or self.summaries[saga_id].status is SagaStatus.PARKED:
+                continue
+            if (due_at := self._timers[timer_id].due_at) != armed.due_at:
+                self.problems.append(
+                    f"timer {timer_id} was moved to {armed.due_at}, and the due-index has {due_at}"
                 )
 
 

@@ -26,6 +26,7 @@ from saga.errors import BusUnavailable, StoreUnavailable
 from saga.ports import SagaSummary, TopicSpec
 from saga.ports.store import PausedBy, UnhandledKind
 from saga.runtime.pauses import acts_of, is_paused
+from saga.testing.world.acting import came_of_acts
 from saga.testing.world.application import Function, watched, with_fakes
 from saga.testing.world.assembly import AnyProcess, Durable, EffectsProcess, OrchestratorProcess
 from saga.testing.world.broker import SimulatedBus
@@ -502,6 +503,7 @@ def _remarkable(evidence: Evidence) -> Iterator[str]:
     """What is worth counting, to prove that the faults have had consequences."""
     for history in evidence.histories.values():
         yield f"saga {evidence.summaries[history[0].saga_id].status.value}"
+        yield from came_of_acts(history)
         for entry in history:
             match entry.body:
                 case Noted(verdict=verdict):
