@@ -130,8 +130,8 @@ class UnknownSaga(SagaError, code="unknown_saga"):
 class UpdateRefused(SagaError, code="update_refused"):
     """Raised when a saga refuses what it was asked; *code* is the one that it gave.
 
-    It is `invalid` where the payload is not what the saga waits for, and `id_conflict` where the
-    same id came before with another content.
+    It is `invalid` where the payload is not what the saga waits for, `not_now` where the saga can
+    take it no more, and `id_conflict` where the same id came before with another content.
     """
 
     def __init__(self, code: str, message: str = "") -> None:

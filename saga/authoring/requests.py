@@ -7,7 +7,7 @@ from typing import Final, Generic, TypeVar
 
 from saga.authoring.signals import json_of
 from saga.core.events import UpdateReceived
-from saga.core.intents import UPDATE_ENDED, UPDATE_INVALID
+from saga.core.intents import UPDATE_ENDED, UPDATE_INVALID, UPDATE_NOT_NOW
 from saga.core.program import Answer
 from saga.core.texts import is_storable, storable
 from saga.errors import DefinitionError
@@ -56,7 +56,7 @@ class Request(Generic[T]):
         given: object = code
         if not isinstance(given, str) or not given.strip() or not is_storable(given):
             raise DefinitionError(f"update {self.name!r} is refused with a code, as in 'full'")
-        if code in {UPDATE_ENDED, UPDATE_INVALID}:
+        if code in {UPDATE_ENDED, UPDATE_INVALID, UPDATE_NOT_NOW}:
             raise DefinitionError(f"update {self.name!r}: {code!r} is a code of saga's own")
         if len(code) > CODE_CHARS_MAX:
             raise DefinitionError(

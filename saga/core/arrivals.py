@@ -25,7 +25,14 @@ from saga.core.events import (
     update_channel,
 )
 from saga.core.identity import Instant
-from saga.core.intents import Awaited, EventAwaited, SignalAwaited, UpdateAnswered, WaitEnded
+from saga.core.intents import (
+    ArrivalRefused,
+    Awaited,
+    EventAwaited,
+    SignalAwaited,
+    UpdateAnswered,
+    WaitEnded,
+)
 from saga.core.state import SagaState
 
 
@@ -135,6 +142,12 @@ def give_back(state: SagaState, wait: str) -> None:
     kept = state.kept.pop(channel, OrderedDict())
     kept[version] = arrival
     state.kept[channel] = OrderedDict(sorted(kept.items()))
+
+
+def let_go(state: SagaState, refused: ArrivalRefused, _: Instant) -> None:
+    """The effect of a refusal of what was kept: it is gone."""
+    channel = next(name for name, kept in state.kept.items() if refused.arrived in kept)
+    _take(state, channel, refused.arrived)
 
 
 def end_waits(state: SagaState) -> None:

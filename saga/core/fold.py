@@ -25,6 +25,7 @@ from saga.core.arrivals import (
     end_waits,
     give_back,
     keep,
+    let_go,
 )
 from saga.core.events import REPLY_DONE, Event
 from saga.core.format_1 import FORMAT_1, take_unsaid
@@ -620,6 +621,7 @@ EFFECTS: Final[dict[type[intents.Intent], _Effect]] = {
     intents.EventAwaited: begin_wait,
     intents.WaitEnded: end_by_choice,
     intents.Noted: _without_effect,
+    intents.ArrivalRefused: let_go,
     intents.Patched: _without_effect,
     intents.RollbackDue: _due,
     intents.RollbackPlanned: _planned,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Final, assert_never
+from typing import Final, TypeAlias, assert_never
 
 from saga.core import (
     children,
@@ -36,6 +36,9 @@ from saga.core.state import SagaState, Step, identity_of
 from saga.core.status import ISSUED, StepKind, StepStatus
 from saga.core.turn import Turn
 
+_Last: TypeAlias = program.Await | program.Refuse | program.RefuseKept
+_Waits: TypeAlias = OrderedDict[str, _Last]
+"""What a program gives that is decided last, in that order: waits, by their names, and refusals."""
 _MISSED_DEADLINE: Final = program.StepFailure("timeout", rollback.MISSED_DEADLINE)
 
 
@@ -152,6 +155,7 @@ def _end(turn: Turn) -> Message | None:
         return None
     if finish is None and not state.is_finishing:
         return None
+    _give_up(turn)
     has_to_wait = bool(state.undoing) or (state.scopes is not None and state.scopes.is_busy)
     has_leftovers = False
     dropped = [step for step in state.steps.values() if step.is_dropped]
@@ -190,6 +194,19 @@ def _left_standing(state: SagaState) -> tuple[StepId, ...]:
     )
 
 
+def _give_up(turn: Turn) -> None:
+    """Drop what the program has left in flight; waits end with the saga, if that ends at once."""
+    state, finish = turn.state, turn.finish
+    if finish is None or not (state.in_flight or state.waited):
+        return
+    steps = tuple(id_ for id_, step in state.in_flight.items() if not step.is_dropped)
+    goes_on = isinstance(finish, program.ContinueAsNew)
+    if steps or goes_on or any(step.is_dropped for step in state.steps.values()):
+        timers = state.timers.values()
+        sleeps = tuple(each.target for each in timers if each.purpose is TimerPurpose.SLEEP)
+        _drop_branch(turn, program.DropBranch(steps, sleeps, tuple(state.waited)))
+
+
 def retry_now(turn: Turn, step: Step) -> None:
     """Issue the next attempt at once, whatever the policy says."""
     turn.disarm_for(step, DO)
@@ -211,15 +228,15 @@ def is_asked(turn: Turn) -> bool:
 
 def run(turn: Turn, commands: Sequence[program.Command]) -> None:
     """Turn commands into intents, waits last: what was kept leads on, and may drop others."""
-    asked: dict[str, program.Await] = {}
+    asked: dict[str, _Last] = {}
     _take(turn, commands, asked)
     if asked:
-        _await_all(turn, OrderedDict(asked))
+        _decide_last(turn, OrderedDict(asked))
 
 
-def _await_all(turn: Turn, waits: OrderedDict[str, program.Await]) -> None:
+def _decide_last(turn: Turn, waits: _Waits) -> None:
     while waits:
-        _take(turn, _await(turn, waits.popitem(last=False)[1]), waits)
+        _take(turn, _go_on(turn, waits), waits)
 
 
 def _succeed_at_last(turn: Turn, step: Step, fact: ReplyReceived) -> Disposition:
@@ -263,10 +280,10 @@ def fail_step(turn: Turn, step: Step, status: StepStatus, failure: program.StepF
 def _take(
     turn: Turn,
     commands: Sequence[program.Command],
-    waits: dict[str, program.Await],
+    waits: dict[str, _Last],
 ) -> None:
-    if turn.state.is_past_pivot and commands and type(commands[-1]) is program.Fail:
-        commands = parking.taken_back(turn, commands)
+    if turn.state.is_past_pivot:
+        commands = parking.past_pivot(turn, commands)
     for command in commands:
         match command:
             case program.DoStep():
@@ -274,10 +291,8 @@ def _take(
             case program.Finish() | program.ContinueAsNew():
                 assert turn.finish is None, (turn.state.saga_id, command)
                 turn.finish = command
-            case program.Fail() if turn.state.is_past_pivot:
-                parking.park(turn, command)
-            case program.Fail(reason, code, failed_step):
-                rollback.begin_once_settled(turn, reason, code=code, failed_step=failed_step)
+            case program.Fail() | program.Park():
+                _stop(turn, command)
             case program.Sleep(name, length_us, until):
                 length_us = length_us if until is None else max(until - turn.at, 0)
                 turn.arm(TimerPurpose.SLEEP, name, length_us)
@@ -289,8 +304,21 @@ def _take(
                 _drop_branch(turn, command)
             case program.LeaveScope():
                 turn.left = [*(turn.left or ()), command]
+            case program.Refuse() | program.RefuseKept():
+                waits[f"/{id(command)}"] = command  # no wait has such a name
             case _:
                 _say(turn, command)
+
+
+def _stop(turn: Turn, command: program.Fail | program.Park) -> None:
+    """Roll back, or park where there is no way back or the program wants that."""
+    match command:
+        case program.Park():
+            parking.halt(turn, command)
+        case program.Fail() if turn.state.is_past_pivot:
+            parking.park(turn, command)
+        case program.Fail(reason, code, failed_step):
+            rollback.begin_once_settled(turn, reason, code=code, failed_step=failed_step)
 
 
 def _say(turn: Turn, command: program.Saying) -> None:
@@ -331,13 +359,26 @@ def _signal(turn: Turn, command: program.Signal) -> intents.CommandSent:
     )
 
 
-def _await(turn: Turn, command: program.Await) -> Sequence[program.Command]:
-    state = turn.state
+def _go_on(turn: Turn, waits: _Waits) -> Sequence[program.Command]:
+    """Decide the next of what is decided last; what the program asks for behind that."""
+    state, command = turn.state, waits.popitem(last=False)[1]
+    if type(command) is program.Refuse:
+        turn.note(Verdict.REFUSED, command.subject, command.detail)
+        return ()
     is_through = turn.finish is not None or state.is_finishing
     if is_through or state.plan is not None or state.is_stopping:
         return ()
+    if type(command) is program.RefuseKept:
+        waiting.refuse_kept(turn)
+        return ()
+    assert type(command) is program.Await, command
     taken = waiting.begin(turn, command)
-    return () if taken is None else turn.program.arrived(command.wait, taken, turn.at)
+    if taken is None:
+        return ()
+    for name in [name for name, each in waits.items() if type(each) is program.Refuse]:
+        waits.move_to_end(name, last=False)
+        _go_on(turn, waits)  # it was given before what the program is told now
+    return turn.program.arrived(command.wait, taken, turn.at)
 
 
 def _drop_branch(turn: Turn, command: program.DropBranch) -> None:

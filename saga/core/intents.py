@@ -145,6 +145,8 @@ UPDATE_ENDED: Final = "ended"
 """The code of an update to a saga that has ended, or did so before it was answered."""
 UPDATE_INVALID: Final = "invalid"
 """The code of an update whose payload is not what the saga waits for."""
+UPDATE_NOT_NOW: Final = "not_now"
+"""The code of an update that the saga does not take where it stands."""
 
 
 @value(kw_only=True)
@@ -229,6 +231,14 @@ class Noted:
 
     verdict: Verdict
     subject: str
+    detail: str
+
+
+@value(kw_only=True)
+class ArrivalRefused:
+    """What had arrived with the entry of version *arrived*, and was kept, is taken no more."""
+
+    arrived: int
     detail: str
 
 
@@ -421,6 +431,7 @@ Intent = (
     | EventAwaited
     | WaitEnded
     | Noted
+    | ArrivalRefused
     | Patched
     | RollbackDue
     | RollbackPlanned

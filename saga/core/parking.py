@@ -17,9 +17,11 @@ from saga.core import intents, program
 from saga.core.format_1 import FORMAT_1
 from saga.core.identity import StepId
 from saga.core.state import SagaState, Step, identity_of
-from saga.core.status import StepStatus
+from saga.core.status import StepKind, StepStatus
 from saga.core.turn import Turn
+from saga.errors import DefinitionError
 
+_COMPENSATABLE: Final = StepKind.COMPENSATABLE
 _GAVE_OUT: Final = frozenset({StepStatus.FAILED, StepStatus.REFUSED, StepStatus.IN_DOUBT})
 
 
@@ -68,7 +70,48 @@ def park_on_held(turn: Turn) -> None:
             turn.record(body)
 
 
-def taken_back(turn: Turn, commands: Sequence[program.Command]) -> Sequence[program.Command]:
+def past_pivot(turn: Turn, commands: Sequence[program.Command]) -> Sequence[program.Command]:
+    """What counts of *commands*, where there is no way back.
+
+    Raises:
+        DefinitionError: a step can be undone; what was recorded before it was refused stands.
+    """
+    if turn.recorded is None:
+        for command in commands:
+            if isinstance(command, program.DoStep) and command.kind is _COMPENSATABLE:
+                _check_forward(turn, command)
+    if commands and type(commands[-1]) is program.Fail:
+        return _taken_back(turn, commands)
+    return commands
+
+
+def _check_forward(turn: Turn, command: program.DoStep) -> None:
+    if command.is_child:
+        return  # it is undone by nobody, as its parent is not
+    pivots = (step.id for step in turn.state.steps.values() if step.kind is StepKind.PIVOT)
+    raise DefinitionError(
+        f"step {command.step!r} can be undone, but comes after the pivot {next(pivots)!r}, past "
+        f"which nothing is undone: issue it before, or without its undo",
+        where=turn.program.place_of(command.step),
+    )
+
+
+def halt(turn: Turn, command: program.Park) -> None:
+    """Park, as the program says: on steps that failed, or on the event of this turn.
+
+    Raises:
+        DefinitionError: no step is to be tried again, so that the turn fails.
+    """
+    if not command.again:
+        raise DefinitionError(command.reason, where=command.where)
+    reason = command.reason if command.where is None else f"{command.where}: {command.reason}"
+    for step in command.again:
+        assert turn.state.steps[step].status in _GAVE_OUT, (turn.state.saga_id, step)
+        turn.park(reason, turn.state.steps[step])
+    turn.state.is_ahead = True
+
+
+def _taken_back(turn: Turn, commands: Sequence[program.Command]) -> Sequence[program.Command]:
     """What counts of *commands* that end in an uncaught failure, past the pivot."""
     failure = commands[-1]
     assert isinstance(failure, program.Fail), failure

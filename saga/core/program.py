@@ -64,6 +64,37 @@ class Await:
 
 
 @value
+class Refuse:
+    """Record that something was refused, of which nothing happens: `Created → Completed`.
+
+    It is recorded behind the waits that were given before it, and never right behind a fact: what
+    was taken is waited for again, or answered.
+    """
+
+    subject: str
+    detail: str
+
+
+@value
+class RefuseKept:
+    """Refuse what was kept and the program, asked by `takes`, takes no more; given behind waits."""
+
+
+@value
+class Park:
+    """The program cannot go on before somebody has acted; the last command that it gives.
+
+    With steps that can be tried *again*, it stands as though it had not been told that they failed,
+    and where that was told in this turn, only what it gave before. Else the turn has failed: its
+    event has no effect, and is taken again once the saga is released. *where* is file and line.
+    """
+
+    reason: str
+    where: str | None = None
+    again: tuple[StepId, ...] = ()
+
+
+@value
 class Publish:
     publication: str
     message: Message
@@ -136,6 +167,8 @@ class DropBranch:
 
 @value
 class Finish:
+    """The program is through; what it has in flight is given up, as by `DropBranch`."""
+
     outcome: Message | None
 
 
@@ -181,7 +214,20 @@ class LeaveScope:
     failure: Fail
 
 
-Command = DoStep | Sleep | Await | DropBranch | LeaveScope | Finish | ContinueAsNew | Fail | Saying
+Command = (
+    DoStep
+    | Sleep
+    | Await
+    | DropBranch
+    | LeaveScope
+    | Finish
+    | ContinueAsNew
+    | Fail
+    | Park
+    | Refuse
+    | RefuseKept
+    | Saying
+)
 
 
 @value
@@ -240,6 +286,12 @@ class Program(Protocol):
 
     def policy_of(self, step: StepId) -> DoStep:
         """How often *step* is tried, how long, and whether it has an undo."""
+
+    def takes(self, arrival: Arrival) -> str | None:
+        """Why nothing ahead can take what no wait has taken; None: it is kept."""
+
+    def place_of(self, step: StepId) -> str | None:
+        """File and line of what asks for *step*, where that is known."""
 
     def accepts(self, wait: str, arrival: Arrival) -> bool:
         """Whether a wait that selects takes this; asked in the live turn only."""

@@ -11,7 +11,6 @@ from saga.core.arrivals import kept_for
 from saga.core.decider import Disposition
 from saga.core.events import UpdateReceived
 from saga.core.intents import (
-    UPDATE_ENDED,
     UPDATE_INVALID,
     EventAwaited,
     UpdateAnswered,
@@ -39,10 +38,9 @@ def is_anothers(turn: Turn, fact: UpdateReceived) -> bool:
     return turn.state.updates is not None and fact.update in turn.state.updates
 
 
-def refuse(turn: Turn, fact: UpdateReceived, verdict: Verdict, why: str) -> Disposition:
+def refuse(turn: Turn, fact: UpdateReceived, verdict: Verdict, code: str, why: str) -> Disposition:
     """Answer an update at once that the saga cannot take."""
     disposition = turn.note(verdict, f"update {fact.name}", why)
-    code = UPDATE_ENDED if verdict is Verdict.AFTER_END else UPDATE_INVALID
     turn.record(UpdateAnswered(update=fact.update, code=code, message=why))
     return disposition
 
@@ -51,7 +49,8 @@ def refuse_unfit(turn: Turn, awaited: EventAwaited) -> None:
     """Refuse the oldest kept updates that a wait, about to begin, cannot take."""
     refused = turn.recorded_answers(awaited.wait)
     for _, arrival in list(kept_for(turn.state, awaited)):
-        assert isinstance(arrival, UpdateReceived), (turn.state.saga_id, arrival)
+        if not isinstance(arrival, UpdateReceived):
+            return  # the wait takes it
         if refused is not None:
             recorded = refused.get(arrival.update)
             if recorded is None:

@@ -7,12 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import islice
+from operator import itemgetter
 
 from saga.core import program, updates
 from saga.core.arrivals import kept_as, kept_for, selects
 from saga.core.decider import RECORDED, Disposition
 from saga.core.events import Arrival, EventReceived, SignalReceived, UpdateReceived, channel_of
-from saga.core.intents import EventAwaited, SignalAwaited, TimerPurpose, Verdict, WaitEnded
+from saga.core.intents import (
+    UPDATE_ENDED,
+    UPDATE_INVALID,
+    UPDATE_NOT_NOW,
+    ArrivalRefused,
+    EventAwaited,
+    SignalAwaited,
+    TimerPurpose,
+    UpdateAnswered,
+    Verdict,
+    WaitEnded,
+)
 from saga.core.turn import Turn
 
 
@@ -25,8 +37,7 @@ def receive(turn: Turn, arrival: Arrival) -> tuple[Disposition, str | None]:
         return _too_late(turn, arrival), None
     waits = state.waits.get(channel_of(arrival))
     if not waits:
-        turn.take_fact()
-        return RECORDED, None
+        return _keep(turn, arrival), None
     wait: str | None = next(iter(waits))
     is_chosen = selects(state.waited[next(iter(waits))])
     if is_chosen:
@@ -34,10 +45,10 @@ def receive(turn: Turn, arrival: Arrival) -> tuple[Disposition, str | None]:
     if not isinstance(arrival, EventReceived):
         refusal = turn.refusal(_refusal, turn, wait, arrival)
         if refusal is not None:
-            return _refuse(turn, arrival, Verdict.REFUSED, refusal), None
-    turn.take_fact()
+            return _refuse(turn, arrival, UPDATE_INVALID, refusal), None
     if wait is None:
-        return RECORDED, None
+        return _keep(turn, arrival), None
+    turn.take_fact()
     if is_chosen:
         turn.record(WaitEnded(wait=wait, took=turn.version))
     turn.disarm(turn.timer_id(TimerPurpose.WAIT, wait))
@@ -47,16 +58,44 @@ def receive(turn: Turn, arrival: Arrival) -> tuple[Disposition, str | None]:
 def _too_late(turn: Turn, arrival: Arrival) -> Disposition:
     if isinstance(arrival, EventReceived):
         return Disposition.AFTER_END
-    return _refuse(turn, arrival, Verdict.AFTER_END, f"the saga is {turn.state.status.value}")
-
-
-def _refuse(
-    turn: Turn, arrival: SignalReceived | UpdateReceived, verdict: Verdict, why: str
-) -> Disposition:
+    why = f"the saga is {turn.state.status.value}"
     if isinstance(arrival, UpdateReceived):
-        return updates.refuse(turn, arrival, verdict, why)
-    is_late = verdict is Verdict.AFTER_END
-    return turn.note(verdict, arrival.name if is_late else f"signal {arrival.name}", why)
+        return updates.refuse(turn, arrival, Verdict.AFTER_END, UPDATE_ENDED, why)
+    return turn.note(Verdict.AFTER_END, arrival.name, why)
+
+
+def _keep(turn: Turn, arrival: Arrival) -> Disposition:
+    """Keep what no wait has taken, unless nothing ahead can take it."""
+    state = turn.state
+    if state.plan is None and not (state.is_stopping or state.is_finishing):
+        refusal = turn.refusal(turn.program.takes, arrival)
+        if refusal is not None:
+            return _refuse(turn, arrival, UPDATE_NOT_NOW, refusal)
+    turn.take_fact()
+    return RECORDED
+
+
+def refuse_kept(turn: Turn) -> None:
+    """Refuse what was kept for what is ahead no more, in order of arrival."""
+    kept = [item for arrivals in turn.state.kept.values() for item in arrivals.items()]
+    for version, arrival in sorted(kept, key=itemgetter(0)):
+        refusal = turn.program.takes(arrival)
+        if refusal is None:
+            continue
+        if isinstance(arrival, UpdateReceived):
+            turn.record(UpdateAnswered(update=arrival.update, code=UPDATE_NOT_NOW, message=refusal))
+        else:
+            turn.record(ArrivalRefused(arrived=version, detail=refusal))
+
+
+def _refuse(turn: Turn, arrival: Arrival, code: str, why: str) -> Disposition:
+    match arrival:
+        case UpdateReceived():
+            return updates.refuse(turn, arrival, Verdict.REFUSED, code, why)
+        case SignalReceived():
+            return turn.note(Verdict.REFUSED, f"signal {arrival.name}", why)
+        case EventReceived():
+            return turn.note(Verdict.REFUSED, f"event {arrival.contract}", why)
 
 
 def begin(turn: Turn, command: program.Await) -> Arrival | None:

@@ -96,7 +96,7 @@ def test_rows_of_steps_are_the_kernels(tree, happens, options):
     """Whatever happens to whatever saga, each row has the status and attempts of the state."""
 
     async def order(ctx, placed):
-        await run(ctx, tree, "s")
+        await run(ctx, tree, "s", passed=[])
         return OrderConfirmed()
 
     scenario = given(as_saga(order, **options), OrderPlaced(), contracts=CONTRACTS)

@@ -191,6 +191,7 @@ BODIES = [
     intents.TimerMoved(timer_id=TimerId("t"), due_at=Instant(9)),
     intents.TimerCancelled(timer_id=TimerId("t")),
     intents.TimerMoved(timer_id=TimerId("t"), due_at=Instant(5)),
+    intents.ArrivalRefused(arrived=3, detail="no state ahead takes it"),
     intents.SignalAwaited(wait="wait-a-1", name="a"),
     intents.SignalAwaited(wait="wait-a-1", name="a", refused=2),
     intents.EventAwaited(wait="next-e-1", contracts=("d.evt.e.v1",)),

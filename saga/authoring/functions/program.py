@@ -18,6 +18,7 @@ from saga.authoring.functions.calls import (
     WaitCall,
 )
 from saga.authoring.functions.context import Context
+from saga.authoring.functions.coroutines import awaits_at
 from saga.authoring.functions.scheduler import Held, Scheduler, Task, Waiter
 from saga.authoring.functions.unseen import Unseen
 from saga.authoring.messages import (
@@ -179,6 +180,12 @@ class FunctionProgram:
     def undone(self, scope: str, at: Instant) -> Sequence[Command]:
         waiter = self._scheduler.undone(scope)
         return () if waiter is None else self._run(waiter, None, None, at)
+
+    def takes(self, _: Arrival) -> None:
+        """Everything: what the function waits for next, nobody knows."""
+
+    def place_of(self, step: StepId) -> str | None:
+        return awaits_at(task_of(self._scheduler.steps[step][0]).coroutine)
 
     def accepts(self, wait: str, arrival: Arrival) -> bool:
         call = self._scheduler.waits[wait][1]

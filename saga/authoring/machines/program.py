@@ -246,6 +246,9 @@ class MachineProgram:
                 return f"{name} does not take update {arrival.name!r}"
         return refusal_of_payload(adapter_of(model), arrival.payload)
 
+    def place_of(self, _: StepId) -> str | None:
+        return None
+
     def refusal_of(self, _: str, payload: Json) -> str | None:
         machine, inlet = self._machine, self._inlet
         models = [
