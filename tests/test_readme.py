@@ -188,6 +188,8 @@ def test_every_block_is_of_a_kind_that_is_tested(document):
                 assert is_tree or [line for line in lines if not known.match(line)] == []
             case "json":
                 json.loads(block.text)
+            case "ebnf" | "yaml":  # of expressions: tests/authoring/graphs/test_reference.py
+                assert Path(document).name == "expressions.md"
             case "text":  # what something prints, or a part of what a program says
                 assert block.text.strip()
             case language:

@@ -135,7 +135,7 @@ class _Checker:
             case Name():
                 return self._name(node)
             case Items(items=items):
-                return list_of(_joined(self.type(item) for item in items))
+                return list_of(joined(self.type(item) for item in items))
             case Field(of=of, name=name):
                 return self._field(node, of, name)
             case Index(of=of, index=index):
@@ -162,7 +162,7 @@ class _Checker:
                 return BOOL
             case Choice(condition=condition, chosen=chosen, otherwise=otherwise):
                 self._logic("?", (condition,))
-                return _joined((self.type(chosen), self.type(otherwise)))
+                return joined((self.type(chosen), self.type(otherwise)))
             case _:
                 assert_never(node)
 
@@ -265,7 +265,8 @@ class _Checker:
                     told = f"{_shown(argument)} is {found}, {function.value} takes a list of {what}"
                     self._mismatch(argument, told)
                     return ANY
-                return item
+                is_zero = function is Function.SUM and item.kind is Kind.NULL
+                return INT if is_zero else item
             case _:
                 assert_never(function)
 
@@ -283,7 +284,7 @@ class _Checker:
                 told = f"{_shown(operand)} is {found}, `{operator}` takes numbers{hint}"
                 self._mismatch(operand, told)
                 return ANY
-        return _joined(found for _, found in types)
+        return joined(found for _, found in types)
 
     def _compare(
         self,
@@ -330,7 +331,7 @@ class _Checker:
         self.problems.append(Problem(node.at, message, Code.TYPE_MISMATCH))
 
 
-def _joined(types: Iterable[Type]) -> Type:
+def joined(types: Iterable[Type]) -> Type:
     """What is known where any of them may be."""
     return reduce(_either, types, NULL)
 
