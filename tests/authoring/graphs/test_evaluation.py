@@ -36,6 +36,7 @@ DATA = {
         ("most + 1", None),
         ("most + 1 - 1", None),
         ("least - 1", None),
+        ("string(half * 0 * -1 - 0)", "-0.0"),
         ("-least", 2**63),
         ("-most", None),
         ("two53 + 1", 2**53 + 1),

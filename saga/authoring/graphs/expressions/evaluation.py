@@ -251,9 +251,10 @@ class _Run:
         total = _number(self.value(first))
         for sign, term in rest:
             number = _number(self.value(term))
-            if number is not None and sign is Sign.MINUS:
-                number = -number
-            total = _added(total, number)
+            if sign is Sign.PLUS or total is None or number is None:
+                total = _added(total, number)
+            else:  # not by adding its opposite: a whole 0 has none, and -0.0 - 0 is -0.0
+                total = _number(total - number)
         return total
 
     def _product(self, factors: Iterable[Node]) -> Number | None:
