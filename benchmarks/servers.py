@@ -9,7 +9,7 @@ turns have left in them.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import product
@@ -19,7 +19,7 @@ from urllib.parse import urlsplit, urlunsplit
 from rich.progress import Progress
 
 from benchmarks.driving import ENGINES, FLOORS, WARM_UP_SAGAS, Place
-from benchmarks.hearing import APART, RIVALS
+from benchmarks.hearing import APART, EQUAL, RIVALS, SHARE_WANTED
 from benchmarks.measuring import (
     SAGA,
     Bar,
@@ -145,6 +145,16 @@ def parts_hearing(report: dict[str, Any]) -> Sequence[str | Table]:
         f"two orchestrators, {report['partitions']} partitions a topic",
         figures_table(report["levels"], {"cpu_us_orchestrator": "orchestrators µs/saga"}),
         ratios_table(report["levels"]),
+        *(_against_goal(level) for level in report["levels"]),
+    )
+
+
+def _against_goal(level: Mapping[str, Any]) -> str:
+    reached = level["beside"][APART][EQUAL]["sagas_per_s"]["median"]
+    verdict = "reached" if reached >= SHARE_WANTED else "not reached"
+    return (
+        f"with {level['in_flight']} in flight, {APART}: {reached:.2f} of the rate;"
+        f" the goal of {SHARE_WANTED:.2f} is {verdict}"
     )
 
 

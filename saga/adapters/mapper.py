@@ -111,8 +111,29 @@ def reading_history(
     first: int = 1,
 ) -> Piecewise[History | CorruptHistory]:
     """`to_history`, turn by turn."""
+    # Of a later run it is not known which entry is the first.
+    version = 1 if first == 1 else 0
+    history = yield from reading_tail(saga_id, rows, first=first, version=version)
+    if isinstance(history, CorruptHistory):
+        return history
+    if history.recorded:
+        version = history.version + 1
+        try:
+            if first > 1:
+                run_begun_in(history.recorded[0])
+        except CorruptHistory as error:
+            return error
+    if not history.recorded or (isinstance(known, int) and known >= version):
+        problem = f"is missing: the index knows of {known} entries"
+        return CorruptHistory(saga_id, version, problem)
+    return history
+
+
+def reading_tail(
+    saga_id: SagaId, rows: Iterable[tuple[int, str, bytes]], *, first: int, version: int = 0
+) -> Piecewise[History | CorruptHistory]:
+    """`reading_history` of rows that begin anywhere; *version* as for `to_turn`, of the first."""
     recorded: list[RecordedTurn] = []
-    version = 1 if first == 1 else 0  # of a later run it is not known which entry is the first
     try:
         for turns, (number, topic, state) in enumerate(rows, first):
             yield
@@ -120,19 +141,12 @@ def reading_history(
                 problem = f"is missing, with turn {turns}; turn {number} follows"
                 return CorruptHistory(saga_id, version, problem)
             turn = to_turn(saga_id, topic, state, version=version)
-            if first > 1 and not recorded:
-                run_begun_in(turn)
             recorded.append(turn)
             version = turn.version + 1 + len(turn.decided)
     except CorruptHistory as error:
         return error
-    if not recorded or (isinstance(known, int) and known >= version):
-        problem = f"is missing: the index knows of {known} entries"
-        return CorruptHistory(saga_id, version, problem)
-    if are_whole(recorded):
-        return History(recorded, turns=first - 1 + len(recorded))
-    whole_turns = turns_of(chain.from_iterable(recorded))
-    return History(whole_turns, turns=first - 1 + len(recorded))
+    whole = recorded if are_whole(recorded) else turns_of(chain.from_iterable(recorded))
+    return History(whole, turns=first - 1 + len(recorded))
 
 
 def saga_id_of(originator_id: str) -> SagaId:

@@ -16,7 +16,7 @@ from typing import Any, Final, TypeAlias
 from saga.core import fold, format_1, intents
 from saga.core.arrivals import channels_of
 from saga.core.decider import RECORDED, Decider, Decision
-from saga.core.events import CancelRequested, Fact, Message
+from saga.core.events import CancelRequested, Fact, Message, SagaStarted
 from saga.core.history import NAME_OF, Entry, RecordedTurn, turns
 from saga.core.identity import DO, SagaId, StepId, TimerId
 from saga.core.intents import Intent, TimerArmed, TimerPurpose
@@ -46,6 +46,8 @@ _STANDS: Final[dict[type, tuple[str, ...]]] = {
     intents.Continued: _CONTINUED,
 }
 """What of a decision is not compared as it is: messages are read first."""
+_ENDS_LIVES: Final = frozenset({intents.Continued, intents.SagaParked})
+"""Behind these a live program is not what a replay of the whole history makes."""
 _APART: Final = frozenset(
     {TimerArmed, intents.TimerCancelled, intents.TimerMoved, intents.Patched, intents.Shown}
 )
@@ -64,9 +66,40 @@ def replaying(decider: Decider, saga_id: SagaId, entries: Iterable[Entry]) -> Pi
     state = decider.initial_state(saga_id)
     recorded = turns(entries)
     state.untold = Untold(recorded)
+    yield from _taking(decider, state, recorded)
+    state.untold = None
+    return state
+
+
+def following(
+    decider: Decider, state: SagaState, recorded: Sequence[RecordedTurn]
+) -> Piecewise[bool]:
+    """Bring a live *state* up to date by turns that somebody else has *recorded* behind it.
+
+    Returns whether it can be: not where the saga or a run of it begins in them, as other code may
+    decide from there on, or a saga parked on a failure that its program here may have been told of.
+    Then, or where it raises, the state is of no use.
+
+    Raises:
+        ReplayMismatch: the code at hand decides otherwise.
+    """
+    assert not state.is_ahead, state.saga_id
+    for turn in recorded:
+        if type(turn.event.fact) is SagaStarted or not _ENDS_LIVES.isdisjoint(
+            map(type, turn.decided)
+        ):
+            return False
+    yield from _taking(decider, state, recorded)
+    return not state.is_ahead
+
+
+def _taking(
+    decider: Decider, state: SagaState, recorded: Sequence[RecordedTurn]
+) -> Piecewise[None]:
+    is_first = not state.version
     try:
         with decider.contracts.accepting(_messages_of(recorded)):
-            if recorded and (begun := fold.run_begun_in(recorded[0])) is not None:
+            if is_first and recorded and (begun := fold.run_begun_in(recorded[0])) is not None:
                 _begin_run(decider, state, recorded[0], *begun)
                 recorded = recorded[1:]
             for turn in recorded:
@@ -76,10 +109,8 @@ def replaying(decider: Decider, saga_id: SagaId, entries: Iterable[Entry]) -> Pi
         if state.program is not None:
             state.program.close()
         raise
-    state.untold = None
     if state.program is not None:
         state.program.patches = None  # from here on it takes what it asks for
-    return state
 
 
 def _take(decider: Decider, state: SagaState, turn: RecordedTurn) -> None:

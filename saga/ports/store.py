@@ -6,7 +6,14 @@ on, or a position already covered, fails the whole batch and records nothing of 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Collection,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
@@ -340,6 +347,13 @@ class EventStore(Protocol):
             StoreUnavailable: try again later.
         """
 
+    async def tails(self, known: Mapping[SagaId, int]) -> Mapping[SagaId, History | CorruptHistory]:
+        """What each saga has behind so many turns that are *known*; without what has nothing there.
+
+        Raises:
+            StoreUnavailable: try again later.
+        """
+
     async def beginnings(self, saga_ids: Sequence[SagaId]) -> Mapping[SagaId, Sequence[Entry]]:
         """The first turn that `load` gives of each; one not there or unreadable is left out.
 
@@ -379,8 +393,13 @@ class EventStore(Protocol):
             StoreUnavailable: try again later.
         """
 
-    async def backlog(self, *, limit: int, after: int = 0) -> Sequence[Backlog]:
-        """Batches not recorded as published, by id, beyond *after*; a smaller one may yet come."""
+    async def backlog(
+        self, *, limit: int, after: int = 0, saga_ids: Collection[SagaId] | None = None
+    ) -> Sequence[Backlog]:
+        """Batches not recorded as published, by id, beyond *after*; a smaller one may yet come.
+
+        With *saga_ids* each has the entries of these sagas only, if there are any.
+        """
 
 
 @runtime_checkable

@@ -6,11 +6,11 @@ one that is second decides again for that saga, and not for all others of its ba
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
 from saga.core.identity import SagaId
-from saga.ports import SagaSummary
+from saga.errors import HistoryConflict
 from saga.runtime.router import Delivery
 from saga.runtime.saga_cache import LoadedSaga, SagaCache, UnloadableSaga
 from saga.runtime.unit_of_work import UnitOfWork
@@ -28,40 +28,45 @@ class Contention:
         self._cache = cache
         self._wary_batches = 0
 
-    async def drop_stale(self, sagas: dict[SagaId, LoadedSaga | UnloadableSaga]) -> None:
-        """Let go of what is in memory and behind the store, where there was a conflict lately."""
-        if not self._wary_batches or not sagas:
-            return
+    async def load(
+        self, saga_ids: Collection[SagaId]
+    ) -> tuple[dict[SagaId, LoadedSaga | UnloadableSaga], Collection[SagaId]]:
+        """The sagas that exist, and which of them may be behind the store, as they were in memory.
+
+        Where there was a conflict lately, none is.
+        """
+        sagas = self._cache.take(saga_ids)
+        remembered = dict.fromkeys(sagas)
+        await self._cache.complete(sagas, saga_ids)
+        if not self._wary_batches or not remembered:
+            return sagas, remembered
         self._wary_batches -= 1
-        for row in await self._cache.rows_of(sagas):
-            saga = sagas[row.saga_id]
-            if isinstance(saga, LoadedSaga) and saga.version != row.version:
-                saga.let_go()
-                del sagas[row.saga_id]
+        # Behind the loading, as others may take turns while that goes on.
+        await self._cache.catch_up(sagas, remembered)
+        await self._cache.complete(sagas, saga_ids)
+        return sagas, ()
 
     async def take_out_moved(
-        self, unit: UnitOfWork, deliveries: Sequence[Delivery]
+        self, unit: UnitOfWork, deliveries: Sequence[Delivery], conflict: HistoryConflict
     ) -> Sequence[Delivery]:
         """Take the sagas that moved on out of *unit*, loaded anew; what they have to decide again.
 
         Nothing where they cannot be told from the others, or have done more than take turns.
         """
         self._wary_batches = WARY_BATCHES
-        moved = _moved_on(unit, await self._cache.rows_of(unit.changed))
-        if not moved or not _take_out(unit, moved, deliveries):
+        moved = {SagaId(saga_id) for saga_id in conflict.saga_ids}
+        if not moved or not moved <= unit.histories.keys():
             return ()
-        await self._cache.complete(unit.sagas, [*unit.sagas, *sorted(moved)])
+        published = {
+            saga_id: saga.version - sum(map(len, unit.histories[saga_id].turns))
+            for saga_id in moved
+            if not (saga := unit.changed[saga_id]).is_possibly_unpublished
+        }
+        if not _take_out(unit, moved, deliveries):
+            return ()
+        saga_ids = [*unit.sagas, *sorted(moved)]
+        await self._cache.complete(unit.sagas, saga_ids, published=published)
         return [delivery for delivery in deliveries if delivery.saga_id in moved]
-
-
-def _moved_on(unit: UnitOfWork, rows: Iterable[SagaSummary]) -> set[SagaId]:
-    """The sagas that have other entries in the store than those that *unit* was decided on."""
-    moved: set[SagaId] = set()
-    for row in rows:
-        decided = sum(map(len, unit.histories[row.saga_id].turns))
-        if row.version != unit.changed[row.saga_id].version - decided:
-            moved.add(row.saga_id)
-    return moved
 
 
 def _take_out(

@@ -26,7 +26,7 @@ from saga.contracts.between_sagas import CHILD_ENDED, CHILD_STARTED, child_text,
 from saga.contracts.keys import key_in
 from saga.contracts.signatures import SigningKeys
 from saga.core.durations import SECOND_US
-from saga.core.events import ChildStarted, Fact, Message, Parent
+from saga.core.events import ChildStarted, Fact, Message, Parent, SagaStarted
 from saga.core.history import Entry, RecordedTurn, turns
 from saga.core.identity import DO, UNDO, Instant, SagaId, idempotency_key
 from saga.core.intents import (
@@ -73,6 +73,7 @@ SETTLED_S = 60.0
 MISSING_HINT = "make it with `saga topics create`"
 _Said: TypeAlias = Message | IntentIssued | EventPublished | IntentTold
 _OUTCOMES = (SagaCompleted, SagaRolledBack, SagaAbandoned)
+_PUBLISHED = frozenset({IntentIssued, EventPublished, IntentTold, CommandSent, *_OUTCOMES})
 log = logging.getLogger(__name__)
 
 
@@ -157,21 +158,24 @@ class Relay:
     async def take_over(self, *, older_than_s: float = TAKEOVER_S) -> int:
         """Publish what others have appended and not published for a while; how many batches."""
         now = self._clock.now()
-        backlog = await self._store.backlog(limit=TAKEOVER_BATCHES_MAX, after=self._looked_past)
+        look = partial(self._store.backlog, limit=TAKEOVER_BATCHES_MAX, after=self._looked_past)
+        backlog = await look(saga_ids=())
         self._look_past(backlog, Instant(now - round(SETTLED_S * SECOND_US)))
-        left: list[Backlog] = []
+        left: set[int] = set()
         for batch in _through_last_before(backlog, Instant(now - round(older_than_s * SECOND_US))):
             backlog_id = batch.backlog_id
             if backlog_id in self._in_hand:
                 break  # what comes after it must not overtake it
             if backlog_id not in self.relayed and backlog_id not in self._blocked.batches:
-                left.append(batch)
-        for batch in left:
+                left.add(backlog_id)
+        if not left:
+            return 0
+        found = [batch for batch in await look() if batch.backlog_id in left]
+        for batch in found:
             await self._publish_batch(batch.backlog_id, await self._records(batch.entries))
-        if left:
-            log.info("published %d batches that other workers had left", len(left))
-            await self.record()
-        return len(left)
+        log.info("published %d batches that other workers had left", len(found))
+        await self.record()
+        return len(found)
 
     async def release(self) -> None:
         """Publish what waits for topics that are there by now; raises StoreUnavailable."""
@@ -271,13 +275,14 @@ class Relay:
         after = 0
         while True:
             try:
-                backlog = await self._store.backlog(limit=BACKLOG_MAX, after=after)
+                backlog = await self._store.backlog(
+                    limit=BACKLOG_MAX, after=after, saga_ids=saga_ids
+                )
                 for batch in backlog:
                     if batch.backlog_id >= backlog_id:
                         return
-                    entries = [entry for entry in batch.entries if entry.saga_id in saga_ids]
-                    if entries:
-                        records = await self._records(entries)
+                    if batch.entries:
+                        records = await self._records(batch.entries)
                         # Under our own id: the rest of that batch is somebody else's business.
                         await self._publish_unblocked(records, self._blocked.sagas, backlog_id)
                     after = batch.backlog_id
@@ -645,6 +650,14 @@ class RecordEncoder:
     def _own_key(self, message: _Said) -> bytes | None:
         own_key = key_in(message.payload, self._own_keys[message.contract])
         return None if own_key is None else own_key.encode()
+
+
+def may_publish(turn: RecordedTurn, parent: Parent | None) -> bool:
+    """Whether records may follow from a turn, of a saga with this *parent*; else none do."""
+    fact = turn.event.fact
+    if parent is not None or (type(fact) is SagaStarted and fact.parent is not None):
+        return True
+    return any(type(body) in _PUBLISHED for body in turn.decided)
 
 
 def _through_last_before(backlog: Sequence[Backlog], before: Instant) -> Sequence[Backlog]:

@@ -11,18 +11,19 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
+from types import MappingProxyType
 from typing import Final
 
 from saga.authoring.registry import SagaRegistry
 from saga.core.decider import Decider
 from saga.core.events import Paused, PauseScope, Resumed, SagaStarted, TurnFailed
 from saga.core.fold import fold
-from saga.core.history import Entry, beginning_of
+from saga.core.history import Entry, RecordedTurn, beginning_of
 from saga.core.identity import Instant, SagaId
 from saga.core.intents import Continued
 from saga.core.kernel import decider_without_code
 from saga.core.piecewise import Piecewise, at_once
-from saga.core.replay import is_abandoned, replaying
+from saga.core.replay import following, is_abandoned, replaying
 from saga.core.showing import shown_json
 from saga.core.state import Pause, SagaState, waiting_for
 from saga.core.status import ENDED, SagaStatus
@@ -31,6 +32,7 @@ from saga.core.values import value
 from saga.errors import CorruptHistory, ReplayMismatch, UnknownEntry
 from saga.ports import Catalogue, EventStore, History, SagaSummary
 from saga.ports.store import DeferralReason, PausedBy
+from saga.runtime.relay import may_publish
 from saga.tasks import Interleaved
 from saga.users_code import is_ours
 
@@ -145,16 +147,42 @@ class SagaCache:
         return taken
 
     async def complete(
-        self, taken: dict[SagaId, LoadedSaga | UnloadableSaga], saga_ids: Collection[SagaId]
+        self,
+        taken: dict[SagaId, LoadedSaga | UnloadableSaga],
+        saga_ids: Collection[SagaId],
+        *,
+        published: Mapping[SagaId, int] = MappingProxyType({}),
     ) -> None:
-        """Add those of *saga_ids* that the store has; where it cannot be asked, all are let go."""
+        """Add those of *saga_ids* that the store has; where it cannot be asked, all are let go.
+
+        What some have to publish up to a version of their histories is *published*.
+        """
         if len(taken) == len(saga_ids):
             return
         missing = [saga_id for saga_id in saga_ids if saga_id not in taken]
         try:
-            await self._bring_back(await self._store.load(missing), taken)
+            await self._bring_back(await self._store.load(missing), taken, published)
         except BaseException:
             let_go(taken.values())
+            raise
+
+    async def catch_up(
+        self, sagas: dict[SagaId, LoadedSaga | UnloadableSaga], remembered: Iterable[SagaId]
+    ) -> None:
+        """Bring up to date what was in memory and is behind the store; else it leaves *sagas*.
+
+        Where the store cannot be asked, all are let go.
+        """
+        loaded = {each: saga for each in remembered if isinstance(saga := sagas[each], LoadedSaga)}
+        interleaved = Interleaved(TURNS_AT_ONCE)
+        try:
+            tails = await self._store.tails({each: saga.turns for each, saga in loaded.items()})
+            for saga_id, tail in tails.items():
+                if not await interleaved.finish(_following(loaded[saga_id], tail)):
+                    loaded[saga_id].let_go()
+                    del sagas[saga_id]
+        except BaseException:
+            let_go(sagas.values())
             raise
 
     def keep(self, *sagas: LoadedSaga | UnloadableSaga) -> None:
@@ -192,10 +220,6 @@ class SagaCache:
                 rows.append(replace(changed, waiting_for=saga.waiting_for))
         return rows
 
-    async def rows_of(self, saga_ids: Iterable[SagaId]) -> Sequence[SagaSummary]:
-        """The index rows of these sagas, as they are in the store now."""
-        return await self._catalogue.summaries(list(saga_ids))
-
     def clear(self) -> None:
         let_go(self)
         self._cheap.clear()
@@ -221,11 +245,17 @@ class SagaCache:
         self,
         histories: Mapping[SagaId, History | CorruptHistory],
         loaded: dict[SagaId, LoadedSaga | UnloadableSaga],
+        published: Mapping[SagaId, int],
     ) -> None:
         """Add the sagas of *histories* to *loaded*, and let others run now and then."""
         interleaved = Interleaved(TURNS_AT_ONCE)
         for saga_id, history in histories.items():
-            loaded[saga_id] = await interleaved.finish(_reviving(self._registry, saga_id, history))
+            saga = await interleaved.finish(_reviving(self._registry, saga_id, history))
+            loaded[saga_id] = saga
+            if saga_id in published and isinstance(saga, LoadedSaga):
+                assert isinstance(history, History), saga_id
+                turns = (each for each in history.recorded if each.version > published[saga_id])
+                saga.is_possibly_unpublished = _may_publish(saga, turns)
 
 
 def revive(
@@ -274,6 +304,28 @@ def _reviving_by_code(
         reason = f"the code at hand raised {described(error)}"
         return UnloadableSaga(saga_id, DeferralReason.REPLAY_FAILED, reason, history)
     return _loaded(saga_id, decider, state, history)
+
+
+def _following(saga: LoadedSaga, tail: History | CorruptHistory) -> Piecewise[bool]:
+    """Whether *saga* could take the turns behind its own; else to load it whole says why."""
+    if isinstance(tail, CorruptHistory) or tail.recorded[0].version != saga.version + 1:
+        return False
+    try:
+        if not (yield from following(saga.decider, saga.state, tail.recorded)):
+            return False
+    except BaseException as error:  # a mismatch, or users' code
+        if is_ours(error):
+            raise
+        return False
+    saga.version, saga.turns = tail.version, tail.turns
+    saga.last_at = tail.recorded[-1].event.at
+    if _may_publish(saga, tail.recorded):
+        saga.is_possibly_unpublished = True
+    return True
+
+
+def _may_publish(saga: LoadedSaga, turns: Iterable[RecordedTurn]) -> bool:
+    return any(may_publish(turn, saga.state.parent) for turn in turns)
 
 
 def let_go(sagas: Iterable[LoadedSaga | UnloadableSaga]) -> None:

@@ -284,10 +284,8 @@ class Turns:
         """Hops 4 and 5, again without turns that raised, and from the store if memory is behind."""
         asked: set[str] = set()
         while True:
-            unit = UnitOfWork(at, sagas=self._cache.take(saga_ids))
-            await self._contention.drop_stale(unit.sagas)
-            unit.remembered = set(unit.sagas)
-            await self._cache.complete(unit.sagas, saga_ids)
+            sagas, possibly_stale = await self._contention.load(saga_ids)
+            unit = UnitOfWork(at, sagas=sagas, remembered=possibly_stale)
             for other in others:
                 if isinstance(other, Skipped):
                     unit.skip(other)
@@ -323,8 +321,8 @@ class Turns:
                 return await self._append(unit, batch)
             except PausesChanged:
                 raise
-            except HistoryConflict:
-                again = await self._contention.take_out_moved(unit, deliveries)
+            except HistoryConflict as conflict:
+                again = await self._contention.take_out_moved(unit, deliveries, conflict)
                 if not again or self._cannot_decide(unit, again):
                     raise
         return await self._append(unit, batch)

@@ -164,7 +164,7 @@ class UnitOfWork:
     Attributes:
         stood_still: sagas that could not take what came for them, as their code does not fit.
         without_code: ended sagas, as their entries say, where their code does not fit.
-        remembered: the sagas that were in memory.
+        remembered: the sagas that were in memory, and may be behind the store.
         changed: those that have taken turns.
         histories: what these turns add.
         positions: of each source the highest offset that it accounts for.

@@ -81,6 +81,25 @@ class EventStoreSuite:
         assert isinstance(read, History)
         assert read.turns == 3
 
+    async def test_what_is_behind_known_turns_is_told(self, store: EventStore) -> None:
+        """Of a saga that has nothing more, or is not there, nothing; runs make no difference."""
+        await append(store, history(saga(1), count=4), history(saga(2)), history(saga(3)))
+        await append(store, next_run(saga(3), 1), runs={saga(3): 2})
+
+        known = {saga(1): 2, saga(2): 1, saga(3): 1, saga(99): 0}
+        tails = await store.tails(known)
+
+        assert tails.keys() == {saga(1), saga(3)}
+        assert tails[saga(1)] == entries(saga(1), 4, 4)
+        assert tails[saga(3)] == next_run(saga(3), 1).entries
+        for number, turns in ((1, 4), (3, 2)):
+            tail = tails[saga(number)]
+            assert isinstance(tail, History)
+            assert tail.turns == turns
+        assert await store.tails({}) == {}
+        await append(store, history(saga(1), 4))
+        assert await store.tails({saga(1): 4}) == {saga(1): entries(saga(1), 8)}
+
     async def test_a_history_begins_with_its_first_turn(self, store: EventStore) -> None:
         """However long it is; a saga that is not there is left out."""
         await append(store, history(saga(1), count=4))
@@ -402,6 +421,25 @@ class EventStoreSuite:
         assert [each.backlog_id for each in later] == ids[2:]
         assert [each.appended_at for each in all_of_them] == [MOMENT + n for n in range(4)]
         assert [list(each.entries) for each in few] == [entries(saga(n), 0) for n in (0, 1)]
+
+    async def test_of_the_backlog_some_sagas_can_be_asked_for(self, store: EventStore) -> None:
+        """A batch that has nothing of them is there without entries: an id may be looked for."""
+        outgoing = [record("shop.int")]
+        for numbers in ((1, 2, 3), (4,), (5, 1)):
+            histories = [history(saga(n), int(numbers == (5, 1) and n == 1)) for n in numbers]
+            await append(store, *histories, outgoing=outgoing)
+
+        found = await store.backlog(limit=10, saga_ids=[saga(1), saga(3), saga(99)])
+        one = await store.backlog(limit=1, after=found[1].backlog_id, saga_ids=[saga(5)])
+        bare = await store.backlog(limit=10, saga_ids=())
+
+        said = [{entry.saga_id for entry in each.entries} for each in found]
+        assert said == [{saga(1), saga(3)}, set(), {saga(1)}]
+        assert list(found[2].entries) == entries(saga(1), 2)
+        assert [list(each.entries) for each in one] == [entries(saga(5), 0)]
+        assert [(each.backlog_id, each.appended_at, list(each.entries)) for each in bare] == [
+            (each.backlog_id, each.appended_at, []) for each in found
+        ]
 
     async def test_what_was_relayed_leaves_the_backlog(self, store: EventStore) -> None:
         """Saying so twice, or of no batch, is no error; ids are not given again."""

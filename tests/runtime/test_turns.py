@@ -290,7 +290,7 @@ class TestMisfits:
 
 class TestWhenTheStoreSaysNo:
     @pytest.mark.parametrize(
-        "error", [StoreUnavailable("full"), HistoryConflict((order_id(),)), AlreadyRecorded()]
+        "error", [StoreUnavailable("full"), HistoryConflict(("not told",)), AlreadyRecorded()]
     )
     async def test_a_batch_that_could_not_be_stored_leaves_no_trace(self, scenario, error):
         """Nothing is published, and the states in memory that were ahead are dropped."""

@@ -79,14 +79,26 @@ MUTATIONS = (
     _mutation(
         "no takeover of a backlog",
         "saga/runtime/relay.py",
-        "        for batch in left:\n",
-        "        for batch in left[:0]:\n",
+        "        for batch in found:\n",
+        "        for batch in found[:0]:\n",
     ),
     _mutation(
         "others' records not waited for",
         "saga/runtime/unit_of_work.py",
         "        return [saga for saga in sagas if saga.is_possibly_unpublished]\n",
         "        return [saga for saga in sagas if not saga]\n",
+    ),
+    _mutation(
+        "turns of other workers are not taken over",
+        "saga/runtime/saga_cache.py",
+        "        if not (yield from following(saga.decider, saga.state, tail.recorded)):\n",
+        "        if False:\n            yield\n",
+    ),
+    _mutation(
+        "what other workers may not have published is forgotten",
+        "saga/runtime/saga_cache.py",
+        "    if _may_publish(saga, tail.recorded):\n",
+        "    if False:\n",
     ),
     _mutation(
         "dlq copy after the positions",

@@ -9,7 +9,7 @@ import asyncio
 import sys
 from bisect import bisect_right, insort
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from operator import itemgetter
@@ -104,6 +104,15 @@ class MemoryEventStore(EventStore):
         }
 
     @override
+    async def tails(self, known: Mapping[SagaId, int]) -> Mapping[SagaId, History | CorruptHistory]:
+        await asyncio.sleep(0)
+        return {
+            saga_id: History(self._histories[saga_id].recorded[turns:], turns=self._turns(saga_id))
+            for saga_id, turns in known.items()
+            if self._turns(saga_id) > turns
+        }
+
+    @override
     async def beginnings(self, saga_ids: Sequence[SagaId]) -> Mapping[SagaId, Sequence[Entry]]:
         known, runs = self._histories, self._runs
         return {
@@ -145,9 +154,16 @@ class MemoryEventStore(EventStore):
         return list(self._pauses.values())
 
     @override
-    async def backlog(self, *, limit: int, after: int = 0) -> Sequence[Backlog]:
+    async def backlog(
+        self, *, limit: int, after: int = 0, saga_ids: Collection[SagaId] | None = None
+    ) -> Sequence[Backlog]:
         later = (batch for batch in self._backlog.values() if batch.backlog_id > after)
-        return list(islice(later, limit))
+        if saga_ids is None:
+            return list(islice(later, limit))
+        return [
+            replace(batch, entries=[each for each in batch.entries if each.saga_id in saga_ids])
+            for batch in islice(later, limit)
+        ]
 
     def history(self, saga_id: SagaId) -> list[Entry]:
         """Empty where there is none."""

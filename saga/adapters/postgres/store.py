@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Collection,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from functools import partial
 from itertools import groupby
 from operator import attrgetter, itemgetter
@@ -13,7 +21,7 @@ import psycopg
 from psycopg.pq.abc import PGresult
 from typing_extensions import override
 
-from saga.adapters.mapper import reading_history, to_entries
+from saga.adapters.mapper import reading_history, reading_tail, to_entries
 from saga.adapters.postgres import statements as sql
 from saga.adapters.postgres._eventsourcing import CHANNEL
 from saga.adapters.postgres.database import (
@@ -23,7 +31,7 @@ from saga.adapters.postgres.database import (
     unavailable,
 )
 from saga.adapters.postgres.notifier import Notifier
-from saga.adapters.postgres.pipeline import Call, text, texts, unescaped, uuid, uuids
+from saga.adapters.postgres.pipeline import Call, ints, text, texts, unescaped, uuid, uuids
 from saga.adapters.postgres.schema import EVENT_STORE, prepare
 from saga.adapters.postgres.whose import STORE_FACTS, settle_whose
 from saga.adapters.rows import (
@@ -117,6 +125,14 @@ _BEGINNINGS: Final = (
     "WHERE originator_id = s.originator_id "
     f"AND originator_version = {_FIRST_TURN} LIMIT 1) AS e WHERE s.saga_id = ANY(%s::uuid[])"
 )
+_TAILS: Final = (
+    "SELECT r.saga_id::text, r.turns, e.originator_version, e.topic, e.state "
+    "FROM unnest(%s::uuid[], %s::bigint[]) AS r (saga_id, turns) "
+    "CROSS JOIN LATERAL (SELECT * FROM stored_events "
+    "WHERE originator_id = (SELECT originator_id FROM saga_ids WHERE saga_id = r.saga_id) "
+    f"AND originator_version BETWEEN r.turns + 1 AND {2**63 - 1}) AS e "
+    "ORDER BY r.saga_id, e.originator_version"
+)
 _NOW: Final = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 _POSITIONS: Final = (
     "SELECT application_name, notification_id FROM notification_tracking "
@@ -148,6 +164,15 @@ _BACKLOG: Final = (
     "FROM (SELECT * FROM backlog WHERE backlog_id > %s ORDER BY backlog_id LIMIT %s) AS b "
     "LEFT JOIN LATERAL (SELECT * FROM stored_events WHERE notification_id = ANY(b.positions) "
     "ORDER BY notification_id) AS e ON true ORDER BY b.backlog_id, e.notification_id"
+)
+_BACKLOG_ALONE: Final = (
+    "SELECT backlog_id, appended_at, NULL, NULL, NULL FROM backlog WHERE backlog_id > %s "
+    "ORDER BY backlog_id LIMIT %s"
+)
+_BACKLOG_OF_SAGAS: Final = _BACKLOG.replace(
+    "ANY(b.positions)",
+    "ANY(b.positions) AND originator_id = ANY(ARRAY(SELECT originator_id FROM saga_ids "
+    "WHERE saga_id = ANY(%s::uuid[])))",
 )
 
 
@@ -223,6 +248,19 @@ class PostgresEventStore(EventStore, TellsOfAppends):
         return histories
 
     @override
+    async def tails(self, known: Mapping[SagaId, int]) -> Mapping[SagaId, History | CorruptHistory]:
+        if not known:
+            return {}
+        rows = await self.database.fetch(_TAILS, uuids(known), ints(known.values()))
+        tails: dict[SagaId, History | CorruptHistory] = {}
+        interleaved = Interleaved(TURNS_READ_AT_ONCE)
+        for (name, turns), behind in groupby(rows, key=itemgetter(0, 1)):
+            saga_id = SagaId(name)
+            reading = reading_tail(saga_id, (row[2:] for row in behind), first=turns + 1)
+            tails[saga_id] = await interleaved.finish(reading)
+        return tails
+
+    @override
     async def beginnings(self, saga_ids: Sequence[SagaId]) -> Mapping[SagaId, Sequence[Entry]]:
         if not saga_ids:
             return {}
@@ -272,8 +310,15 @@ class PostgresEventStore(EventStore, TellsOfAppends):
         return rows_read(partial(to_pause, text=unescaped), rows)
 
     @override
-    async def backlog(self, *, limit: int, after: int = 0) -> Sequence[Backlog]:
-        rows = await self.database.fetch(_BACKLOG, after, limit)
+    async def backlog(
+        self, *, limit: int, after: int = 0, saga_ids: Collection[SagaId] | None = None
+    ) -> Sequence[Backlog]:
+        if saga_ids is None:
+            rows = await self.database.fetch(_BACKLOG, after, limit)
+        elif saga_ids:
+            rows = await self.database.fetch(_BACKLOG_OF_SAGAS, after, limit, uuids(saga_ids))
+        else:
+            rows = await self.database.fetch(_BACKLOG_ALONE, after, limit)
         return [
             Backlog(backlog_id, Instant(appended_at), _entries_in(entries))
             for (backlog_id, appended_at), entries in groupby(rows, key=itemgetter(0, 1))

@@ -8,7 +8,7 @@ share the pages that a commit writes; an originator id is that number as 32 hex 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import count, groupby
 from operator import itemgetter
@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import orjson
 from typing_extensions import override
 
-from saga.adapters.mapper import TURN, reading_history, to_entries
+from saga.adapters.mapper import TURN, reading_history, reading_tail, to_entries
 from saga.adapters.rows import (
     PAUSE_COLUMNS,
     PAUSED_BY_DEFINITION,
@@ -162,6 +162,12 @@ _OF_LAST_RUNS: Final = (
 )
 _HISTORIES: Final = ManyRows(_OF_LAST_RUNS, 1)
 _WHOLE_HISTORIES: Final = ManyRows(_OF_LAST_RUNS.replace("n.saga = i.number", "false"), 1)
+_TAILS: Final = ManyRows(
+    "SELECT i.saga_id, r.column2, 0, e.originator_version, e.topic, e.state FROM {rows} AS r "
+    "CROSS JOIN saga_index AS i ON i.saga_id = r.column1 CROSS JOIN stored_events AS e "
+    "ON e.originator_id = printf('%032x', i.number) AND e.originator_version > r.column2",
+    2,
+)
 _BEGINNINGS: Final = ManyRows(
     "SELECT i.saga_id, e.originator_version, e.topic, e.state FROM {rows} AS r "
     "CROSS JOIN saga_index AS i ON i.saga_id = r.column1 "
@@ -340,6 +346,17 @@ class SqliteEventStore(EventStore):
         return {saga_id: await interleaved.finish(reading) for saga_id, reading in readings.items()}
 
     @override
+    async def tails(self, known: Mapping[SagaId, int]) -> Mapping[SagaId, History | CorruptHistory]:
+        def query(cursor: sqlite3.Cursor) -> dict[SagaId, History | CorruptHistory]:
+            found = _TAILS.fetch(cursor, list(known.items()))
+            return {
+                saga_id: at_once(reading_tail(saga_id, _in_order(rows), first=turns + 1))
+                for (saga_id, turns), rows in groupby(found, key=itemgetter(0, 1))
+            }
+
+        return await self._database.read(query)
+
+    @override
     async def beginnings(self, saga_ids: Sequence[SagaId]) -> Mapping[SagaId, Sequence[Entry]]:
         wanted = [(saga_id,) for saga_id in saga_ids]
         rows = await self._database.read(lambda cursor: _BEGINNINGS.fetch(cursor, wanted))
@@ -398,7 +415,9 @@ class SqliteEventStore(EventStore):
         return rows_read(to_pause, rows)
 
     @override
-    async def backlog(self, *, limit: int, after: int = 0) -> Sequence[Backlog]:
+    async def backlog(
+        self, *, limit: int, after: int = 0, saga_ids: Collection[SagaId] | None = None
+    ) -> Sequence[Backlog]:
         # A turn that cannot be read cannot be published either and is left out; `load` names it.
         def query(cursor: sqlite3.Cursor) -> list[Backlog]:
             cursor.execute(
@@ -407,7 +426,11 @@ class SqliteEventStore(EventStore):
                 (after, limit),
             )
             return [
-                Backlog(backlog_id, Instant(appended_at), _entries_between(cursor, first, last))
+                Backlog(
+                    backlog_id,
+                    Instant(appended_at),
+                    _entries_between(cursor, first, last, saga_ids),
+                )
                 for backlog_id, first, last, appended_at in rows_read(
                     backlog_row, cursor.fetchall()
                 )
@@ -738,13 +761,16 @@ def _in_order(rows: Iterable[tuple[Any, ...]]) -> Sequence[tuple[int, str, bytes
     return turns
 
 
-def _entries_between(cursor: sqlite3.Cursor, first: int, last: int) -> list[Entry]:
+def _entries_between(
+    cursor: sqlite3.Cursor, first: int, last: int, saga_ids: Collection[SagaId] | None
+) -> list[Entry]:
     cursor.execute(
         "SELECT rowid, originator_id, topic, state FROM stored_events "
         "WHERE rowid BETWEEN ? AND ? ORDER BY rowid",
         (first, last),
     )
-    return readable(turn[1:] for turn in _with_saga_ids(cursor, cursor.fetchall()))
+    turns = _with_saga_ids(cursor, cursor.fetchall())
+    return readable(turn[1:] for turn in turns if saga_ids is None or turn[1] in saga_ids)
 
 
 def _with_saga_ids(

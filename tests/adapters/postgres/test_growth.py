@@ -82,6 +82,8 @@ async def test_a_large_store_is_read_as_a_small_one(
         read.clear()
         await store.due_timers(until=MOMENT, limit=500)
         await store.backlog(limit=100)
+        await store.backlog(limit=100, saga_ids=[one])
+        await store.tails({one: 0})
         await store.load([one])
         await store.beginnings([one])
         await catalogue.last_unhandled()

@@ -6,7 +6,7 @@ commit.
 
 import asyncio
 import sqlite3
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -83,6 +83,14 @@ class StagedStore(Busy):
         for history in loaded.values():
             self._stored.keep(history)
         return loaded
+
+    async def tails(self, known: Mapping[SagaId, int]):
+        """As `load`, of what is behind the turns that are known."""
+        with self._loop.working():
+            tails = await self.inner.tails(known)
+        for tail in tails.values():
+            self._stored.keep(tail)
+        return tails
 
     async def append(self, batch: Batch, *, at: Instant) -> Appended:
         """Record the whole batch, or nothing of it."""
