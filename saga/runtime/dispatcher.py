@@ -236,15 +236,15 @@ class Dispatcher:
         if delivery.event.at < saga.last_at:
             # No entry is dated before the one before it, whatever has become of clocks meanwhile.
             delivery.event = replace(delivery.event, at=saga.last_at)
-        before, was_poisoned = state.status, state.is_poisoned
+        before, was_poisoned, event = state.status, state.is_poisoned, delivery.event
         try:
             if self._around or delivery.is_operator:
                 decide = partial(acting.decided, unit, saga, delivery)
-                decision = taken_within(self._around, info_of(saga, delivery.event), decide)
+                decision = taken_within(self._around, info_of(saga, event), decide)
             else:
-                decision = saga.decider.handle(state, delivery.event)
+                decision = saga.decider.handle(state, event)
             if decision.disposition is RECORDED:
-                self._record(unit, saga, delivery.event, decision.intents)
+                self._record(unit, saga, event, decision.intents)
         except BaseException as error:
             if is_ours(error):
                 raise

@@ -5,9 +5,8 @@ A record becomes deliveries to sagas, or is rejected with a stable reason: a dea
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
 
 from saga.authoring.registry import Reached, Registered, SagaRegistry
 from saga.contracts import (
@@ -89,9 +88,9 @@ from saga.users_code import is_ours
 
 TRACEPARENT_CHARS_MAX = 100
 SOURCE_CHARS_MAX = 200
-_NOT_DONE: Final = (intent_failed_name, intent_progress_name)
 
 Reason = DeadLetterReason | UnreadableCode
+_ReadsReply = Callable[[IntentId, Decoded], ReplyReceived | ProgressReceived]
 _Arrived = tuple[Event, Inbound, int]
 """An event of others, its record, and under which id that is deferred."""
 
@@ -202,6 +201,7 @@ class _Topic:
         starts: the sagas that its messages start.
         reaches: the sagas that run and listen to it, of every version.
         answers: whether one that names an intent as its cause is the reply to it.
+        reply: reads such a one.
         is_engines: whether it is read for all sagas: commands, and what children say.
     """
 
@@ -210,6 +210,7 @@ class _Topic:
     starts: Sequence[Registered]
     reaches: Sequence[Reached]
     answers: bool
+    reply: _ReadsReply
     is_engines: bool
 
 
@@ -230,10 +231,12 @@ class Router:
         self._own_source = names.source("sagas", "")
         intents = [each for each in contracts.contracts if each.kind is Kind.INTENT]
         # Replies without content; whose intents have one, answer with a contract of their own.
-        self._done = {intent_done_name(each.domain) for each in intents if each.reply is None}
-        domains = {each.domain for each in intents}
-        others = {name(domain) for domain in domains for name in _NOT_DONE}
-        self._only_replies = self._done | others
+        done = {intent_done_name(each.domain) for each in intents if each.reply is None}
+        reads: dict[str, _ReadsReply] = dict.fromkeys(done, _done)
+        for domain in {each.domain for each in intents}:
+            reads[intent_failed_name(domain)] = _failed
+            reads[intent_progress_name(domain)] = _progress
+        self._only_replies = reads.keys()
         engines = {COMMAND_CONTRACT, *(name for name in CHILD_CONTRACTS if name in contracts)}
         listened = {*engines, *self._only_replies}
         answers = [contract_of(each.reply).contract_name for each in intents if each.reply]
@@ -256,6 +259,7 @@ class Router:
                 reaches,
                 # An event that starts or reaches sagas may name an intent as its mere cause.
                 current in replies or not (starts or reaches),
+                reads.get(current, _answer),
                 name in engines,
             )
         self.topics = tuple(sorted(self._topics))
@@ -334,7 +338,7 @@ class Router:
             if intent is not None and self._signing is not None:
                 forged = self._why_forged(inbound, said, deferred_id)
         if intent is not None and causation is not None and forged is None:
-            event = Event(_reply(IntentId(causation), decoded, self._done), at, cause, source)
+            event = Event(topic.reply(IntentId(causation), decoded), at, cause, source)
             answer = Delivery(intent.saga_id, event, inbound, None, contract, intent, deferred_id)
             if not (starters or reaches):
                 return [answer]
@@ -593,18 +597,26 @@ def _with_reached(
     return Shared(deliveries, Rejected(inbound, DeadLetterReason.WRONG_KEY, problem, deferred_id))
 
 
-def _reply(
-    intent_id: IntentId, decoded: Decoded, done: Collection[str]
-) -> ReplyReceived | ProgressReceived:
-    model, contract = decoded.model, decoded.contract_name
-    if type(model) is IntentProgress:
-        return ProgressReceived(intent_id=intent_id, note=model.note)
-    if type(model) is IntentFailed:
-        outcome = ReplyOutcome(model.outcome)
-        details = None if model.details is None else canonical(model.details)
-        return ReplyReceived(intent_id, outcome, None, model.code, model.message, details)
-    reply = None if contract in done else Message(contract, decoded.payload)
-    return ReplyReceived(intent_id, REPLY_DONE, reply)
+def _done(intent_id: IntentId, _: Decoded) -> ReplyReceived:
+    return ReplyReceived(intent_id, REPLY_DONE, None)
+
+
+def _answer(intent_id: IntentId, decoded: Decoded) -> ReplyReceived:
+    return ReplyReceived(intent_id, REPLY_DONE, Message(decoded.contract_name, decoded.payload))
+
+
+def _failed(intent_id: IntentId, decoded: Decoded) -> ReplyReceived:
+    model = decoded.model
+    assert isinstance(model, IntentFailed), model
+    outcome = ReplyOutcome(model.outcome)
+    details = None if model.details is None else canonical(model.details)
+    return ReplyReceived(intent_id, outcome, None, model.code, model.message, details)
+
+
+def _progress(intent_id: IntentId, decoded: Decoded) -> ProgressReceived:
+    model = decoded.model
+    assert isinstance(model, IntentProgress), model
+    return ProgressReceived(intent_id=intent_id, note=model.note)
 
 
 def command_fact(command: Command) -> Fact:

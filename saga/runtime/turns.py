@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Final, TypeAlias
 
 from saga.core.events import Event, PauseScope, Resumed, TimerFired, TurnFailed
@@ -51,6 +52,8 @@ from saga.users_code import log_raised
 
 _Other: TypeAlias = Rejected | Skipped | DefinitionAct
 _NUDGE: Final = Resumed(reason="", scope=PauseScope.DEFINITION)
+_SAGA_ID: Final = attrgetter("saga_id")
+_RERUN_OF: Final = attrgetter("rerun_of")
 _STILL: Final = ENDED | {SagaStatus.PARKED}
 log = logging.getLogger(__name__)
 
@@ -119,15 +122,8 @@ class Turns:
         at = await self._clock.read()
         await self._pauses.know()
         deliveries, others = await self._understand(batch, at)
-        saga_ids = list(
-            dict.fromkeys(
-                [
-                    *[delivery.saga_id for delivery in deliveries],
-                    *[each.rerun_of for each in deliveries if each.rerun_of is not None],
-                    *batch.looks,
-                ]
-            )
-        )
+        reruns = filter(None, map(_RERUN_OF, deliveries))
+        saga_ids = list(dict.fromkeys([*map(_SAGA_ID, deliveries), *reruns, *batch.looks]))
         while not self._busy.isdisjoint(saga_ids):
             self._freed.clear()
             await self._freed.wait()

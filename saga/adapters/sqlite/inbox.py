@@ -11,6 +11,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Sequence
 from functools import partial
+from operator import attrgetter, itemgetter, methodcaller
 from typing import Any, Final, TypeVar
 
 from saga.adapters.rows import inbox_read
@@ -26,6 +27,10 @@ Elsewhere = Kept[tuple[str, str]]
 Ended = tuple[Unit, Sequence[InboxWrite]]
 """A unit that has written nothing but these rows."""
 K = TypeVar("K")
+_key: Final = attrgetter("key")
+_saga: Final = itemgetter(0)
+_split: Final = methodcaller("partition", "/")
+"""Of an idempotency key the saga, and behind a slash the step and its direction."""
 
 _TABLES: Final = (
     """CREATE TABLE saga_inbox_sagas (
@@ -107,12 +112,14 @@ MIGRATIONS: Final = (create_tables, rows_may_be_elsewhere)
 
 def select_rows(service: str, keys: Sequence[str], cursor: sqlite3.Cursor) -> Kept[str]:
     if len(keys) == 1:
-        columns = cursor.execute(_SELECT_ONE, (*_split(keys[0]), service)).fetchone()
+        saga, _, step = _split(keys[0])
+        columns = cursor.execute(_SELECT_ONE, (saga, step, service)).fetchone()
         found = [] if columns is None else [(keys[0], columns)]
     elif cursor.execute(_IS_EMPTY).fetchone()[0]:  # as that beside the one that is used mostly
         found = []
     else:
-        wanted = [(*_split(key), service, key) for key in keys]
+        places = zip(keys, map(_split, keys), strict=True)
+        wanted = [(saga, step, service, key) for key, (saga, _, step) in places]
         found = [(key, columns) for key, *columns in _SELECT.fetch(cursor, wanted)]
     return inbox_read(found, partial(_row, service)) if found else Kept()
 
@@ -249,8 +256,9 @@ def _write(cursor: sqlite3.Cursor, write: InboxWrite, elsewhere: Elsewhere) -> b
                 replaced = own  # what is here is older, and gives way
     if replaced is None:
         return _insert(cursor, [row]) == 1
+    saga, _, step = _split(replaced.key)
     expected = (replaced.service, replaced.attempt, replaced.outcome, replaced.undone)
-    cursor.execute(_REPLACE, (*row[2:], *_split(replaced.key), *expected))
+    cursor.execute(_REPLACE, (*row[2:], saga, step, *expected))
     return cursor.rowcount == 1
 
 
@@ -264,15 +272,11 @@ def _state(row: InboxRow) -> tuple[int, ReplyOutcome, bool]:
 
 
 def _insert(cursor: sqlite3.Cursor, rows: Sequence[InboxRow]) -> int:
-    placed = [(*_split(row.key), row.service, *row[2:]) for row in rows]
-    sagas = dict.fromkeys([row[:1] for row in placed])
-    _NUMBER_NEW.execute(cursor, list(sagas))
+    places = zip(rows, map(_split, map(_key, rows)), strict=True)
+    placed = [(saga, step, row.service, *row[2:]) for row, (saga, _, step) in places]
+    sagas = dict.fromkeys(map(_saga, placed))
+    _NUMBER_NEW.execute(cursor, [(saga,) for saga in sagas])
     return _INSERT.execute(cursor, placed)
-
-
-def _split(key: str) -> tuple[str, str]:
-    """The saga in an idempotency key, and the step and its direction."""
-    return key.partition("/")[::2]
 
 
 def _row(service: str, key: str, *columns: Any) -> InboxRow:
