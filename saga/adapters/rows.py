@@ -48,9 +48,9 @@ SUMMARY_COLUMNS: Final = (
 """What is written with every turn."""
 SUMMARY_SHOWN: Final = f"{SUMMARY_COLUMNS}, shown"
 """With what few sagas have: it is written only where one of a batch does, and is read."""
-_row: Final = attrgetter(*SUMMARY_COLUMNS.replace("status", "status.value").split(", "))
-_row_shown: Final = attrgetter(*SUMMARY_SHOWN.replace("status", "status.value").split(", "))
-_saga_id: Final = attrgetter("saga_id")
+from_summary: Final = attrgetter(*SUMMARY_COLUMNS.replace("status", "status.value").split(", "))
+from_summary_shown: Final = attrgetter(*SUMMARY_SHOWN.replace("status", "status.value").split(", "))
+saga_id_in: Final = attrgetter("saga_id")
 _shown: Final = attrgetter("shown")
 BY_DEFINITION: Final = frozenset({PausedBy.DEFINITION.value, PausedBy.BOTH.value})
 PAUSED_BY_DEFINITION: Final = "paused IN ('both', 'definition')"
@@ -268,7 +268,7 @@ def to_awaited(row: Sequence[Any], *, text: Text = as_it_is) -> Awaited:
 def check_new_sagas(batch: Batch) -> None:
     """A saga begins with its summary in the same batch."""
     begun = {history.saga_id for history in batch.histories if not history.expected_turns}
-    begun.difference_update(map(_saga_id, batch.summaries))
+    begun.difference_update(map(saga_id_in, batch.summaries))
     assert not begun, f"sagas begin without a summary: {begun}"
 
 
@@ -387,12 +387,6 @@ def _to_shown(saga_id: str, shown: str) -> Json:
 
 def show_anything(batch: Batch) -> bool:
     return any(map(_shown, batch.summaries))
-
-
-def from_summary(summary: SagaSummary, *, are_shown: bool = False) -> tuple[Any, ...]:
-    """In the order of `SUMMARY_COLUMNS`, or of `SUMMARY_SHOWN`."""
-    columns: tuple[Any, ...] = (_row_shown if are_shown else _row)(summary)
-    return columns
 
 
 def to_unhandled(row: Sequence[Any], *, text: Text = as_it_is) -> UnhandledRecord:

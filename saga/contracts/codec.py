@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, suppress
-from typing import Literal
+from typing import Final, Literal
 
 import orjson
 from pydantic import BaseModel, ValidationError
@@ -50,6 +50,9 @@ from saga.core.texts import described
 from saga.core.values import value
 from saga.errors import MalformedMessage, MessageError
 from saga.users_code import is_a, is_ours
+
+_SORTED: Final = orjson.OPT_SORT_KEYS
+_dumps: Final = orjson.dumps
 
 
 @value
@@ -281,7 +284,7 @@ def _encoded(model: ContractModel, *, warnings: Literal[False, "error"]) -> byte
     values = model.__dict__
     if len(values) == model.__saga_flat_size__:
         try:
-            return orjson.dumps(values, None, orjson.OPT_SORT_KEYS)
+            return _dumps(values, None, _SORTED)
         except TypeError:
             pass  # something that JSON cannot say: below is said what
     elif model.__saga_flat_size__ is None and flat_size(model) == len(values):

@@ -361,7 +361,7 @@ class Handling:
             self._listen_again(run, row)
             return
         writes = [InboxWrite(row, run.replaces)]
-        if outcome is REPLY_DONE:
+        if run.when_done and outcome is REPLY_DONE:
             writes += run.when_done
         self._commit(unit, run, writes)
 

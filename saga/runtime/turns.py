@@ -394,9 +394,9 @@ class Turns:
         if unit.unhandled.deferred_behind:
             self._deferred.add(unit.unhandled.deferred_behind)
         self._cache.keep(*unit.sagas.values())
-        for saga_id, saga in unit.changed.items():
+        for saga in unit.changed.values():
             if saga.version - saga.before >= LONG_HISTORY_ENTRIES:
-                _tell_of_length(saga, unit.histories[saga_id])
+                _tell_of_length(saga, unit.histories[saga.saga_id])
         if unit.lines:
             write_lines(unit.lines)
         return appended

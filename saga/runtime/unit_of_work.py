@@ -325,7 +325,7 @@ class UnitOfWork:
             positions=self.positions,
             timers_armed=armed,
             timers_cleared=timers.cleared,
-            summaries=[summary_of(saga) for saga in self.changed.values()] + self.summaries,
+            summaries=[*map(summary_of, self.changed.values()), *self.summaries],
             unhandled=unhandled.dead_letters + unhandled.deferred,
             handled=unhandled.handled,
             outgoing=self.outgoing,

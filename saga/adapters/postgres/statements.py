@@ -28,6 +28,7 @@ from saga.adapters.rows import (
     KnownSagas,
     from_pause,
     from_summary,
+    from_summary_shown,
     from_unhandled,
     show_anything,
     skipped_name,
@@ -237,8 +238,8 @@ def calls_of(
     """
     turns = [(originators[saga], number, TURN, state) for saga, number, state in turns_of(batch)]
     are_shown = show_anything(batch)
-    index = INDEX_SHOWN if are_shown else INDEX
-    summaries = {e.saga_id: from_summary(e, are_shown=are_shown) for e in batch.summaries}
+    index, row_of = (INDEX_SHOWN, from_summary_shown) if are_shown else (INDEX, from_summary)
+    summaries = {each.saga_id: row_of(each) for each in batch.summaries}
     timers = {each.timer_id: each for each in batch.timers_armed}.values()
     armed = [(originators[t.saga_id], timer_name(t.timer_id)[1], t.due_at) for t in timers]
     cleared = map(timer_name, batch.timers_cleared)

@@ -36,6 +36,7 @@ from saga.adapters.rows import (
     from_place,
     from_rebase,
     from_summary,
+    from_summary_shown,
     from_unhandled,
     in_order,
     is_originator,
@@ -45,6 +46,7 @@ from saga.adapters.rows import (
     page_read,
     readable,
     rows_read,
+    saga_id_in,
     show_anything,
     skipped_name,
     timer_name,
@@ -475,8 +477,7 @@ class SqliteEventStore(EventStore):
     def _find_numbers(self, cursor: sqlite3.Cursor, batch: Batch) -> dict[SagaId, int]:
         """The numbers of sagas that are not new; HistoryConflict where turns are missing."""
         expected = {history.saga_id: history.expected_turns for history in batch.histories}
-        others = {summary.saga_id for summary in batch.summaries}
-        others.update(timer.saga_id for timer in batch.timers_armed)
+        others = {*map(saga_id_in, batch.summaries), *map(saga_id_in, batch.timers_armed)}
         others.update(timer_name(timer_id)[0] for timer_id in batch.timers_cleared)
         expected |= dict.fromkeys(others - expected.keys(), _ANY)
         numbers: dict[SagaId, int] = {}
@@ -664,14 +665,12 @@ def _write_summaries(cursor: sqlite3.Cursor, batch: Batch, numbers: dict[SagaId,
     """Write the index rows, and add the numbers of new sagas to *numbers*."""
     summaries = {each.saga_id: each for each in batch.summaries}
     begun = [saga_id for saga_id in summaries if saga_id not in numbers]
-    are_shown = show_anything(batch)
-    (_SAGAS_SHOWN if are_shown else _SAGAS).execute(
-        cursor,
-        [
-            (numbers.get(saga_id), *from_summary(each, are_shown=are_shown))
-            for saga_id, each in summaries.items()
-        ],
-    )
+    index, row_of = _SAGAS, from_summary
+    if show_anything(batch):
+        index, row_of = _SAGAS_SHOWN, from_summary_shown
+    known = numbers.get
+    rows = [(known(saga_id), *row_of(each)) for saga_id, each in summaries.items()]
+    index.execute(cursor, rows)
     if begun:
         assert cursor.lastrowid is not None
         numbers.update(zip(begun, count(cursor.lastrowid - len(begun) + 1)))
