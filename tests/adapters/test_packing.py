@@ -165,7 +165,7 @@ def test_what_headers_say_takes_a_third_of_the_bytes():
 ISSUED = ce.Said(INTENT, "pay.int.pay.v1", "/sagas", AT, SAGA, "m-1", f"{SAGA}/pay/do")
 SIGNED = replace(ISSUED, at=Instant(AT + 7), signature="s")
 MUTANTS = {
-    "all have the time of the batch": ("said.at - at", "0"),
+    "all have the time of the batch": ("said_at - at", "0"),
     "a cause is the beginning of the id": ("not name.startswith(cause)", "False"),
     "a key is as long as the saga id": ("len(own)", "len(saga or '')"),
     "what is seldom said is left out": ("if seldom != _NOTHING", "if False"),

@@ -29,8 +29,10 @@ BATCH_RECORDS_MAX: Final = 128
 Unpacked = tuple[bytes | None, bytes | None, Headers]
 """Key, value and headers."""
 
-_seldom: Final = attrgetter("undoes", "traceparent", "correlation_id", "signature", "parent_key")
-_NOTHING: Final = (None, None, None, None, None)
+_OFTEN: Final = ("id", "at", "saga_id", "causation_id", "idempotency_key")
+_SELDOM: Final = ("undoes", "traceparent", "correlation_id", "signature", "parent_key")
+_said_in: Final = attrgetter(*_OFTEN, *_SELDOM)
+_NOTHING: Final = [None] * len(_SELDOM)
 
 
 def pack(records: Sequence[Record], at: Instant) -> bytes:
@@ -45,18 +47,16 @@ def pack(records: Sequence[Record], at: Instant) -> bytes:
     texts: list[bytes | None] = []
     for record in records:
         key, value = record.key, record.value
-        said: Any = record.headers  # of one kind, as their head says
-        name, saga, cause, own = said.id, said.saga_id, said.causation_id, said.idempotency_key
+        name, said_at, saga, cause, own, *seldom = _said_in(record.headers)
         row: list[Any] = [
             -1 if key is None else len(key),
             -1 if value is None else len(value),
             name,
-            said.at - at,
+            said_at - at,
             saga if saga is None or not name.startswith(saga) else len(saga),
             cause if cause is None or not name.startswith(cause) else len(cause),
             own if own is None or not name.startswith(own) else len(own),
         ]
-        seldom = _seldom(said)
         if seldom != _NOTHING:
             row += seldom
         rows.append(row)

@@ -175,8 +175,7 @@ class RecordLog:
         placed = []
         for record in records:
             topic_id, partitions = topics.get(record.topic) or self._topic(record.topic)
-            partition = choose(record, partitions)
-            placed.append((topic_id << PARTITION_BITS | partition, record))
+            placed.append((topic_id << PARTITION_BITS | choose(record, partitions), record))
         return placed
 
     def append(
