@@ -193,6 +193,7 @@ class Service:
         catalogue: Catalogue,
         commands: Commands,
         waiters: OutcomeWaiters,
+        is_running: Callable[[SagaId], bool],
         health: Sequence[Health] = (),
         waits: Waits | None = None,
     ) -> None:
@@ -206,6 +207,7 @@ class Service:
             catalogue=catalogue,
             store=store,
             is_new=commands.is_new,
+            is_running=is_running,
             on_end=self._note_end,
         )
         self._failure: Exception | None = None

@@ -9,6 +9,7 @@ from saga.adapters.opening import Opened, open_bus_and_store, open_effects_store
 from saga.application import ROLES, Application
 from saga.assembly import Assembly, Parts
 from saga.audit.checking import ReplayCheck
+from saga.core.identity import SagaId
 from saga.effects.health import EffectsHealth
 from saga.effects.service import EffectsRole
 from saga.ports.effects_store import EffectsStore
@@ -65,9 +66,14 @@ def build_service(
         catalogue=opened.catalogue,
         commands=assembly.commands,
         waiters=assembly.waiters,
+        is_running=assembly.turns.is_running if "orchestrator" in roles else _nothing_runs,
         health=health,
         waits=waits,
     )
+
+
+def _nothing_runs(_: SagaId) -> bool:
+    return False
 
 
 def _orchestrator_health(assembly: Assembly, opened: Opened) -> OrchestratorHealth:

@@ -20,7 +20,7 @@ from saga.adapters.memory import MemoryBus, MemoryCatalogue, MemoryEventStore
 from saga.contracts import COMMAND_CONTRACT, CommandAct, TopicNames, encode
 from saga.core.events import CancelMode, Message
 from saga.core.history import Entry, turn_of
-from saga.core.identity import saga_id
+from saga.core.identity import SagaId, saga_id
 from saga.core.intents import SagaCompleted, SagaRolledBack
 from saga.core.status import SagaStatus
 from saga.errors import (
@@ -162,6 +162,7 @@ class Bench:
         self.store = MemoryEventStore()
         self.catalogue = Catalogue(self.store)
         self.waiters = OutcomeWaiters(APP.contracts)
+        self.running: set[SagaId] = set()
 
     def part(self, name: str) -> Part:
         return Part(self.told, name)
@@ -192,6 +193,7 @@ class Bench:
             catalogue=self.catalogue,
             commands=Commands(publisher, self.catalogue, new_id=new_id),
             waiters=self.waiters,
+            is_running=self.running.__contains__,
         )
 
     async def store_ending(self, key: str, status: SagaStatus, body=None, reason=None) -> None:
@@ -393,6 +395,25 @@ class TestOutcome:
             await until(lambda: bench.catalogue.asked)
             assert sum(bench.catalogue.asked) == 1
             waiting.cancel()
+
+    async def test_a_saga_that_runs_here_is_looked_up_now_and_then(self, bench, monkeypatch):
+        """Its turns tell of its end, until another process takes over."""
+        monkeypatch.setattr("saga.runtime.outcomes.POLL_S", 0.001)
+        monkeypatch.setattr("saga.runtime.outcomes.LOOK_AT_ALL_LOOKS", 1_000_000)
+        await bench.store_ending("o-1", SagaStatus.RUNNING)
+        async with bench.service(bench.part("one")) as service:
+            waiting = asyncio.create_task(service.outcome(O_1, timeout=HANG_S))
+            await until(lambda: len(bench.catalogue.asked) > 2)
+            bench.running.add(O_1)
+            await asyncio.sleep(0.05)  # a look that has begun may end
+            looks = len(bench.catalogue.asked)
+            await bench.store_ending("o-1", SagaStatus.PARKED)
+            await asyncio.sleep(0.05)
+            assert len(bench.catalogue.asked) == looks
+            assert not waiting.done()
+
+            monkeypatch.setattr("saga.runtime.outcomes.LOOK_AT_ALL_LOOKS", 2)
+            assert (await waiting).status is SagaStatus.PARKED
 
     async def test_a_store_that_tells_of_appends_is_asked_at_once(self, bench, monkeypatch):
         """It is listened to from the first who waits on, until the service stops."""

@@ -10,6 +10,7 @@ import contextlib
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, KeysView, Sequence
+from itertools import count, filterfalse
 from typing import Final
 
 from saga.contracts import ContractRegistry, Event, read
@@ -33,6 +34,8 @@ REST_SHARE = 4
 """A rest is so many times as long as the question before it took."""
 REST_SHARE_OF_MANY = 25
 REST_OF_MANY_S_MAX = 10.0
+LOOK_AT_ALL_LOOKS: Final = 8
+"""In every so many looks those are looked up, too, whose turns this process takes itself."""
 LISTEN_AGAIN_S = 1.0
 LOOK_UP_SAGAS_MAX = 500
 SAGA_ENDS = (SagaCompleted, SagaRolledBack, SagaAbandoned)
@@ -125,7 +128,8 @@ class OutcomePoller:
     """Tells *waiters* of outcomes that the store has.
 
     A saga that cannot be looked up fails those who wait for it. What ends the poller itself goes to
-    *on_end*; *is_new* says whether a saga may not have begun yet.
+    *on_end*; *is_new* says whether a saga may not have begun yet, and *is_running* whether this
+    process takes its turns, and so tells of its end: until another one takes over.
     """
 
     name: Final = "outcome poller"
@@ -137,6 +141,7 @@ class OutcomePoller:
         catalogue: Catalogue,
         store: EventStore,
         is_new: Callable[[SagaId], bool],
+        is_running: Callable[[SagaId], bool],
         on_end: Callable[[Exception], None],
     ) -> None:
         self._waiters = waiters
@@ -144,6 +149,8 @@ class OutcomePoller:
         self._store = store
         self._teller = store if isinstance(store, TellsOfAppends) else None
         self._is_new = is_new
+        self._is_running = is_running
+        self._looks = count()
         self._on_end = on_end
         self.failure: Exception | None = None
         self._has_news = asyncio.Event()
@@ -209,6 +216,8 @@ class OutcomePoller:
             self._has_news.clear()
             began_s = loop.time()
             awaited = list(self._waiters.awaited)
+            if next(self._looks) % LOOK_AT_ALL_LOOKS:
+                awaited = [*filterfalse(self._is_running, awaited)]
             await self._look_up_all(awaited)
             took_s = loop.time() - began_s
             if len(awaited) <= LOOK_UP_SAGAS_MAX:

@@ -127,6 +127,10 @@ class SagaCache:
     def __iter__(self) -> Iterator[LoadedSaga]:
         return chain(self._cheap.values(), self._costly.values())
 
+    def get(self, saga_id: SagaId) -> LoadedSaga | None:
+        """A saga between its turns; it stays in memory."""
+        return self._cheap.get(saga_id) or self._costly.get(saga_id)
+
     async def load(self, saga_ids: Collection[SagaId]) -> dict[SagaId, LoadedSaga | UnloadableSaga]:
         """The sagas that exist, taken out of memory until `keep`.
 

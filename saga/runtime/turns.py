@@ -223,6 +223,13 @@ class Turns:
             if self.on_end is not None and state.status in ENDED:
                 self.on_end(saga_id)
 
+    def is_running(self, saga_id: SagaId) -> bool:
+        """Whether the next turn of a saga is taken here, as far as is known: it does not stand."""
+        if saga_id in self._busy:
+            return True
+        saga = self._cache.get(saga_id)
+        return saga is not None and saga.state.status not in _STILL
+
     def forget(self) -> None:
         """Let go of all sagas in memory, whose code is not to run on behind a service's end."""
         self._cache.clear()
