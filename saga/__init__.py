@@ -4,7 +4,7 @@ Authors of sagas and effect services need nothing but this, and `saga.testing` f
 """
 
 from saga.app import SagaApp
-from saga.authoring import Context, on, saga
+from saga.authoring import Context, Output, contract, on, saga
 from saga.authoring.machines import (
     Acts,
     Next,
@@ -57,6 +57,7 @@ __all__ = [
     "Next",
     "Outbox",
     "Outcome",
+    "Output",
     "Publisher",
     "Refused",
     "Report",
@@ -81,6 +82,7 @@ __all__ = [
     "answer",
     "child",
     "continue_as_new",
+    "contract",
     "do",
     "drop",
     "machine",

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saga.application import ROLES, Application
+from saga.authoring import contract
+from saga.contracts import ContractModel
+from saga.contracts.lockfile import read_lock
 
 if TYPE_CHECKING:
     from saga.service import Service
@@ -61,3 +65,25 @@ class SagaApp(Application):
         return build_service(
             self, settings, roles=roles, has_probes=has_probes, check_replay=check_replay
         )
+
+
+LOCK_FILE = Path("topics/contracts.lock.json")
+"""Where the contracts of other teams are found, below the working directory."""
+
+
+def app_of_file(file: Path) -> SagaApp:
+    """The application that a contract file is by itself, with services in whatever language.
+
+    Its contracts are those that the file declares, and those of the lock file, if there is one.
+
+    Raises:
+        DefinitionError: a file has mistakes.
+    """
+    from saga.authoring.graphs.locked import models_of  # most applications are made of Python
+
+    spare: list[type[ContractModel]] = []
+    if LOCK_FILE.exists():
+        spare += models_of(
+            read_lock(LOCK_FILE.read_text("utf-8"), where=str(LOCK_FILE)), str(LOCK_FILE)
+        )
+    return SagaApp(sagas=[contract(file).resolve((), spare=spare)])

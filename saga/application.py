@@ -11,7 +11,7 @@ from functools import cached_property
 from types import ModuleType
 from typing import TYPE_CHECKING, Final
 
-from saga.authoring import SagaDefinition, SagaRegistry
+from saga.authoring import SagaDefinition, SagaRegistry, UnresolvedSaga
 from saga.contracts import ContractModel, ContractRegistry, Kind, contract_of, dlq_name, is_contract
 from saga.contracts.between_sagas import CHILD_CONTRACTS
 from saga.effects import Effects
@@ -36,7 +36,7 @@ class Application:
     def __init__(
         self,
         *,
-        sagas: Sequence[SagaDefinition] = (),
+        sagas: Sequence[SagaDefinition | UnresolvedSaga] = (),
         effects: Sequence[Effects] = (),
         contracts: Sequence[type[ContractModel] | ModuleType] = (),
         name: str | None = None,
@@ -48,16 +48,16 @@ class Application:
                 "dots, hyphens and underscores"
             )
         for saga in sagas:
-            if not isinstance(saga, SagaDefinition):
+            if not isinstance(saga, SagaDefinition | UnresolvedSaga):
                 raise DefinitionError(f"{saga!r} is no saga: decorate its function with @saga")
         _check_services(effects)
-        self.sagas = tuple(sagas)
+        self.sagas = _resolved(sagas, effects, contracts)
         self.effects = tuple(effects)
         self.around_turns = tuple(around_turns)
-        self.contracts = ContractRegistry(_all_contracts(sagas, effects, contracts))
-        self.registry = SagaRegistry(sagas, self.contracts)
+        self.contracts = ContractRegistry(_all_contracts(self.sagas, effects, contracts))
+        self.registry = SagaRegistry(self.sagas, self.contracts)
         # Its first saga's: no other application of the namespace has that, and it seldom changes.
-        self.name = name or next((saga.name for saga in sagas), "saga")
+        self.name = name or next((saga.name for saga in self.sagas), "saga")
 
     def build_service(
         self, settings: Settings, *, roles: Collection[str] = ROLES, has_probes: bool = False
@@ -124,8 +124,31 @@ def _check_services(effects: Sequence[Effects]) -> None:
             handlers[model] = handler.name
 
 
+def _resolved(
+    sagas: Iterable[SagaDefinition | UnresolvedSaga],
+    effects: Sequence[Effects],
+    given: Sequence[type[ContractModel] | ModuleType],
+) -> tuple[SagaDefinition, ...]:
+    """The definitions, where names mean the contracts of all that belongs to the application."""
+    sagas = list(sagas)
+    models = _all_contracts(sagas, effects, given)
+    services = {
+        each.name: frozenset(contract_of(model).contract_name for model in each.intents)
+        for each in effects
+    }
+    found: list[SagaDefinition] = []
+    for saga in sagas:
+        if isinstance(saga, UnresolvedSaga):
+            definition = saga.resolve(models, services)
+            models.update(filter(is_contract, definition.contracts()))
+        else:
+            definition = saga
+        found.append(definition)
+    return tuple(found)
+
+
 def _all_contracts(
-    sagas: Iterable[SagaDefinition],
+    sagas: Iterable[SagaDefinition | UnresolvedSaga],
     effects: Iterable[Effects],
     given: Iterable[type[ContractModel] | ModuleType],
 ) -> set[type[ContractModel]]:

@@ -6,6 +6,8 @@
         * DuplicateSaga
         * ContractChanged
         * TransactionEnded: a handler must leave the transaction alone that it shares
+        * ContractFileError: the file of a contract graph has mistakes, each with its place
+            * OrchestratorOutputError: it, or a handler, gives what no orchestrator has
     * SettingsError: the operator fixes a setting
     * MessageError: the sender fixes the message
         * MalformedMessage
@@ -87,6 +89,29 @@ class ContractChanged(DefinitionError, code="contract_changed"):
 
 class TransactionEnded(DefinitionError, code="transaction_ended"):
     """Raised when a handler committed or rolled back the transaction that it only shares."""
+
+
+class ContractFileError(DefinitionError, code="contract_file"):
+    """Raised when a contract file has mistakes: *problem* has a line for each, with its place."""
+
+    mistakes: tuple[Any, ...] = ()
+    """The same as values, for programs."""
+
+    def __str__(self) -> str:
+        return self.problem
+
+
+class OrchestratorOutputError(ContractFileError, code="orchestrator_output"):
+    """Raised for a `result`, or whatever else is neither event nor intent; *field* names it."""
+
+    def __init__(self, field: str, problem: str | None = None, *, where: str | None = None) -> None:
+        super().__init__(
+            problem
+            or f"`{field}`: an orchestrator has no result. It gives events and intents only: tell "
+            f"its end by its outcome, and facts by events",
+            where=where,
+        )
+        self.field = field
 
 
 @dataclass(eq=False)

@@ -135,6 +135,18 @@ def _check_place(place: str, *, expected: str) -> None:
         raise ValueError(f"expected {expected}")
 
 
+def _check_app(place: str) -> None:
+    if not is_contract_file(place):
+        _check_place(
+            place, expected="module:name, for example domain:app, or a contract file, order.yaml"
+        )
+
+
+def is_contract_file(place: str) -> bool:
+    """Whether an application is named by the file of a contract graph."""
+    return place.endswith((".yaml", ".yml"))
+
+
 def _check_duration(text: str) -> int:
     length_us = duration_us(text)
     if "-" in text or not text.isascii():
@@ -201,7 +213,7 @@ Plain = Annotated[str, BeforeValidator(_plain)]
 BusAddress = Annotated[Plain, _checked(_check_address, schemes=("local", "kafka"))]
 StoreAddress = Annotated[Plain, _checked(_check_address, schemes=("sqlite", "postgresql"))]
 OutboxAddress = Annotated[Plain, _checked(_check_address, schemes=("postgresql",))]
-AppPlace = Annotated[Plain, _checked(_check_place, expected="module:name, for example domain:app")]
+AppPlace = Annotated[Plain, _checked(_check_app)]
 TokenHook = Annotated[
     Plain, _checked(_check_place, expected="module:callable, which returns an access token")
 ]
@@ -221,9 +233,9 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     _open_files: tuple[str, ...] = PrivateAttr(())
 
-    app: Annotated[
-        Plain, _checked(_check_place, expected="module:name, for example domain:app")
-    ] = Field("domain:app", description="the application, as module:name")
+    app: AppPlace = Field(
+        "domain:app", description="the application, as module:name, or a contract file"
+    )
     bus: BusAddress = Field(
         "local:///.saga/saga.db", description="local:///PATH or kafka://HOST:PORT,…"
     )

@@ -1,7 +1,8 @@
 """Ways to write a saga. Each makes a definition that the kernel turns into the same decider."""
 
-from saga.authoring.definition import SagaDefinition
+from saga.authoring.definition import SagaDefinition, UnresolvedSaga
 from saga.authoring.functions import Context, FunctionDefinition, saga
+from saga.authoring.graphs import ContractGraph, Output, contract
 from saga.authoring.listening import Listening, on
 from saga.authoring.registry import SagaRegistry
 from saga.errors import ChildRolledBack, RollBack, StepFailed, TimedOut
@@ -9,13 +10,17 @@ from saga.errors import ChildRolledBack, RollBack, StepFailed, TimedOut
 __all__ = [
     "ChildRolledBack",
     "Context",
+    "ContractGraph",
     "FunctionDefinition",
     "Listening",
+    "Output",
     "RollBack",
     "SagaDefinition",
     "SagaRegistry",
     "StepFailed",
     "TimedOut",
+    "UnresolvedSaga",
+    "contract",
     "on",
     "saga",
 ]

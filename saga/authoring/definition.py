@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from pydantic import BaseModel
 
 from saga.authoring.determinism import Nondeterminism
 from saga.authoring.listening import KeySpec, Listening
-from saga.contracts import ContractRegistry, Event
+from saga.contracts import ContractModel, ContractRegistry, Event
 from saga.core.program import Definition
 
 WhenStuck = Literal["halt", "continue"]
@@ -85,4 +85,33 @@ class SagaDefinition(Protocol):
         """The definition as the kernel knows it, reading its messages through *registry*.
 
         *newest* and *find* give its other versions; there are none without.
+        """
+
+
+Services = Mapping[str, frozenset[str]]
+"""The effect services of an application, and which intents each handles."""
+
+
+@runtime_checkable
+class UnresolvedSaga(Protocol):
+    """A saga that has names for its contracts, until it is known which contracts there are."""
+
+    def contracts(self) -> frozenset[type]:
+        """Those that it brings itself."""
+
+    def resolve(
+        self,
+        models: Iterable[type[ContractModel]],
+        services: Services | None = None,
+        spare: Iterable[type[ContractModel]] = (),
+    ) -> SagaDefinition:
+        """The definition, where its names mean what an application has.
+
+        Args:
+            models: the contracts of the application.
+            services: its effect services; None: they are not known.
+            spare: contracts that are known beside, and give way to those of the application.
+
+        Raises:
+            DefinitionError: a name is not known, or what it means does not fit.
         """

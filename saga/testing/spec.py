@@ -23,9 +23,9 @@ from pydantic import BaseModel
 
 from saga.adapters.mapper import TURN, to_entries, to_state
 from saga.audit.replaying import replayed
-from saga.authoring import SagaDefinition, SagaRegistry
+from saga.authoring import SagaDefinition, SagaRegistry, UnresolvedSaga
 from saga.authoring.refusals import refuse_at_run_time
-from saga.contracts import ContractRegistry, business_key, message_of
+from saga.contracts import ContractRegistry, business_key, is_contract, message_of
 from saga.contracts import Event as EventModel
 from saga.core.decider import Decider, Decision, Disposition
 from saga.core.events import (
@@ -73,7 +73,7 @@ Happens = Happening | EventModel | After | AsChild | Redelivered
 
 
 def given(
-    saga: SagaDefinition,
+    saga: SagaDefinition | UnresolvedSaga,
     *happened: Happens,
     contracts: Iterable[type[BaseModel]] = (),
     history: Sequence[Entry] = (),
@@ -87,6 +87,8 @@ def given(
     Raises:
         ReplayMismatch: the saga decides otherwise than *history* says.
     """
+    if isinstance(saga, UnresolvedSaga):
+        saga = saga.resolve(list(filter(is_contract, contracts)))
     registry = ContractRegistry([*saga.contracts(), *contracts])  # type: ignore[list-item]  # refused there if it is none
     registered = SagaRegistry([saga], registry).find(saga.name, saga.version)
     assert registered is not None

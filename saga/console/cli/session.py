@@ -36,12 +36,12 @@ from saga.contracts import Command, CommandAct
 from saga.core.events import MarkedAs
 from saga.core.history import Entry
 from saga.core.identity import SagaId, saga_named
-from saga.errors import CorruptHistory, DefinitionError, StoreUnavailable
+from saga.errors import ContractFileError, CorruptHistory, DefinitionError, StoreUnavailable
 from saga.ports import SagaSummary, TopicSpec
 from saga.publishing.writer import EventWriter
 from saga.runtime.publisher import Publisher
 from saga.runtime.trial import PossibleAct
-from saga.settings import Settings, file_of
+from saga.settings import Settings, file_of, is_contract_file
 
 GC_THRESHOLDS: Final = (50_000, 20, 50)
 _ENGINE: Final = Path(__file__).parents[2]
@@ -201,7 +201,12 @@ def name_of(saga: SagaSummary) -> str:
 
 
 def load_app(name: str) -> Application:
-    """The application `module:attribute`, importable from here; AppRefused says what is wrong."""
+    """The application `module:attribute`, importable from here; AppRefused says what is wrong.
+
+    It may also be the file of a contract graph.
+    """
+    if is_contract_file(name):
+        return _of_file(name)
     module_name, _, attribute = name.partition(":")
     module = _imported(module_name, name)
     if not hasattr(module, attribute):
@@ -211,6 +216,17 @@ def load_app(name: str) -> Application:
         kind = type(app).__name__
         raise AppRefused(f"app {name}: {attribute} is no SagaApp but a {kind}; {_ADVICE}")
     return app
+
+
+def _of_file(name: str) -> Application:
+    try:
+        # By name, as every application is loaded: only what assembles it knows the adapters.
+        made: Application = importlib.import_module("saga.app").app_of_file(Path(name))
+    except ContractFileError as error:
+        raise AppRefused(str(error)) from error
+    except DefinitionError as error:
+        raise AppRefused(f"app {name}: {error}") from error
+    return made
 
 
 def _imported(module_name: str, name: str) -> ModuleType:
