@@ -166,8 +166,9 @@ MUTATIONS = (
     _mutation(
         "duplicate reply applied again",
         "saga/core/kernel.py",
-        "    known = state.replies.get(name)\n",
-        "    known = None\n",
+        "    if (known := state.replies.get(name)) is not None:\n"
+        "        return _second_reply(turn, known, fact)\n    if direction is UNDO:\n",
+        "    if direction is UNDO:\n",
     ),
     _mutation(
         "next undo does not wait",
@@ -179,11 +180,13 @@ MUTATIONS = (
         "losers of a race go on",
         "saga/authoring/functions/scheduler.py",
         "        if isinstance(waiter, Task):\n"
-        '            assert self._queue is not None, "outside of a run nobody goes on"\n'
+        "            if self._queue is None:\n"
+        "                self._queue = deque()\n"
         "            self._queue.append((waiter, value, error))\n"
         "        else:\n"
         "            waiter.wake(self, value, error)\n",
-        '        assert self._queue is not None, "outside of a run nobody goes on"\n'
+        "        if self._queue is None:\n"
+        "            self._queue = deque()\n"
         "        self._queue.append((waiter, value, error))\n",
         ("            slot.begun = {}\n", ""),
         ("        self._end(sorted(tasks, key=_number_of))\n", ""),
