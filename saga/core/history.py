@@ -131,6 +131,9 @@ TIME_END: Final = 253_402_300_800_000_000
 _Reader = Callable[[Any], Any]
 _Getter = Callable[[Any], tuple[Any, ...]]
 _Order = Callable[[list[Any]], Sequence[Any]]
+_Text = Callable[[Any], Json]
+_At = tuple[SagaId, int]
+"""The place of an entry: its saga, and its version."""
 
 
 class _Shape(NamedTuple):
@@ -145,8 +148,6 @@ class _Shape(NamedTuple):
     """The field that holds a message, if any."""
     json: tuple[str, ...]
     """The fields that hold any JSON."""
-    has_members: bool
-    """Whether `fields` is an object of any members."""
     is_by_name: bool
     """Whether it takes its fields by their names only."""
 
@@ -160,9 +161,8 @@ class _Reading(NamedTuple):
     readers: tuple[tuple[int, _Reader], ...]
     message: int | None
     json: tuple[int, ...]
-    members: int | None
-    is_run: bool
-    """Whether it says what passes over to the next run."""
+    read_more: Callable[[_At, dict[str, Any], list[Any], _Text], None] | None
+    """Reads what else it has that is no plain field; None of most."""
 
 
 class _Writer(NamedTuple):
@@ -193,7 +193,6 @@ def _shape(kind: type) -> _Shape:
         plain=tuple((name, each) for name, hint in types.items() if (each := _plain_type(hint))),
         message=next((name for name, hint in types.items() if hint is Message), ""),
         json=tuple(name for name, hint in types.items() if hint is Json),
-        has_members=kind is Shown,
         is_by_name=any(each.kw_only for each in fields(kind)),
     )
 
@@ -441,16 +440,14 @@ def body_from_plain(
     reading = _SOUND.get(seen)
     if reading is None:
         reading = _SOUND[seen] = _reading(saga_id, version, plain)
-    make, order, readers, message, json, members, is_run = reading
+    make, order, readers, message, json, read_more = reading
     for place in json:
         values[place] = text(values[place])
     if message is not None:
         said = values[message]
         values[message] = Message(said["contract"], text(said["payload"]))
-        if is_run:
-            _read_past(saga_id, version, plain, values, text)
-    elif members is not None:
-        values[members] = tuple((each, text(said)) for each, said in values[members].items())
+    if read_more is not None:
+        read_more((saga_id, version), plain, values, text)
     place = 0
     try:
         for place, read in readers:
@@ -461,24 +458,24 @@ def body_from_plain(
     return make(*order(values))
 
 
-def _read_past(
-    saga_id: SagaId,
-    version: int,
-    plain: dict[str, Any],
-    values: list[Any],
-    text: Callable[[Any], Json],
-) -> None:
-    """Read what passes over to the next run, as far as it is no plain field."""
+def _read_shown(_: _At, plain: dict[str, Any], values: list[Any], text: _Text) -> None:
+    """Read an object of any members."""
+    for place, (name, told) in enumerate(plain.items()):
+        if name == "fields":
+            values[place] = tuple((each, text(said)) for each, said in told.items())
+
+
+def _read_past(at: _At, plain: dict[str, Any], values: list[Any], text: _Text) -> None:
+    """Read what passes over to the next run."""
     for place, (name, told) in enumerate(plain.items()):
         if name == "unread":
-            values[place] = [_unread(saga_id, version, arrival, text) for arrival in told]
+            values[place] = [_unread(at, arrival, text) for arrival in told]
         elif name == "shown":
             values[place] = [(each, text(said)) for each, said in told.items()]
 
 
-def _unread(
-    saga_id: SagaId, version: int, plain: dict[str, Any], text: Callable[[Any], Json]
-) -> Unread:
+def _unread(at: _At, plain: dict[str, Any], text: _Text) -> Unread:
+    saga_id, version = at
     if NAMES.get(plain["type"]) not in get_args(Arrival):
         unknown = _NOT_KNOWN.format(repr(plain["type"]), "continued")
         raise UnknownEntry(saga_id, version, unknown)
@@ -486,6 +483,9 @@ def _unread(
     return Unread(
         version=int(plain["version"]), arrival=body_from_plain(saga_id, version, arrived, text)
     )
+
+
+_READ_MORE: Final = {Shown: _read_shown, Continued: _read_past}
 
 
 def _reading(saga_id: SagaId, version: int, plain: dict[str, Any]) -> _Reading:
@@ -507,8 +507,7 @@ def _reading(saga_id: SagaId, version: int, plain: dict[str, Any]) -> _Reading:
         tuple((given.index(field), read) for field, read in shape.readers if field in plain),
         given.index(shape.message) if shape.message in plain else None,
         tuple(given.index(field) for field in shape.json if field in plain),
-        given.index("fields") if shape.has_members and "fields" in plain else None,
-        shape.kind is Continued,
+        _READ_MORE.get(shape.kind),
     )
 
 

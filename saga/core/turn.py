@@ -86,7 +86,8 @@ class Turn:
         # None until the saga has begun, and once it is abandoned; then nothing else asks for it.
         self.program: Program = state.program  # type: ignore[assignment]
         if recorded is not None and state.program is not None:
-            state.program.patches = _patches_in(recorded)
+            is_plain = intents.Patched not in map(type, recorded)
+            state.program.patches = _NO_PATCHES if is_plain else _patches_in(recorded)
 
     def begin(self, program: Program) -> None:
         """Have *program* decide for the saga from here on."""
@@ -413,8 +414,6 @@ class Turn:
 
 def _patches_in(recorded: Sequence[Intent]) -> frozenset[str]:
     """What a program may take, so that it takes the path that was taken then."""
-    if intents.Patched not in map(type, recorded):
-        return _NO_PATCHES
     return frozenset([each.patch for each in recorded if type(each) is intents.Patched])
 
 
