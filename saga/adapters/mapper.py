@@ -8,7 +8,7 @@ not the implied one, and `saga` in the first turn. Types are looked up in the cl
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from typing import Any, Final
 
@@ -37,6 +37,7 @@ _SORTED: Final = orjson.OPT_SORT_KEYS
 _dumps: Final = orjson.dumps
 _loads: Final = orjson.loads
 _embed: Final = orjson.Fragment
+_decode: Final[Callable[[bytes], Json]] = bytes.decode  # type: ignore[assignment]  # of JSON it is JSON
 
 
 def to_state(turn: RecordedTurn) -> bytes:
@@ -156,4 +157,4 @@ def saga_id_of(originator_id: str) -> SagaId:
 
 
 def _text(value: Any) -> Json:
-    return Json(_dumps(value, None, _SORTED).decode())
+    return _decode(_dumps(value, None, _SORTED))

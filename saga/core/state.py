@@ -375,16 +375,6 @@ class SagaState:
         return parse_intent_id(intent_id) in self.replies
 
     @property
-    def has_to_settle(self) -> bool:
-        """Whether each turn has to look if it, or a scope of it, can end."""
-        return (
-            self.is_finishing
-            or self.cancel_reason is not None
-            or self.due is not None
-            or self.scopes is not None
-        )
-
-    @property
     def is_stopping(self) -> bool:
         """Whether it goes forward no more, though no rollback is planned yet."""
         return self.cancel_reason is not None or self.due is not None
