@@ -56,9 +56,9 @@ def decider_for(definition: Definition) -> Decider:
             assert turn.has_taken_fact, (state.saga_id, event)
             if state.untold is not None and state.untold.held:
                 parking.park_on_held(turn)
+            may_end = turn.finish is not None or state.is_finishing
             is_stopping = state.cancel_reason is not None or state.due is not None
-            has_left = turn.left is not None or state.scopes is not None
-            if turn.finish is not None or state.is_finishing or is_stopping or has_left:
+            if may_end or is_stopping or state.scopes is not None or turn.left is not None:
                 forward.settle(turn)
             state.version += 1 + len(turn.intents if recorded is None else recorded)
         return turn

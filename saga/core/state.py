@@ -438,7 +438,9 @@ def waiting_for(state: SagaState) -> str | None:
     if state.undoing:
         return "undo of " + _some(state.undoing)
     if state.in_flight:
-        return _answers(state)
+        if state.children is None:
+            return "reply to " + _some(state.in_flight)
+        return _answers(state.in_flight, state.children)
     if state.pause is not None:
         return "resume"
     if state.waited:
@@ -449,16 +451,12 @@ def waiting_for(state: SagaState) -> str | None:
     return None
 
 
-def _answers(state: SagaState) -> str:
-    """Whose answers a saga waits for."""
-    children = state.children
-    if children is None:
-        return "reply to " + _some(state.in_flight)
+def _answers(in_flight: Collection[StepId], children: Collection[StepId]) -> str:
+    """Whose answers a saga with *children* waits for."""
     awaited = [
-        ("child" if step in children else "reply to", step)
-        for step in islice(state.in_flight, NAMED_MAX)
+        ("child" if step in children else "reply to", step) for step in islice(in_flight, NAMED_MAX)
     ]
-    return _by_kind(awaited, len(state.in_flight), " and ")
+    return _by_kind(awaited, len(in_flight), " and ")
 
 
 def _awaited(state: SagaState) -> str:

@@ -99,7 +99,7 @@ class Task:
         if self.is_over:
             return
         scheduler.running = self
-        place = len(scheduler.commands)
+        place = 0 if error is None else len(scheduler.commands)
         try:
             wanted = self.coroutine.send(value) if error is None else self.coroutine.throw(error)
         except StopIteration as stop:
