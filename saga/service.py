@@ -365,7 +365,7 @@ class Service:
         name: str,
         payload: object = None,
         *,
-        answer: None = None,
+        answer: Any = None,
         id: str | None = None,
         timeout: float | Duration | None = None,
         actor: str | None = None,

@@ -207,11 +207,12 @@ app = SagaApp(sagas=[order], effects=[services])
 async def main() -> None:
     async with app.service() as service:
         for id, amount in (("o-1", 40), ("dear", 4_000), ("broke", 40)):
-            await service.publish(OrderPlaced(order_id=id, amount=amount))
+            await service.start(OrderPlaced(order_id=id, amount=amount))
         await service.signal("order/dear", "approval", Approval(granted=False))
         await service.publish(Delivered(order_id="o-1"))
         for id in ("o-1", "dear", "broke"):
-            print(id, await service.outcome(f"order/{id}"))
+            outcome = await service.outcome(f"order/{id}", timeout=60)
+            print(id, outcome.status.value, outcome.event)
 
 
 if __name__ == "__main__":

@@ -123,6 +123,10 @@ class Declaration(ABC):
             return f"its key is {own!r}, and this saga's {key!r}: a run keeps to its saga's key"
         return None
 
+    def diagram(self) -> str | None:
+        """The saga as Mermaid; None where its way of writing has no diagram."""
+        return None
+
     def contracts(self) -> frozenset[type]:
         """The events and intents that it names."""
         named = {*self.named(), *self.starts_on, *(each.event for each in self.listens)}

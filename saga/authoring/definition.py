@@ -73,6 +73,9 @@ class SagaDefinition(Protocol):
     def why_no_trigger(self, trigger: BaseModel, key: str) -> str | None:
         """Why *trigger* begins no run of the saga of this *key*; None where it does."""
 
+    def diagram(self) -> str | None:
+        """The saga as Mermaid; None where its way of writing has no diagram."""
+
     def contracts(self) -> frozenset[type]:
         """The events and intents that it names."""
 

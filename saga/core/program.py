@@ -296,8 +296,8 @@ class Program(Protocol):
     def accepts(self, wait: str, arrival: Arrival) -> bool:
         """Whether a wait that selects takes this; asked in the live turn only."""
 
-    def refusal_of(self, wait: str, payload: Json) -> str | None:
-        """Why the payload of a signal or update is not what *wait* takes; None when it is."""
+    def refusal_of(self, wait: str, arrival: Arrival) -> str | None:
+        """Why a signal or update is not what *wait* takes, by its payload; None when it is."""
 
     def refusal_of_reply(self, step: StepId, reply: Message | None) -> str | None:
         """Why *reply* is no answer to the intent of *step*; None when it is."""

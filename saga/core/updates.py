@@ -56,7 +56,7 @@ def refuse_unfit(turn: Turn, awaited: EventAwaited) -> None:
             if recorded is None:
                 return
             turn.record(recorded)
-        elif (why := turn.program.refusal_of(awaited.wait, arrival.payload)) is not None:
+        elif (why := turn.program.refusal_of(awaited.wait, arrival)) is not None:
             turn.record(UpdateAnswered(update=arrival.update, code=UPDATE_INVALID, message=why))
         else:
             return

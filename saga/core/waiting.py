@@ -161,7 +161,7 @@ def _begin_for_signal(turn: Turn, awaited: SignalAwaited) -> Arrival | None:
 
 
 def _refusal(turn: Turn, wait: str | None, arrival: Arrival) -> str | None:
-    return None if wait is None else turn.program.refusal_of(wait, arrival.payload)
+    return None if wait is None else turn.program.refusal_of(wait, arrival)
 
 
 def _choose_wait(turn: Turn, arrival: Arrival, waits: Iterable[str]) -> str | None:

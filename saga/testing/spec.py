@@ -213,6 +213,14 @@ class Scenario:
         )
         return self
 
+    def in_state(self, state: type | str) -> Self:
+        """Check in which state a machine is, by its class or name: before `when`, or behind it."""
+        self._no_error()
+        name = state if isinstance(state, str) else state.__name__
+        actual = self.shown.get("state")
+        assert actual == name, f"{self._name()} is in state {actual!r}, not {name!r}"
+        return self
+
     def then_waits_for(self, what: str | None) -> Self:
         self._no_error()
         actual = waiting_for(self.state)

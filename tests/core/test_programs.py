@@ -20,7 +20,7 @@ from saga.authoring.steps import (
     undo_of,
 )
 from saga.contracts import Event, message_of
-from saga.core.events import Arrival, EventReceived, Json
+from saga.core.events import Arrival, EventReceived
 from saga.core.intents import ArrivalRefused, BranchDropped
 from saga.core.program import (
     Answer,
@@ -138,7 +138,7 @@ class Table(Program):
     def place_of(self, step: str) -> str | None:
         return "table.py:7"
 
-    def refusal_of(self, wait: str, payload: Json) -> str | None:
+    def refusal_of(self, wait: str, arrival: Arrival) -> str | None:
         return None
 
     def policy_of(self, step: str) -> AuthoredStep:

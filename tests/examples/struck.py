@@ -1,4 +1,4 @@
-"""Runs a pattern in a process that kills itself: `python -m tests.examples.struck NAME COMMIT`.
+"""Runs an example in a process that kills itself: `python -m tests.examples.struck NAME COMMIT`.
 
 Right behind the commit of that number, of those that hold turns, it is gone without a word.
 """
@@ -31,4 +31,4 @@ def strike_behind(commit: int) -> None:
 
 if __name__ == "__main__":
     strike_behind(int(sys.argv[2]))
-    asyncio.run(import_module(f"examples.patterns.{sys.argv[1]}").main())
+    asyncio.run(import_module(f"examples.{sys.argv[1]}").main())

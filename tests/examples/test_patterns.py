@@ -1,9 +1,6 @@
 """The patterns do what they say, also in a process that is killed on the way, and in any world."""
 
-import os
 import signal
-import subprocess
-import sys
 from collections import Counter
 from datetime import UTC, datetime
 from importlib import import_module
@@ -46,6 +43,7 @@ from saga.testing import (
     undo_issued,
 )
 from tests.examples.pattern_stories import STORIES
+from tests.examples.running import run
 from tests.patience import HANG_S
 
 ROOT = Path(__file__).parents[2]
@@ -118,19 +116,6 @@ SAYS = {
 """What each pattern prints of its outcomes, in order."""
 
 
-def run(folder: Path, *program: str) -> subprocess.CompletedProcess[str]:
-    """A program whose files are in *folder*."""
-    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    return subprocess.run(
-        [sys.executable, *program],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": paths},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
 def outcomes(pattern: str, printed: str) -> list[str]:
     """The lines that tell how sagas ended, as far as they are always the same."""
     return [
@@ -150,7 +135,8 @@ def test_a_pattern_that_is_killed_goes_on_as_if_nothing_had_happened(
     pattern: str, tmp_path: Path
 ) -> None:
     """Killed in one life after another, then run to its end by the command of its first line."""
-    lives = [run(tmp_path, "-m", "tests.examples.struck", pattern, str(commit)) for commit in LIVES]
+    struck = ("-m", "tests.examples.struck", f"patterns.{pattern}")
+    lives = [run(tmp_path, *struck, str(commit)) for commit in LIVES]
     ran = run(tmp_path, str(ROOT / "examples" / "patterns" / f"{pattern}.py"))
 
     assert [life.returncode for life in lives] == [-signal.SIGKILL] * len(LIVES), lives[-1].stderr

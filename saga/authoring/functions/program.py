@@ -50,7 +50,6 @@ from saga.core.events import (
     Arrival,
     ChildEnded,
     EventReceived,
-    Json,
     Message,
     UpdateReceived,
 )
@@ -206,11 +205,11 @@ class FunctionProgram:
     def policy_of(self, step: StepId) -> DoStep:
         return self._scheduler.steps[step][1]
 
-    def refusal_of(self, wait: str, payload: Json) -> str | None:
+    def refusal_of(self, wait: str, arrival: Arrival) -> str | None:
         _, call = self._scheduler.waits.get(wait, (None, None))
         if not isinstance(call, WaitCall | UpdateCall):
             return None
-        return refusal_of_payload(call.adapter, payload)
+        return refusal_of_payload(call.adapter, arrival.payload)
 
     def refusal_of_reply(self, step: StepId, reply: Message | None) -> str | None:
         return refusal_of_reply(self._registry, self._scheduler.steps[step][1], reply)

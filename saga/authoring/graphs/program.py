@@ -60,7 +60,6 @@ from saga.core.events import (
     Arrival,
     ChildEnded,
     EventReceived,
-    Json,
     Message,
     SignalReceived,
 )
@@ -284,12 +283,12 @@ class GraphProgram:
             return True
         return evaluate(action.where, {**self._names, "event": json_of(event)}) is True
 
-    def refusal_of(self, wait: str, payload: Json) -> str | None:
+    def refusal_of(self, wait: str, arrival: Arrival) -> str | None:
         index = self._waits.get(wait)
         action = None if index is None else self._graph.nodes[index].action
         if not isinstance(action, WaitSignal):
             return None
-        return refusal_of_payload(action.adapter, payload)
+        return refusal_of_payload(action.adapter, arrival.payload)
 
     def refusal_of_reply(self, step: StepId, reply: Message | None) -> str | None:
         return refusal_of_reply(self._registry, self._steps[step], reply)

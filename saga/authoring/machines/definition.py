@@ -25,6 +25,7 @@ from saga.authoring.machines.checks import (
     check_steps,
     first_states,
 )
+from saga.authoring.machines.diagram import diagram
 from saga.authoring.machines.inlets import Models, inlets_of
 from saga.authoring.machines.program import Machine, MachineProgram
 from saga.authoring.machines.reading import mentions
@@ -61,6 +62,10 @@ class MachineDefinition(Declaration):
     def named(self) -> frozenset[type]:
         """The events and intents of the table, and those that the states' source names."""
         return contracts_named(self.machine.table, self.machine.start)
+
+    def diagram(self) -> str:
+        """The machine as a Mermaid `stateDiagram-v2`."""
+        return diagram(self.machine.table, self.starts_on)
 
     def program(self, around: Surroundings, saga_id: SagaId, key: str, run: int) -> MachineProgram:
         return MachineProgram(saga_id, key, machine=self.machine, around=around, run=run)

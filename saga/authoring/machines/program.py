@@ -52,7 +52,6 @@ from saga.core.events import (
     Arrival,
     ChildEnded,
     EventReceived,
-    Json,
     Message,
     SignalReceived,
     UpdateReceived,
@@ -66,6 +65,8 @@ from saga.core.program import (
     DropBranch,
     Fail,
     Finish,
+    Refuse,
+    RefuseKept,
     Report,
     Show,
     Sleep,
@@ -76,6 +77,8 @@ from saga.core.values import value
 from saga.errors import ChildRolledBack, DefinitionError, RollBack, StepFailed, TimedOut
 
 Failure = StepFailed | TimedOut | ChildRolledBack
+ILLEGAL: Final = "illegal"
+"""The code of the answer to an update that led where the table does not."""
 STATE_SHOWN: Final = "state"
 """The field of what people see that names the state."""
 
@@ -95,18 +98,10 @@ class Machine:
 
 class MachineProgram:
     __slots__ = (
-        *(
-            "_around",
-            "_asked",
-            "_commands",
-            "_context",
-            "_ending",
-            "_failed",
-            "_flow",
-            "_in_flight",
-        ),
-        *("_is_over", "_kept", "_machine", "_numbers", "_prefix", "_shown", "_sleep"),
-        *("_state", "_steps", "_to_make", "_trigger", "_wait", "patches"),
+        *("_around", "_asked", "_commands", "_context", "_ending", "_failed", "_flow"),
+        *("_giver", "_givers", "_has_entered", "_is_over", "_is_own", "_kept", "_machine"),
+        *("_numbers", "_prefix", "_refused", "_shown", "_sleep", "_state", "_steps"),
+        *("_to_make", "_trigger", "_wait", "patches"),
     )
 
     def __init__(
@@ -118,9 +113,14 @@ class MachineProgram:
         self._prefix = prefix(run)
         self._to_make = Steps(around.registry, run)
         self._steps: dict[StepId, AuthoredStep] = {}
-        self._in_flight: dict[StepId, None] = {}
+        self._givers: dict[StepId, Callable[..., Any]] = {}
         self._flow = Flow()
         self._state: State | None = None
+        self._giver: Callable[..., Any] = machine.start
+        """Whose acts are done."""
+        self._is_own, self._has_entered = True, False
+        """Of this turn: whether its event is the machine's own; whether a state was entered."""
+        self._refused: Refuse | None = None
         self._is_over = False
         """Nothing comes to a state any more."""
         self._kept: list[tuple[StepId, object]] = []
@@ -201,6 +201,7 @@ class MachineProgram:
         self._begin(at)
         self._wait = None
         event, taken = self._read(arrival)
+        self._is_own = False
         if isinstance(arrival, UpdateReceived):
             self._asked = Request(arrival, event, self.say)
         assert taken in self._row, (wait, arrival)
@@ -216,6 +217,9 @@ class MachineProgram:
 
     def policy_of(self, step: StepId) -> DoStep:
         return self._steps[step]
+
+    def place_of(self, step: StepId) -> str | None:
+        return place_of(self._givers[step])
 
     def accepts(self, _: str, arrival: Arrival) -> bool:
         """Another version of an event may come, which nobody reads as this one."""
@@ -246,17 +250,8 @@ class MachineProgram:
                 return f"{name} does not take update {arrival.name!r}"
         return refusal_of_payload(adapter_of(model), arrival.payload)
 
-    def place_of(self, _: StepId) -> str | None:
-        return None
-
-    def refusal_of(self, _: str, payload: Json) -> str | None:
-        machine, inlet = self._machine, self._inlet
-        models = [
-            *(machine.signals[name] for name in inlet.signals),
-            *(machine.updates[name] for name in inlet.updates),
-        ]
-        refusals = [refusal_of_payload(adapter_of(model), payload) for model in models]
-        return None if None in refusals else refusals[0]
+    def refusal_of(self, _: str, arrival: Arrival) -> str | None:
+        return self.takes(arrival)
 
     def refusal_of_reply(self, step: StepId, reply: Message | None) -> str | None:
         return refusal_of_reply(self._registry, self._steps[step], reply)
@@ -298,14 +293,19 @@ class MachineProgram:
         self._context._at = at  # noqa: SLF001  # as above
         self._commands = []
         self._asked = self._failed = None
+        self._is_own, self._has_entered, self._refused = True, False, None
 
     def _end(self) -> Sequence[Command]:
         """Take what was kept for the states that came, wait for what comes next, and say so."""
         while not self._is_over and (kept := self._next_kept()) is not None:
-            self._failed = None
+            self._failed, self._is_own = None, True
             self._handle(kept, _class_in(self._row, kept))
         if not self._is_over:
             self._await()
+            if self._refused is not None:
+                self.say(self._refused)  # never right behind the fact: what was taken is waited for
+            if self._has_entered:
+                self.say(RefuseKept())
         assert self._state is not None
         shown = type(self._state).__name__
         if shown != self._shown:
@@ -329,7 +329,6 @@ class MachineProgram:
     ) -> Sequence[Command]:
         """A step of this saga has settled."""
         self._begin(at)
-        self._in_flight.pop(step, None)
         self._flow.settle(step)
         if not self._is_over:
             self._take(event, step)
@@ -380,48 +379,53 @@ class MachineProgram:
             self._enter(following, handle, given)
 
     def _refuse(self, state: State, following: State, why: str) -> None:
-        """The table does not allow what `handle` gave: nothing of it happens."""
+        """The table does not allow what `handle` gave: nothing of it happens.
+
+        What came from outside is refused, and the state waits on. Of the machine's own nothing else
+        would come, so it parks.
+        """
         subject = f"{type(state).__name__} → {type(following).__name__}"
-        handle = handling(type(state))
-        assert handle is not None, state
-        raise DefinitionError(f"{subject} is no row: {why}", where=place_of(handle))
+        if self._is_own:
+            handle = handling(type(state))
+            assert handle is not None, state
+            raise DefinitionError(f"{subject} is no row: {why}", where=place_of(handle))
+        self._refused = Refuse(subject, why)
+        if self._asked is not None:
+            self._asked.refuse(ILLEGAL, f"{subject}: {why}")
 
     def _enter(self, state: State, giver: Callable[..., Any], given: tuple[Act, ...]) -> None:
         """Leave a state and enter another, of another class; or the first. *giver* gave it."""
         is_final = self._machine.table.is_final(type(state))
         kind = type(state)
         enter = entering(kind)
-        if not kind.__saga_rolls_back__:
-            self._leave(is_final=is_final)
+        if not is_final:
+            self._leave()
         self._state = state
-        self._is_over = is_final
+        self._is_over, self._has_entered = is_final, True
         self._do(giver, given)
         if enter is not None:
             self._do(enter, _acts(enter, self._call(enter, state)))
         if kind.__saga_rolls_back__:
             self._roll_back(state)
         elif is_final:
-            self._commands.append(self._ending or Finish(None))
+            self.say(self._ending or Finish(None))
         elif kind.__saga_timeout_us__ is not None:
             self._sleep = self._name(kind, "timeout")
-            self._commands.append(Sleep(self._sleep, kind.__saga_timeout_us__))
+            self.say(Sleep(self._sleep, kind.__saga_timeout_us__))
 
-    def _leave(self, *, is_final: bool) -> None:
-        """End the wait and the timeout of a state; at a final one give up what is in flight."""
-        steps = tuple(self._in_flight) if is_final else ()
+    def _leave(self) -> None:
+        """End the wait and the timeout of a state; at an end the kernel does so."""
         sleeps = () if self._sleep is None else (self._sleep,)
         waits = () if self._wait is None else (self._wait,)
-        if steps or sleeps or waits:
-            self._commands.append(DropBranch(steps, sleeps, waits))
+        if sleeps or waits:
+            self.say(DropBranch((), sleeps, waits))
         self._sleep = self._wait = None
-        if is_final:
-            self._in_flight, self._kept = {}, []
 
     def _await(self) -> None:
         inlet = self._inlet
         if self._wait is None and inlet.is_open:
             self._wait = self._name(type(self._state), "wait")
-            self._commands.append(
+            self.say(
                 Await(
                     self._wait,
                     None,
@@ -450,9 +454,10 @@ class MachineProgram:
             step, failure = self._failed
             again = {step: failure.message} if isinstance(failure, StepFailed) else {}
             fail = replace(fail, failed_step=step, again=again, stands=0)
-        self._commands.append(fail)
+        self.say(fail)
 
     def _do(self, function: Callable[..., Any], given: tuple[Act, ...]) -> None:
+        self._giver = function
         try:
             for act in given:
                 self._act(act)
@@ -510,7 +515,7 @@ class MachineProgram:
             )
         step.after = self._flow.begin(step.step)
         self._steps[step.step] = step
-        self._in_flight[step.step] = None
+        self._givers[step.step] = self._giver
         self.say(step)
 
     def _drop(self, id: str) -> None:
@@ -518,7 +523,6 @@ class MachineProgram:
         if step not in self._steps:
             known = ", ".join(map(self._told, self._steps)) or "none was issued"
             raise DefinitionError(f"drop({id!r}): there is no such step: {known}")
-        self._in_flight.pop(step, None)
         self._kept = [each for each in self._kept if each[0] != step]
         self.say(DropBranch((step,)))
 

@@ -56,6 +56,11 @@ class State(BaseModel, metaclass=StateMeta):
     ) -> None:
         super().__init_subclass__()
         cls.__saga_where__ = _defined_at()
+        if config:  # pydantic has taken what it knows
+            problem = f"state {cls.__name__}: {min(config)}= is no keyword of a state's class"
+            raise DefinitionError(
+                f"{problem}: expected timeout= or rolls_back=", where=cls.__saga_where__
+            )
         cls.__saga_timeout__ = timeout
         cls.__saga_timeout_us__ = _timeout_us(cls, timeout)
         cls.__saga_rolls_back__ = rolls_back

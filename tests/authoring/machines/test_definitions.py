@@ -254,6 +254,13 @@ def changed(old: str, new: str) -> str:
             id="timeout-that-is-none",
         ),
         pytest.param(
+            changed("class Done(State): ...", "class Done(State, roll_back=True): ..."),
+            TABLE,
+            "class Done(State, roll_back=True): ...",
+            "roll_back= is no keyword of a state's class",
+            id="unknown-keyword",
+        ),
+        pytest.param(
             STATES,
             "TABLE = {Grinding: {Ground: 'Done'}}",
             "class Grinding(State):",
