@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Collection, Mapping
+from operator import attrgetter
 from typing import Final, TypeVar
 
 from saga.errors import MessageTooLarge, TopicMissing
@@ -14,6 +15,8 @@ KEYS_CACHED_MAX: Final = 65_536
 KEY_CACHED_BYTES_MAX: Final = 128
 """Longer keys are hashed each time: all that are remembered take some megabytes."""
 
+_TEXTS: Final = (attrgetter("key"), attrgetter("value"))
+_headers: Final = attrgetter("headers")
 _SEED: Final = 0x9747B28C
 _M: Final = 0x5BD1E995
 _MASK: Final = 0xFFFFFFFF
@@ -30,13 +33,18 @@ class Partitioner:
         """Bytes of key and value, beside headers that saga writes itself."""
         self._unkeyed = 0
 
+    def check(self, records: Collection[Record]) -> None:
+        """Raise `MessageTooLarge` where one of them is; what surely fits is not measured."""
+        most = sum(max(map(len, filter(None, map(part, records))), default=0) for part in _TEXTS)
+        if most <= self._surely_fit and tuple not in map(type, map(_headers, records)):
+            return
+        for record in records:
+            if not record.fits(self._record_bytes_max):
+                raise too_large(record.topic, record.size, self._record_bytes_max)
+
     def choose(self, record: Record, partitions: int) -> int:
-        """Raises `MessageTooLarge`, and `TopicMissing` for a partition that does not exist."""
-        key, text = record.key, record.value
-        if (
-            type(record.headers) is tuple or len(text or b"") + len(key or b"") > self._surely_fit
-        ) and not record.fits(self._record_bytes_max):
-            raise too_large(record.topic, record.size, self._record_bytes_max)
+        """Raises `TopicMissing` for a partition that does not exist."""
+        key = record.key
         if record.partition is not None:
             if not 0 <= record.partition < partitions:
                 raise TopicMissing(record.topic, record.partition)

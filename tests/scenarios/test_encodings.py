@@ -21,7 +21,7 @@ import pytest
 
 from saga import Context, EffectContext, Effects, SagaApp, saga
 from saga.adapters import mapper
-from saga.contracts import IntentDone, IntentFailed
+from saga.contracts import IntentDone, IntentFailed, codec
 from saga.core.status import SagaStatus
 from tests.patience import HANG_S
 from tests.toys import OrderConfirmed, OrderPlaced, Paid, Pay, Refund, Ship
@@ -95,8 +95,8 @@ def tally(monkeypatch: pytest.MonkeyPatch) -> Tally:
         for name, what in (("dumps", "JSON written"), ("loads", "JSON read")):
             counted = counting(what, getattr(module, name), tally.add)
             monkeypatch.setattr(module, name, counted)
-    turns = counting("JSON written", mapper._dumps, tally.add)
-    monkeypatch.setattr(mapper, "_dumps", turns)  # bound when it was imported
+    for module in (mapper, codec):  # bound when they were imported
+        monkeypatch.setattr(module, "_dumps", counting("JSON written", module._dumps, tally.add))
     # All three read what is stored: the second where the store tells of appends, once at least.
     for by_the_clock in ("outcomes.POLL_S", "outcomes.GRACE_S", "orchestrator.SWEEP_S"):
         monkeypatch.setattr(f"saga.runtime.{by_the_clock}", NEVER_S)

@@ -77,6 +77,7 @@ class KafkaProducer:
             return
         session = await self._started_session()
         counts = await self._partition_counts(session, {record.topic for record in records})
+        self._partitioner.check(records)
         choose = self._partitioner.choose
         placed = [
             (Source(record.topic, choose(record, counts[record.topic])), record)

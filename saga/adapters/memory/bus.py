@@ -293,6 +293,7 @@ class MemoryBus(Bus):
 
     def append(self, records: Sequence[Record]) -> None:
         """Publish all at once or, by an error, none."""
+        self._partitioner.check(records)
         placed = [self._place(record) for record in records]
         now = self.clock.now()
         for source, record in zip(placed, records, strict=True):

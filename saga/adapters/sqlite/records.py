@@ -169,8 +169,9 @@ class RecordLog:
         self._load_topics(cursor)
         return {name: partitions for name, (_, partitions) in self._topics.items()}
 
-    def place(self, records: Iterable[Record]) -> list[PlacedRecord]:
+    def place(self, records: Sequence[Record]) -> list[PlacedRecord]:
         """Choose partitions; raises TopicMissing, MessageTooLarge or BusUnavailable."""
+        self._partitioner.check(records)
         topics, choose = self._topics, self._partitioner.choose
         placed = []
         for record in records:
