@@ -1,10 +1,11 @@
 """Orders and their parcels, as two applications that share nothing but a bus.
 
-`python -m tests.scenarios.family_app orders|parcels FOLDER BUS NAMESPACE` serves one of them on
-files of its own in FOLDER until it is killed.
+`python -m tests.scenarios.family_app orders|parcels FOLDER BUS NAMESPACE STORES` serves one of them
+until it is killed, on files of its own in FOLDER, or on its database of STORES.
 """
 
 import asyncio
+import json
 import sys
 from pathlib import Path
 
@@ -100,17 +101,19 @@ def parcels() -> SagaApp:
 APPLICATIONS = {"orders": orders, "parcels": parcels}
 
 
-def settings(name: str, folder: Path, bus: str, namespace: str) -> dict[str, str]:
+def settings(name: str, folder: Path, bus: str, namespace: str, stores: str = "") -> dict[str, str]:
+    """Of one application; *stores* is JSON: of each its database, where that is no file."""
     own = folder / name
     own.mkdir(exist_ok=True)
-    store = f"sqlite:///{own}/saga.db"
-    return {"bus": bus, "namespace": namespace, "store": store}
+    store = json.loads(stores)[name] if stores else f"sqlite:///{own}/saga.db"
+    effects_store = f"sqlite:///{own}/saga-effects.db"
+    return {"bus": bus, "namespace": namespace, "store": store, "effects_store": effects_store}
 
 
-async def serve(name: str, folder: Path, bus: str, namespace: str) -> None:
+async def serve(name: str, folder: Path, *places: str) -> None:
     """Serve until killed, saying how far it has come."""
     app = APPLICATIONS[name]()
-    async with app.service(**settings(name, folder, bus, namespace)) as running:
+    async with app.service(**settings(name, folder, *places)) as running:
         print("ready", flush=True)
         await running.wait()
 

@@ -1,6 +1,7 @@
 """Parent and child in two applications, each killed while the other one waits for it."""
 
 import asyncio
+import json
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections import Counter
@@ -14,6 +15,7 @@ from saga.adapters.opening import open_store
 from saga.publishing import Publisher
 from saga.settings import Settings
 from tests.adapters.processes import ROOT, kill, line
+from tests.connected import database_on
 from tests.patience import HANG_S, until
 from tests.scenarios import family_app
 from tests.scenarios.examined import effects
@@ -26,12 +28,12 @@ KILLS = 6
 class Deployment:
     """Both applications on one bus, as processes that may be killed and begin again."""
 
-    def __init__(self, folder: Path, bus: str, namespace: str) -> None:
-        self.folder, self.bus, self.namespace = folder, bus, namespace
+    def __init__(self, folder: Path, bus: str, namespace: str, stores: str = "") -> None:
+        self.folder, self.bus, self.namespace, self.stores = folder, bus, namespace, stores
         self.running: dict[str, Process] = {}
 
     async def begin(self, name: str) -> None:
-        places = (str(self.folder), self.bus, self.namespace)
+        places = (str(self.folder), self.bus, self.namespace, self.stores)
         command = (sys.executable, "-m", "tests.scenarios.family_app", name, *places)
         process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=PIPE)
         self.running[name] = process
@@ -42,7 +44,7 @@ class Deployment:
 
     async def statuses(self, name: str) -> Counter[str]:
         """Of the sagas in the store of one application."""
-        own = family_app.settings(name, self.folder, self.bus, self.namespace)
+        own = family_app.settings(name, self.folder, self.bus, self.namespace, self.stores)
         opened = open_store(Settings.read({}, **own))
         try:
             sagas = await opened.catalogue.sagas(limit=1_000)
@@ -51,7 +53,7 @@ class Deployment:
         return Counter(each.status.value for each in sagas)
 
     async def unhandled(self, name: str) -> list[str]:
-        own = family_app.settings(name, self.folder, self.bus, self.namespace)
+        own = family_app.settings(name, self.folder, self.bus, self.namespace, self.stores)
         opened = open_store(Settings.read({}, **own))
         try:
             return [each.reason for each in await opened.catalogue.unhandled(values=False)]
@@ -60,9 +62,9 @@ class Deployment:
 
 
 @asynccontextmanager
-async def deployment(folder: Path, bus: str, namespace: str):
+async def deployment(folder: Path, bus: str, namespace: str, stores: str = ""):
     async with AsyncExitStack() as stack:
-        made = Deployment(folder, bus, namespace)
+        made = Deployment(folder, bus, namespace, stores)
         for name in family_app.APPLICATIONS:
             await made.begin(name)
 
@@ -128,3 +130,16 @@ async def test_both_are_killed_in_between_on_kafka(kafka, namespace, tmp_path):
         await place_orders(deployed)
         await strike(deployed, 2)
         await check_ended(deployed)
+
+
+@pytest.mark.connected
+@pytest.mark.timeout(5 * HANG_S)
+async def test_both_are_killed_in_between_on_databases_of_their_own(postgres_server, tmp_path):
+    """As on files: of the stores each application knows its own alone."""
+    with database_on(postgres_server) as first, database_on(postgres_server) as second:
+        stores = json.dumps({"orders": first, "parcels": second})
+        bus = f"local:///{tmp_path}/bus.db"
+        async with deployment(tmp_path, bus, "families", stores) as deployed:
+            await place_orders(deployed)
+            await strike(deployed, 3)
+            await check_ended(deployed)

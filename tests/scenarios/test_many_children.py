@@ -1,4 +1,6 @@
-"""A hundred children side by side, of one parent, in one service on one file."""
+"""A hundred children side by side, of one parent, in one service, on a file and on PostgreSQL."""
+
+import pytest
 
 from saga import Context, Event, SagaApp, saga
 from tests.patience import HANG_S
@@ -36,10 +38,17 @@ async def part(ctx: Context, asked: PartAsked) -> PartCounted:
     return PartCounted(number=asked.number)
 
 
-async def test_their_outcomes_come_in_the_order_in_which_they_were_asked_for(tmp_path):
-    file = f"{tmp_path}/saga.db"
+@pytest.fixture(params=["one file", pytest.param("postgres", marks=pytest.mark.connected)])
+def places(request, tmp_path):
+    bus = f"local:///{tmp_path}/saga.db"
+    if request.param == "postgres":
+        return {"bus": bus, "store": request.getfixturevalue("postgres")}
+    return {"bus": bus, "store": f"sqlite:///{tmp_path}/saga.db"}
+
+
+async def test_their_outcomes_come_in_the_order_in_which_they_were_asked_for(places):
     app = SagaApp(sagas=[count, part])
-    async with app.service(bus=f"local:///{file}", store=f"sqlite:///{file}") as service:
+    async with app.service(**places) as service:
         started = await service.publish(CountAsked(name="c"))
         outcome = await service.outcome(started, timeout=HANG_S)
 
