@@ -289,31 +289,39 @@ class Turns:
         while True:
             sagas, possibly_stale = await self._contention.load(saga_ids)
             unit = UnitOfWork(at, sagas=sagas, remembered=possibly_stale)
-            for other in others:
-                if isinstance(other, Skipped):
-                    unit.skip(other)
-                elif isinstance(other, DefinitionAct):
-                    acting.pause(self._pauses, unit, other)
-                else:
-                    unit.reject(other)
-            has_raised = True
+            is_decided = False
             try:
-                has_raised = self._deliver_all(unit, deliveries, failures)
+                self._note_others(unit, others)
+                if not self._deliver_all(unit, deliveries, failures):
+                    await self._complete(unit)
+                    is_decided = True
+                    return unit
             except Outdated:
                 pass  # what was in memory leaves it, and the store is asked
             finally:
-                if has_raised:
+                if not is_decided:
                     let_go(unit.sagas.values())
-            if has_raised and failures:
+            if failures:
                 await self._ask_for_limits(failures, asked)
-            if not has_raised:
-                early = len(unit.unhandled.early_events)
-                if early:
-                    unit.keep_early(await self._deferred.room_for_events(early))
-                unloadable = unit.unloadable
-                if unloadable:
-                    unit.summaries = await self._cache.summaries_of(unloadable, at)
-                return unit
+
+    def _note_others(self, unit: UnitOfWork, others: Sequence[_Other]) -> None:
+        """Note the records that are not delivered."""
+        for other in others:
+            if isinstance(other, Skipped):
+                unit.skip(other)
+            elif isinstance(other, DefinitionAct):
+                acting.pause(self._pauses, unit, other)
+            else:
+                unit.reject(other)
+
+    async def _complete(self, unit: UnitOfWork) -> None:
+        """Ask the store what else an append says: of early events, and of what cannot be loaded."""
+        early = len(unit.unhandled.early_events)
+        if early:
+            unit.keep_early(await self._deferred.room_for_events(early))
+        unloadable = unit.unloadable
+        if unloadable:
+            unit.summaries = await self._cache.summaries_of(unloadable, unit.at)
 
     async def _append_decided(
         self, unit: UnitOfWork, batch: InboundBatch, deliveries: Sequence[Delivery]
