@@ -384,3 +384,64 @@ def test_whatever_happens_past_the_pivot_every_saga_can_end(tree, happens, optio
     """Beside what holds of all sagas: see there."""
     pivot = Step(has_undo=False, kind="pivot", attempts=1, has_deadline=False)
     whatever_happens(Many("seq", (pivot, tree)), happens, options)
+
+
+def test_a_step_with_an_undo_parks_the_saga_before_it_is_issued():
+    """It says which step, behind which pivot, and where it is written."""
+
+    async def late(ctx, placed):
+        await ctx.do(Reserve(), undo=Unreserve)
+
+    scenario = past_pivot(late)
+
+    scenario.then_parked("step 'reserve' can be undone, but comes after the pivot 'pay'")
+    line = late.__code__.co_firstlineno + 1
+    assert f"{__file__}:{line}: " in scenario.state.reason
+    assert set(scenario.state.steps) == {"pay"}
+
+
+def test_so_it_is_in_a_branch_beside_the_pivot():
+    """The branch was under way before the pivot was behind it."""
+
+    async def order(ctx, placed):
+        async def reserve():
+            await ctx.do(Ship())
+            await ctx.do(Reserve(), undo=Unreserve)
+
+        await ctx.all(ctx.do(Pay(), kind="pivot"), reserve())
+
+    scenario = given(as_saga(order), OrderPlaced(), contracts=CONTRACTS)
+    scenario.when(replied(Pay, Paid()), replied(Ship)).then_parked("comes after the pivot 'pay'")
+
+    in_time = given(as_saga(order), OrderPlaced(), contracts=CONTRACTS)
+    in_time.when(replied(Ship), replied(Pay, Paid()), replied(Reserve, Reserved()))
+    in_time.then_status("completed")
+
+
+def test_what_an_earlier_release_has_issued_there_is_replayed_and_goes_on():
+    """Only a live turn refuses it."""
+
+    def order_of(**options):
+        async def order(ctx, placed):
+            await ctx.do(Pay(), kind="pivot")
+            await ctx.do(Reserve(), **options)
+            return OrderConfirmed()
+
+        return as_saga(order)
+
+    before = given(order_of(), OrderPlaced(), contracts=CONTRACTS).when(replied(Pay, Paid()))
+
+    later = given(order_of(undo=Unreserve), contracts=CONTRACTS, history=before.history)
+
+    later.when(replied(Reserve, Reserved())).then(completed(OrderConfirmed()))
+
+
+def test_a_release_takes_the_event_again():
+    """Under the same code the saga parks again; its step was never issued."""
+
+    async def late(ctx, placed):
+        await ctx.do(Reserve(), undo=Unreserve)
+
+    scenario = past_pivot(late).then_parked("comes after the pivot")
+    scenario.when(operator("release")).then_parked("comes after the pivot")
+    assert set(scenario.state.steps) == {"pay"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -71,13 +72,23 @@ class Campaign:
         )
 
 
+def _run(seed: int, of: str) -> Verdict:
+    """Run one world; AssertionError where it leaves a coroutine that was never begun."""
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always", RuntimeWarning)
+        verdict = WORLDS[of](seed).run()
+    left = [str(each.message) for each in warned if "never awaited" in str(each.message)]
+    assert not left, f"python -m tests.simulation --of {of} --trace {seed}: {left}"
+    return verdict
+
+
 def run_worlds(
     seeds: Iterable[int], *, failures_max: int = FAILURES_MAX, of: str = "sample"
 ) -> Campaign:
     """Run the worlds of *seeds*, until too many have failed."""
     campaign = Campaign(of=of)
     for seed in seeds:
-        verdict = WORLDS[of](seed).run()
+        verdict = _run(seed, of)
         campaign.worlds += 1
         campaign.seen += verdict.statistics
         if verdict.violations:

@@ -250,13 +250,12 @@ class Context(TurnContext):
             at_once: so many branches run at one time; the others begin in the order given as these
                 end, and never once the group has failed fast.
         """
-        side_by_side = _branches(branches)
+        refusal = None
         if fail not in ("wait", "fast"):
-            raise DefinitionError(f"ctx.all(…, fail={shown_name(fail)}): expected 'wait' or 'fast'")
-        if at_once is not None and (type(at_once) is not int or at_once < 1):
-            raise DefinitionError(
-                f"ctx.all(…, at_once={shown_name(at_once)}): expected a number from 1 on"
-            )
+            refusal = f"ctx.all(…, fail={shown_name(fail)}): expected 'wait' or 'fast'"
+        elif at_once is not None and (type(at_once) is not int or at_once < 1):
+            refusal = f"ctx.all(…, at_once={shown_name(at_once)}): expected a number from 1 on"
+        side_by_side = _branches(branches, refusal)
         call = GroupCall(
             f"all-{self._next('all')}",
             side_by_side,
@@ -303,12 +302,13 @@ class Context(TurnContext):
         What the other branches may have done is undone. As soon as fewer than *k* can succeed, the
         first failure in the order given is raised; then it is all that did not fail themselves.
         """
-        side_by_side = _branches(branches)
+        refusal = None
         if type(k) is not int or not 0 <= k <= len(branches):
-            raise DefinitionError(
+            refusal = (
                 f"ctx.some({shown_name(k)}, …): expected a number from 0 to that of the branches, "
                 f"{len(branches)}: more can never succeed"
             )
+        side_by_side = _branches(branches, refusal)
         call = GroupCall(f"some-{self._next('some')}", side_by_side, k)
         return self._made(call, sys._getframe(1))  # noqa: SLF001  # as above
 
@@ -551,14 +551,19 @@ class Context(TurnContext):
         return contracts
 
 
-def _branches(branches: tuple[object, ...]) -> tuple[Branch, ...]:
-    """What a group is given, all of which can run side by side."""
+def _branches(branches: tuple[object, ...], refusal: str | None = None) -> tuple[Branch, ...]:
+    """What a group is given, all of which can run side by side; there is none with a *refusal*."""
     for branch in branches:
-        if not isinstance(branch, (Call, Coroutine)):
-            raise DefinitionError(
+        if refusal is None and not isinstance(branch, (Call, Coroutine)):
+            refusal = (
                 f"{type(branch).__name__} cannot run side by side: pass calls of ctx, or "
                 f"coroutines that make them"
             )
+    if refusal is not None:
+        for branch in branches:
+            if isinstance(branch, Coroutine):
+                branch.close()  # nobody is to be warned that it was forgotten
+        raise DefinitionError(refusal)
     return cast("tuple[Branch, ...]", branches)
 
 

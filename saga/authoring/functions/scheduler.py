@@ -582,6 +582,8 @@ class Scheduler:
                 self._end(list(self._live))
                 main.is_over = main.is_dropped = True
                 close(main.coroutine)
+        for call in list(self._unawaited):
+            self._forgo_branch(call)
         self._generators = None  # they know this scheduler, and it knows them
 
     def _end(self, tasks: Sequence[Task]) -> None:
@@ -604,8 +606,9 @@ class Scheduler:
         for frame in frames:
             for held in frame.f_locals.values():
                 for call in held if isinstance(held, (list, tuple)) else (held,):
-                    if isinstance(call, (Call, Scope)):
-                        self._unawaited.pop(call, None)
+                    if isinstance(call, (Call, Scope)) and call in self._unawaited:
+                        del self._unawaited[call]
+                        self._forgo_branch(call)
 
     def _check_awaited(self, ends: Task | None = None) -> None:
         """Refuse what was forgotten. Who failed or lost a race need not come to all it made.
@@ -666,13 +669,17 @@ class Scheduler:
             return  # one that is done at once: who begins it goes on
         group.is_beginning = True
         branches = group.call.branches
-        while group.may_begin:
-            slot, branch = group.slots[group.unbegun], branches[group.unbegun]
-            group.unbegun += 1
-            if isinstance(branch, Coroutine):
-                slot.task = self._begin(branch, slot)
-            else:
-                self.want(slot, branch)
+        try:
+            while group.may_begin:
+                slot, branch = group.slots[group.unbegun], branches[group.unbegun]
+                group.unbegun += 1
+                if isinstance(branch, Coroutine):
+                    slot.task = self._begin(branch, slot)
+                else:
+                    self.want(slot, branch)
+        except DefinitionError:
+            self.forgo(group)
+            raise
         group.is_beginning = False
         if group.unbegun < len(branches):
             self._waiting = self._waiting or {}
@@ -686,7 +693,7 @@ class Scheduler:
         if self._waiting is not None:
             self._waiting.pop(group, None)
 
-    def _forgo_branch(self, branch: Branch) -> None:
+    def _forgo_branch(self, branch: Branch | Scope) -> None:
         if isinstance(branch, Coroutine):
             self.excuse(frames_of(branch))
             branch.close()
