@@ -13,6 +13,7 @@ policy, parser, decoder or producer. An `AsyncAPIRoute` needs `try_it_out_path=N
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -89,8 +90,9 @@ def _running_service(
     spec = TopicSpec("", settings.partitions, settings.retention_s)
 
     async def close() -> None:
-        await kafka.close()
-        await store.close()
+        async with AsyncExitStack() as closers:
+            closers.push_async_callback(store.close)
+            closers.push_async_callback(kafka.close)
 
     service = EffectsService(
         subscriber.subscription,

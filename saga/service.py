@@ -1,29 +1,24 @@
 """A running service: the roles of one process, and what one can ask of it from Python.
 
-Roles start in order and drain in reverse. One that ends by itself, however, leaves its group at
-once; the service says so to everybody who asks or waits, and ends with its error.
+Its parts start in order and are closed in reverse (`lifecycle`). A role that ends by itself leaves
+its group at once; the service says so to everybody who asks or waits, and ends with its error.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from functools import partial
-from itertools import groupby
 from typing import (
     TYPE_CHECKING,
     Any,
     Final,
-    Protocol,
     Self,
     TypeVar,
     Unpack,
     overload,
-    runtime_checkable,
 )
 from uuid import UUID
 
@@ -35,8 +30,8 @@ from saga.core.durations import SECOND_US, Duration, duration_us
 from saga.core.events import CancelMode, MarkedAs, UpdateReceived
 from saga.core.identity import SagaId, saga_named
 from saga.core.status import SagaStatus
-from saga.core.texts import described
-from saga.errors import CorruptHistory, SagaError, StoreUnavailable, TimedOut, UnknownSaga
+from saga.errors import CorruptHistory, StoreUnavailable, TimedOut, UnknownSaga
+from saga.lifecycle import Lifecycle, Resource, Role
 from saga.ports import Catalogue, EventStore
 from saga.publishing.writer import PublishOptions
 from saga.runtime.answers import AnswerSearch, raise_refusal, read_answer, wait_for_answer
@@ -46,12 +41,9 @@ from saga.runtime.pauses import wait_for_definition
 from saga.runtime.publisher import Commands
 from saga.runtime.receipts import WAIT_S, Receipt, wait_for_receipt
 from saga.runtime.view import SagaView, view_of
-from saga.tasks import why_ended
 
 if TYPE_CHECKING:
     from saga.ports.health import Health  # its library is for processes that serve metrics
-
-log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 SagaNamed = SagaId | UUID | str
@@ -63,132 +55,13 @@ IDLE_CALM_POLLS = 6
 """Longer than any fetch; in looks, not seconds, so that a held-up loop is not taken for calm."""
 
 
-class Role(Protocol):
-    """A part of a service; after `stop` it takes nothing new, and `run` returns once it is done.
-
-    `close` may be called twice.
-    """
-
-    @property
-    def name(self) -> str: ...
-    async def start(self) -> None: ...
-    async def run(self) -> None: ...
-    def stop(self) -> None: ...
-    async def close(self) -> None: ...
-    @property
-    def is_idle(self) -> bool: ...
-    @property
-    def counts(self) -> Counter[str]: ...
-
-
-@runtime_checkable
-class Finds(Protocol):
-    """A role that looks for trouble, and goes on when it has found some."""
-
-    @property
-    def trouble(self) -> str | None: ...
-
-
-class RoleGroup:
-    """The roles of one process; *closers* are awaited at last.
-
-    *first* start at once, all others when *prepare* has returned.
-    """
-
-    def __init__(
-        self,
-        roles: Sequence[Role],
-        *,
-        first: Sequence[Role] = (),
-        prepare: Callable[[], Awaitable[None]],
-        closers: Sequence[Callable[[], Awaitable[None]]],
-    ) -> None:
-        self._first = tuple(first)
-        self._roles = tuple(roles)
-        self._prepare = prepare
-        self._closers = closers
-        self._running: list[tuple[Role, asyncio.Task[None]]] = []
-        self._ended: dict[Role, Exception] = {}
-        self._leaving: list[asyncio.Task[None]] = []
-        self._stopping: set[Role] = set()
-        self.on_end: Callable[[Exception], None] = lambda _error: None
-        """Called with what has ended a role that was not told to stop."""
-
-    def __iter__(self) -> Iterator[Role]:
-        return iter((*self._first, *self._roles))
-
-    async def start(self) -> None:
-        for role in self._first:
-            await self._begin(role)
-        await self._prepare()
-        for role in self._roles:
-            await self._begin(role)
-
-    async def stop(self) -> None:
-        """Drain, one kind of roles at a time, and close all. Raises what a role failed with."""
-        failures: list[BaseException] = []
-        if self._leaving:
-            await asyncio.wait(self._leaving)
-        for _, group in groupby(reversed(self._running), key=lambda running: type(running[0])):
-            alike = list(group)
-            self._stopping.update(role for role, _ in alike)
-            for role, _ in alike:
-                role.stop()
-            await asyncio.wait([task for _, task in alike])
-            failures += [error for each in alike if (error := self._failure(*each)) is not None]
-            for role, _ in alike:
-                await _close(role)
-        self._running.clear()
-        for close in self._closers:
-            await close()
-        if failures:
-            raise next(iter(self._ended.values()), failures[0])
-
-    @property
-    def counts(self) -> Counter[str]:
-        return sum((role.counts for role in self._roles), Counter())
-
-    @property
-    def is_idle(self) -> bool:
-        return all(role.is_idle for role in self._roles)
-
-    @property
-    def ended(self) -> Mapping[Role, Exception]:
-        """The roles that have ended by themselves, and why."""
-        return self._ended
-
-    async def _begin(self, role: Role) -> None:
-        await role.start()
-        # No task group: that would cancel the other roles at once, and not drain them.
-        task = asyncio.create_task(role.run(), name=role.name)
-        self._running.append((role, task))
-        task.add_done_callback(partial(self._has_ended, role))
-
-    def _has_ended(self, role: Role, task: asyncio.Task[None]) -> None:
-        if role in self._stopping:
-            return
-        error = why_ended(task, role.name)
-        assert error is not None, "it is done"
-        self._ended[role] = error
-        log.critical("%s has ended: %s", role.name, described(error), extra={"reason": str(error)})
-        # It leaves its group: others take over what it has read, and nobody counts on it.
-        self._leaving.append(asyncio.create_task(_close(role), name=f"{role.name} leaves"))
-        self.on_end(error)
-
-    def _failure(self, role: Role, task: asyncio.Task[None]) -> BaseException | None:
-        """What *role* has ended with, whose *task* is done."""
-        if role in self._ended or task.cancelled():
-            return self._ended.get(role) or why_ended(task, role.name)
-        return task.exception()
-
-
 class Service:
     """The roles of one process, and what one can ask of it. Use it with `async with`."""
 
     def __init__(
         self,
         *,
-        roles: RoleGroup,
+        parts: Sequence[Resource | Role],
         store: EventStore,
         catalogue: Catalogue,
         commands: Commands,
@@ -197,7 +70,6 @@ class Service:
         health: Sequence[Health] = (),
         waits: Waits | None = None,
     ) -> None:
-        self._roles = roles
         self._store = store
         self._waiters = waiters
         self._health = health
@@ -208,11 +80,11 @@ class Service:
             store=store,
             is_new=commands.is_new,
             is_running=is_running,
-            on_end=self._note_end,
         )
+        self._lifecycle = Lifecycle([*parts, self._outcome_poller], on_end=self._note_end)
+        self._roles = [part for part in parts if not isinstance(part, Resource)]
         self._failure: Exception | None = None
         self._has_failed = asyncio.Event()
-        roles.on_end = self._note_end
         self.catalogue = catalogue
         self.commands = commands
         self.publisher = commands.publisher
@@ -225,30 +97,31 @@ class Service:
         await self.stop()
 
     async def open(self) -> None:
-        """Make the topics, then start the roles in order."""
-        try:
-            await self._roles.start()
-            self._outcome_poller.start()
-        except BaseException:
-            await self.stop()
-            raise
+        """Start all parts in order; where one cannot, those that are there are closed.
+
+        Raises:
+            RuntimeError: it was opened before.
+            SagaError: what no waiting mends.
+        """
+        await self._lifecycle.start()
 
     async def stop(self) -> None:
-        """Drain in reverse order of starting, and close. Raises what a role failed with."""
-        await self._outcome_poller.stop()
-        await self._roles.stop()
-        if self._outcome_poller.failure is not None:
-            raise self._outcome_poller.failure
+        """Drain and close in reverse order of starting, whatever fails on the way.
+
+        Raises:
+            Exception: what a part failed with first; all that failed is in the log.
+        """
+        await self._lifecycle.stop()
 
     async def wait(self) -> None:
         """Return when a part of it has ended by itself; `stop` then raises why."""
-        if not any(self._roles):
+        if not self._roles:
             return
         await self._has_failed.wait()
 
     @property
     def counts(self) -> Counter[str]:
-        return self._roles.counts
+        return sum((role.counts for role in self._roles), Counter())
 
     async def problems(self) -> list[str]:
         """Why this process does not do all of its work now; none while it does."""
@@ -257,16 +130,12 @@ class Service:
         return [*ended, *(problem for problems in asked for problem in problems)]
 
     def status(self) -> dict[str, str]:
-        """Of each part of this process `up`, what has ended it, or what it has found."""
-        ended = {role.name: str(error) for role, error in self._roles.ended.items()}
-        if (error := self._outcome_poller.failure) is not None:
-            ended[self._outcome_poller.name] = str(error)
-        names = [*(role.name for role in self._roles), self._outcome_poller.name]
-        found = {role.name: role.trouble for role in self._roles if isinstance(role, Finds)}
-        return {
-            name: f"ended: {ended[name]}" if name in ended else found.get(name) or "up"
-            for name in names
-        }
+        """How far each part of this process is, in the order in which they start.
+
+        `not started`, `starting`, `up`, `stopping`, `stopped`, what has ended it, or what it has
+        found.
+        """
+        return dict(self._lifecycle.states)
 
     async def publish(self, event: Event, **options: Unpack[PublishOptions]) -> SagaId | None:
         """Publish an event; the id of the one saga that it starts. Durable when it returns.
@@ -591,7 +460,11 @@ class Service:
             await asyncio.sleep(IDLE_POLL_S)
             self._raise_if_failed()
             before, counts = counts, self.counts
-            calm = calm + 1 if counts == before and self._roles.is_idle else 0
+            calm = calm + 1 if counts == before and self._are_idle else 0
+
+    @property
+    def _are_idle(self) -> bool:
+        return all(role.is_idle for role in self._roles)
 
     def _progress(self) -> Counter[str]:
         """The counts that a step which only fails does not change."""
@@ -623,11 +496,6 @@ def _saga_of(timer: str) -> str:
 
 def _seconds(duration: Duration) -> float:
     return duration_us(duration) / SECOND_US
-
-
-async def _close(role: Role) -> None:
-    with contextlib.suppress(SagaError):  # what its work has failed with is what counts
-        await role.close()
 
 
 def _id_of(saga: SagaNamed) -> SagaId:

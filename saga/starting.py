@@ -5,7 +5,7 @@ It lives meanwhile and is not ready, as in an outage later on.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from prometheus_client import Metric
@@ -15,22 +15,17 @@ from saga.ports import Clock
 from saga.ports.health import Health
 from saga.retrying import Backoff, once_there
 
-Step = tuple[str, Callable[[], Awaitable[None]]]
-"""What is needed, and what fails while it is away."""
-
 
 class Start(Health):
-    def __init__(self, steps: Sequence[Step], clock: Clock) -> None:
-        self._steps = steps
+    def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._waiting: tuple[str, Backoff] | None = None
 
-    async def __call__(self) -> None:
-        """Return once all is there; raises what does not pass by itself."""
-        for what, act in self._steps:
-            backoff = Backoff("start", self._clock)
-            self._waiting = what, backoff
-            await once_there(f"waits for {what}", backoff, act)
+    async def wait_for(self, what: str, act: Callable[[], Awaitable[None]]) -> None:
+        """Return once *act* has; raises what does not pass by itself."""
+        backoff = Backoff("start", self._clock)
+        self._waiting = what, backoff
+        await once_there(f"waits for {what}", backoff, act)
         self._waiting = None
 
     @override

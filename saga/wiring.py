@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from contextlib import ExitStack
 from functools import partial
 
 from saga.adapters.opening import Opened, open_bus_and_store, open_effects_store
@@ -12,11 +13,12 @@ from saga.audit.checking import ReplayCheck
 from saga.core.identity import SagaId
 from saga.effects.health import EffectsHealth
 from saga.effects.service import EffectsRole
+from saga.lifecycle import Resource, Role
 from saga.ports.effects_store import EffectsStore
 from saga.ports.health import Health
 from saga.runtime.health import OrchestratorHealth
 from saga.runtime.idle import Waits
-from saga.service import Role, RoleGroup, Service
+from saga.service import Service
 from saga.settings import HTTP_OFF, Settings
 from saga.starting import Start
 
@@ -37,31 +39,56 @@ def build_service(
         SettingsError, StoreUnavailable, StoreTooNew: as `open_bus_and_store`. A server that is away
             is waited for when the service starts.
     """
-    opened = open_bus_and_store(settings, may_be_away=True)
-    assembly = Assembly(app, settings, Parts.of(opened))
+    with ExitStack() as opening:
+        opened = open_bus_and_store(settings, may_be_away=True)
+        opening.callback(opened.abandon)
+        service = _service(
+            Assembly(app, settings, Parts.of(opened)),
+            opened,
+            roles=roles,
+            has_probes=has_probes,
+            check_replay=check_replay,
+        )
+        opening.pop_all()
+    return service
+
+
+def _service(
+    assembly: Assembly,
+    opened: Opened,
+    *,
+    roles: Collection[str],
+    has_probes: bool,
+    check_replay: bool,
+) -> Service:
+    """The order of its parts is that of their start, and of closing in reverse."""
+    app, settings = assembly.app, assembly.settings
     topics = partial(opened.bus.create_topics, app.topic_specs(settings))
-    start = Start([("the store", opened.prepare), ("the bus", topics)], assembly.parts.clock)
-    running: list[Role] = []
-    probes: list[Role] = []
+    start = Start(assembly.parts.clock)
+    store = partial(start.wait_for, "the store", opened.prepare)
+    parts: list[Resource | Role] = [
+        Resource("store", start=store, close=opened.close_store),
+        Resource("bus", start=partial(start.wait_for, "the bus", topics), close=opened.close_bus),
+    ]
     health: list[Health] = [start]
-    closers = [opened.close]
     waits: Waits | None = None
     if check_replay and "orchestrator" in roles:
         check = ReplayCheck(opened.store, opened.catalogue, app.registry)
         assembly.turns.on_end = check.add
-        running.append(check)  # the first, so it is the last to drain
+        parts.append(check)  # before the orchestrator, so it drains after it
     if "orchestrator" in roles:
-        running.append(assembly.orchestrator)
+        parts.append(assembly.orchestrator)
         health.append(_orchestrator_health(assembly, opened))
         waits = Waits(opened.catalogue, assembly.parts.clock, assembly.receiver.why_stopped)
     if "effects" in roles and app.effects:
         effects_store = open_effects_store(settings, beside=opened)
-        closers.insert(0, effects_store.close)
-        running += _effects(assembly, effects_store, health)
+        waiting = partial(start.wait_for, "the effects store", effects_store.open)
+        parts.append(Resource("effects store", start=waiting, close=effects_store.close))
+        parts += _effects(assembly, effects_store, health)
     if has_probes and (settings.is_http_asked_for or settings.bus.startswith("kafka:")):
-        probes += _probes(settings, health)
+        parts[:0] = _probes(settings, health)  # they answer while the others start
     return Service(
-        roles=RoleGroup(running, first=probes, prepare=start, closers=closers),
+        parts=parts,
         store=opened.store,
         catalogue=opened.catalogue,
         commands=assembly.commands,
@@ -103,7 +130,7 @@ def _effects(assembly: Assembly, store: EffectsStore, health: list[Health]) -> S
         return [_broker_role(assembly, store, health)]
     services = [assembly.effects_service(each, store) for each in assembly.subscriptions]
     health += map(EffectsHealth, services)
-    return [EffectsRole([service], start=service.start, stop=service.stop) for service in services]
+    return [EffectsRole([each], start=each.start, stop=each.stop) for each in services]
 
 
 def _broker_role(assembly: Assembly, store: EffectsStore, health: list[Health]) -> Role:

@@ -25,7 +25,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("saga.contracts", "saga.ports", "saga.authoring", "saga.settings", "saga.retrying"),
     (
         *("saga.adapters", "saga.effects", "saga.audit", "saga.publishing", "saga.runtime"),
-        *("saga.application", "saga.assembly", "saga.service", "saga.starting"),
+        *("saga.application", "saga.assembly", "saga.lifecycle", "saga.service", "saga.starting"),
     ),
     ("saga.console",),
     ("saga.wiring", "saga.app", "saga.faststream", "saga.testing", "saga", "saga.__main__"),
@@ -39,7 +39,7 @@ BESIDE: dict[str, tuple[str, ...]] = {
     "saga.adapters": ("saga.effects",),
     "saga.publishing": ("saga.adapters",),
     "saga.runtime": ("saga.publishing",),
-    "saga.service": ("saga.runtime", "saga.publishing"),
+    "saga.service": ("saga.lifecycle", "saga.runtime", "saga.publishing"),
     "saga.application": ("saga.effects", "saga.runtime", "saga.service"),
     "saga.assembly": (
         *("saga.adapters", "saga.application", "saga.effects", "saga.publishing", "saga.runtime"),

@@ -39,9 +39,13 @@ async def test_a_start_waits_for_what_passes_by_itself_and_says_so(caplog):
 
         return what, act
 
-    start = Start([away("the store", StoreUnavailable), away("the bus", BusUnavailable)], clock)
+    async def begin() -> None:
+        await start.wait_for(*away("the store", StoreUnavailable))
+        await start.wait_for(*away("the bus", BusUnavailable))
+
+    start = Start(clock)
     assert await start.why_not_ready() == []
-    starting = asyncio.create_task(start())
+    starting = asyncio.create_task(begin())
     reasons = []
     with caplog.at_level(logging.WARNING):
         while not starting.done():
@@ -66,7 +70,7 @@ async def test_what_does_not_pass_by_itself_ends_a_start():
         raise error
 
     with pytest.raises(StoreUnavailable, match="wrong password"):
-        await Start([("the store", act)], SystemClock())()
+        await Start(SystemClock()).wait_for("the store", act)
 
 
 @pytest.mark.parametrize("role", ["orchestrator", "effects"])

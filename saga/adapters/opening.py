@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from dataclasses import field
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING
@@ -77,8 +78,27 @@ class OpenedStore:
 
 
 @value
-class Opened(OpenedStore):
+class Opened:
+    """A bus and a store; *files* are the SQLite files that they have open."""
+
     bus: Bus
+    store: EventStore
+    catalogue: Catalogue
+    statistics: StatisticsReader
+    close_bus: Close
+    close_store: Close
+    files: Sequence[SqliteDatabase]
+    prepare: Prepare = field(default=_nothing_to_prepare, kw_only=True)
+
+    async def close(self) -> None:
+        async with AsyncExitStack() as closers:
+            closers.push_async_callback(self.close_store)
+            closers.push_async_callback(self.close_bus)
+
+    def abandon(self) -> None:
+        """Let go of the files, where nothing has been done with them."""
+        for file in self.files:
+            file.abandon()
 
 
 @value
@@ -109,8 +129,9 @@ def open_bus(settings: Settings) -> OpenedBus:
         kafka = open_kafka(settings)
         return OpenedBus(kafka, kafka.close)
     database = SqliteDatabase(file_in(settings.bus, "SAGA_BUS"))
-    local = _local_bus(settings, database)
-    return OpenedBus(local, _closing(local.close, database.close), [database])
+    with _let_go_on_error(database):
+        local = _local_bus(settings, database)
+        return OpenedBus(local, _closing(local.close, database.close), [database])
 
 
 def open_store(
@@ -138,13 +159,14 @@ def open_store(
             prepare=store.prepare if may_be_away else _nothing_to_prepare,
         )
     database = SqliteDatabase(file_in(settings.store, "SAGA_STORE"), is_to_write=is_to_write)
-    return OpenedStore(
-        SqliteEventStore(database, serves=serves),
-        SqliteCatalogue(database),
-        SqliteStatistics(database),
-        database.close,
-        [database],
-    )
+    with _let_go_on_error(database):
+        return OpenedStore(
+            SqliteEventStore(database, serves=serves),
+            SqliteCatalogue(database),
+            SqliteStatistics(database),
+            database.close,
+            [database],
+        )
 
 
 def open_bus_and_store(settings: Settings, *, may_be_away: bool = False) -> Opened:
@@ -156,26 +178,28 @@ def open_bus_and_store(settings: Settings, *, may_be_away: bool = False) -> Open
     """
     if settings.is_one_file:
         database = SqliteDatabase(file_in(settings.store, "SAGA_STORE"))
-        bus = _local_bus(settings, database)
-        return Opened(
-            SqliteEventStore(database, publish_through=bus, serves=Serves.of(settings)),
-            SqliteCatalogue(database),
-            SqliteStatistics(database),
-            _closing(bus.close, database.close),
-            [database],
-            bus,
-        )
-    opened_bus = open_bus(settings)
+        with _let_go_on_error(database):
+            bus = _local_bus(settings, database)
+            return Opened(
+                bus,
+                SqliteEventStore(database, publish_through=bus, serves=Serves.of(settings)),
+                SqliteCatalogue(database),
+                SqliteStatistics(database),
+                close_bus=bus.close,
+                close_store=database.close,
+                files=[database],
+            )
     opened = open_store(settings, make=True, may_be_away=may_be_away)
-    close = _closing(opened_bus.close, opened.close)
-    files = [*opened_bus.files, *opened.files]
+    with _let_go_on_error(*opened.files):
+        opened_bus = open_bus(settings)
     return Opened(
+        opened_bus.bus,
         opened.store,
         opened.catalogue,
         opened.statistics,
-        close,
-        files,
-        opened_bus.bus,
+        close_bus=opened_bus.close,
+        close_store=opened.close,
+        files=[*opened.files, *opened_bus.files],
         prepare=opened.prepare,
     )
 
@@ -377,8 +401,21 @@ def _local_bus(settings: Settings, database: SqliteDatabase) -> LocalBus:
 
 
 def _closing(*closers: Close) -> Close:
+    """All of them in this order, whatever one of them raises."""
+
     async def close() -> None:
-        for each in closers:
-            await each()
+        async with AsyncExitStack() as stack:
+            for each in reversed(closers):
+                stack.push_async_callback(each)
 
     return close
+
+
+@contextmanager
+def _let_go_on_error(*files: SqliteDatabase) -> Iterator[None]:
+    """Where what is made of *files* cannot be made, nothing of them is left open."""
+    with ExitStack() as undone:
+        for file in files:
+            undone.callback(file.abandon)
+        yield
+        undone.pop_all()

@@ -11,6 +11,7 @@ import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
 from typing import Final, Protocol
 
 from saga.contracts import VALUE_BYTES_MAX
@@ -106,18 +107,27 @@ class EffectsService:
 
     async def stop(self) -> None:
         """Finish what is in hand within `drain_s`, and leave the group; the rest comes again."""
-        if self._running is not None:
-            await self._drain(self._running)
-            self._handling.end()
-            self._running.cancel()
-            await asyncio.wait([self._running])
-        if self._threads is not None:
-            self._threads.shutdown(wait=False, cancel_futures=True)
-        if self.consumer is not None:
-            consumer, self.consumer = self.consumer, None
-            await self.commit_offsets(consumer)
-            await consumer.close()
-        self._has_ended.set()
+        async with AsyncExitStack() as last:
+            last.callback(self._has_ended.set)
+            last.push_async_callback(self._leave)
+            if self._threads is not None:
+                last.callback(self._threads.shutdown, wait=False, cancel_futures=True)
+            if self._running is not None:
+                last.push_async_callback(self._end, self._running)
+                await self._drain(self._running)
+
+    async def _end(self, running: asyncio.Task[None]) -> None:
+        self._handling.end()
+        running.cancel()
+        await asyncio.wait([running])
+
+    async def _leave(self) -> None:
+        """Leave the group."""
+        consumer, self.consumer = self.consumer, None
+        if consumer is not None:
+            async with AsyncExitStack() as last:
+                last.push_async_callback(consumer.close)
+                await self.commit_offsets(consumer)
 
     async def commit_offsets(self, consumer: Consumer) -> None:
         """A bus that is away is not waited for: a late offset only has an answer sent again."""
@@ -290,6 +300,8 @@ class Served(Protocol):
     """An effect service that something else starts and stops."""
 
     @property
+    def subscription(self) -> Subscription: ...
+    @property
     def in_hand(self) -> int: ...
     @property
     def counts(self) -> Counter[str]: ...
@@ -299,8 +311,6 @@ class Served(Protocol):
 class EffectsRole:
     """Effect services as one of the roles of a process; *start* and *stop* are of all of them."""
 
-    name: Final = "effects"
-
     def __init__(
         self,
         services: Sequence[Served],
@@ -309,6 +319,8 @@ class EffectsRole:
         stop: Callable[[], Awaitable[None]],
     ) -> None:
         self._services = tuple(services)
+        names = ", ".join(service.subscription.name for service in services)
+        self.name: Final = f"effects of {names}"
         self._start_all = start
         self._stop_all = stop
         self._stopping = asyncio.Event()

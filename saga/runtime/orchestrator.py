@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from itertools import count
@@ -119,9 +119,10 @@ class Orchestrator:
 
     async def close(self) -> None:
         self._turns.forget()
-        await self.receiver.close()
-        await self._relay.record()
-        await self._skipped.record()
+        async with AsyncExitStack() as last:
+            last.push_async_callback(self._skipped.record)
+            last.push_async_callback(self._relay.record)
+            await self.receiver.close()
 
     @property
     def is_idle(self) -> bool:
@@ -367,9 +368,10 @@ class Receiver:
 
     async def close(self) -> None:
         if self.consumer is not None:
-            await self._commit_offsets(self.consumer)
-            await self.consumer.close()
-            self.consumer = None
+            consumer, self.consumer = self.consumer, None
+            async with AsyncExitStack() as last:
+                last.push_async_callback(consumer.close)
+                await self._commit_offsets(consumer)
 
     @property
     def in_hand(self) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, KeysView, Sequence
 from itertools import count, filterfalse
 from typing import Final
@@ -24,7 +24,7 @@ from saga.errors import CorruptHistory, MessageError, StoreUnavailable, UnknownS
 from saga.ports import Catalogue, EventStore, SagaSummary
 from saga.ports.store import TellsOfAppends
 from saga.runtime.answers import AnswerWaiters
-from saga.tasks import Tasks, why_ended
+from saga.tasks import Tasks
 
 POLL_S = 0.25
 GRACE_S = 0.05
@@ -127,12 +127,14 @@ class Waiting:
 class OutcomePoller:
     """Tells *waiters* of outcomes that the store has.
 
-    A saga that cannot be looked up fails those who wait for it. What ends the poller itself goes to
-    *on_end*; *is_new* says whether a saga may not have begun yet, and *is_running* whether this
-    process takes its turns, and so tells of its end: until another one takes over.
+    A role. A saga that cannot be looked up fails those who wait for it. *is_new* says whether a
+    saga may not have begun yet, and *is_running* whether this process takes its turns, and so tells
+    of its end: until another one takes over.
     """
 
     name: Final = "outcome poller"
+    is_idle: Final = True
+    """Those who wait are no work of this service's."""
 
     def __init__(
         self,
@@ -142,7 +144,6 @@ class OutcomePoller:
         store: EventStore,
         is_new: Callable[[SagaId], bool],
         is_running: Callable[[SagaId], bool],
-        on_end: Callable[[Exception], None],
     ) -> None:
         self._waiters = waiters
         self._catalogue = catalogue
@@ -151,41 +152,48 @@ class OutcomePoller:
         self._is_new = is_new
         self._is_running = is_running
         self._looks = count()
-        self._on_end = on_end
-        self.failure: Exception | None = None
+        self._stopping = asyncio.Event()
         self._has_news = asyncio.Event()
         self._have_come = asyncio.Event()
         self._newcomers: set[SagaId] = set()
-        self._polling: asyncio.Task[None] | None = None
+        self._is_working = False
         self._listening: asyncio.Task[None] | None = None
+        self.counts: Counter[str] = Counter()
 
-    def start(self) -> None:
-        self._polling = asyncio.create_task(self._look(), name=self.name)
-        self._polling.add_done_callback(self._has_ended)
+    async def start(self) -> None:
+        self._is_working = True
+
+    async def run(self) -> None:
+        async with Tasks(self.name) as tasks:
+            looking = [
+                tasks.start(self._poll(), "the look at all outcomes"),
+                tasks.start(self._meet(), "the look at newcomers' outcomes"),
+            ]
+            await self._stopping.wait()
+            tasks.may_end()
+            for task in looking:
+                task.cancel()
+
+    def stop(self) -> None:
+        self._is_working = False
+        self._stopping.set()
+
+    async def close(self) -> None:
+        listening, self._listening = self._listening, None
+        if listening is not None:
+            listening.cancel()
+            await asyncio.gather(listening, return_exceptions=True)
 
     def waiter_came(self, saga_id: SagaId, *, is_new: bool) -> None:
         """Ask soon, as the saga may have ended long ago; not if it *is_new*, published just now."""
         if not is_new:
             self._newcomers.add(saga_id)
             self._have_come.set()
-        if self._teller is None or self._polling is None:
+        if self._teller is None or not self._is_working:
             return
         if self._listening is None or self._listening.done():
             listening = self._listen(self._teller)
             self._listening = asyncio.create_task(listening, name="outcome listener")
-
-    async def stop(self) -> None:
-        tasks = [task for task in (self._polling, self._listening) if task is not None]
-        self._polling = self._listening = None
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-    def _has_ended(self, task: asyncio.Task[None]) -> None:
-        if task is self._polling:  # and was not told to stop
-            self.failure = why_ended(task, self.name)
-            assert self.failure is not None, "it is done"
-            self._on_end(self.failure)
 
     async def _listen(self, store: TellsOfAppends) -> None:
         while True:
@@ -199,11 +207,6 @@ class OutcomePoller:
                 reason = described(error)
             log.warning("the listener to appends begins anew: %s", reason, extra={"reason": reason})
             await asyncio.sleep(LISTEN_AGAIN_S)
-
-    async def _look(self) -> None:
-        async with Tasks(self.name) as tasks:
-            tasks.start(self._poll(), "the look at all outcomes")
-            tasks.start(self._meet(), "the look at newcomers' outcomes")
 
     async def _poll(self) -> None:
         """Look up all that are waited for, again and again, with a rest in between."""

@@ -12,6 +12,7 @@ import asyncio
 import logging
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import AsyncExitStack
 from typing import Any, Final, NamedTuple
 
 from faststream.kafka import KafkaBroker
@@ -84,17 +85,21 @@ class EffectsSubscriber(UnparsedSubscriber):
     async def stop(self) -> None:
         """Unfinished records come again at the next start."""
         running, self.running_service = self.running_service, None
-        if running is not None:
-            await running.service.stop()
-            self._counts_before.update(running.service.counts)
+        async with AsyncExitStack() as last:
+            if running is not None:
+                last.push_async_callback(running.close)
+            last.push_async_callback(self._leave)
+            if running is not None:
+                await running.service.stop()
+                self._counts_before.update(running.service.counts)
+
+    async def _leave(self) -> None:
         ending, self._ending = self._ending, None
         if ending is not None:
             ending.cancel()
             await asyncio.wait([ending])
         if self.member is not None:
             await self.member.close()
-        if running is not None:
-            await running.close()
 
     @override
     async def get_msg(self, consumer: Any) -> Batch:

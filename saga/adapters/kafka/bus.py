@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import AsyncExitStack
 from typing import Final
 
 from typing_extensions import override
@@ -112,10 +113,11 @@ class KafkaBus(Bus):
 
     @override
     async def close(self) -> None:
-        for consumer in self._consumers:
-            await consumer.close()
-        await self._producer.close()
-        await self._cluster.close()
+        async with AsyncExitStack() as closers:
+            for close in (self._cluster.close, self._producer.close):
+                closers.push_async_callback(close)
+            for consumer in self._consumers:
+                closers.push_async_callback(consumer.close)
 
     # Beyond the port: an operator's questions.
 
