@@ -4,8 +4,14 @@ All parts are real here; what is done with them is noted, and some fail or hang 
 """
 
 import asyncio
+import gc
 import logging
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
+from types import FunctionType, ModuleType
 
 import psutil
 import pytest
@@ -21,6 +27,7 @@ from saga.starting import Start
 from tests.patience import HANG_S, until
 from tests.scenarios import order_app
 
+ROOT = Path(__file__).parents[1]
 STARTS = [
     *("http", "store", "bus", "orchestrator", "effects store"),
     *("effects of stock", "effects of wallets", "outcome poller"),
@@ -334,3 +341,49 @@ async def test_a_store_of_others_is_not_left_open(life, bus):
         life.service()
 
     life.assert_nothing_is_left()
+
+
+def test_the_page_shows_what_a_status_says(tmp_path):
+    """Its program, as printed."""
+    page = (ROOT / "docs" / "explanation" / "life-of-a-process.md").read_text("utf-8")
+    program, printed = re.findall(r"^```\w+\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    ran = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=HANG_S,
+    )
+
+    assert ran.stdout == printed
+
+
+def reached_from(start: object) -> set[int]:
+    """The ids of all objects that methods of *start* could get at without an import."""
+    reached: dict[int, object] = {}
+    left = [start]
+    while left:
+        each = left.pop()
+        if id(each) in reached or isinstance(each, type | ModuleType | asyncio.AbstractEventLoop):
+            continue
+        reached[id(each)] = each  # which keeps it, and so its id
+        if isinstance(each, FunctionType):
+            left += [each.__closure__, each.__defaults__, each.__kwdefaults__]
+        else:
+            left += gc.get_referents(each)
+    return set(reached)
+
+
+async def test_no_orchestrator_can_call_another_one(life):
+    """Two in one process know of each other by what they publish and store, and by nothing else."""
+    async with life.service(), life.service():
+        found = [each for each in gc.get_objects() if isinstance(each, Orchestrator)]
+        one, two = (each for each in found if each.receiver.consumer is not None)
+
+        assert id(one.receiver.consumer) in reached_from(one)
+        assert id(two) not in reached_from(one)
+        assert id(one) not in reached_from(two)
+        one.statistics.neighbour = two.receiver.receive  # as somebody might do
+        assert id(two) in reached_from(one)
