@@ -1,6 +1,8 @@
 """The machines do what they say, also in a process that is killed on the way, and in any world."""
 
 import signal
+import subprocess
+import time
 from collections import Counter
 from collections.abc import Sequence
 from importlib import import_module
@@ -17,7 +19,8 @@ from saga.testing import (
     updated,
 )
 from saga.testing.world.driver import Story
-from tests.examples.running import ROOT, run
+from tests.examples.running import ROOT, run, running
+from tests.patience import HANG_S
 
 LIVES = [1, 2]
 """Behind which of its commits each life of an example is killed."""
@@ -104,3 +107,36 @@ def test_a_machine_holds_in_any_world(name: str) -> None:
         assert not verdict.parked, verdict.report()
 
     assert statuses["completed"] > 0
+
+
+def test_the_life_of_a_task_is_driven_from_the_command_line(tmp_path: Path) -> None:
+    """As its README shows it; what the state does not allow is said before it is sent."""
+    app = ("--app", "examples.machines.tasks:app")
+    created = '{"task_id": "t-1", "text": "write it down"}'
+
+    def saga(*words: str) -> subprocess.CompletedProcess[str]:
+        return run(tmp_path, "-m", "saga", *words, *app)
+
+    def in_state(state: str) -> None:
+        deadline = time.monotonic() + HANG_S
+        while "task/t-1" not in saga("ls", "--where", f"state={state}").stdout:
+            assert time.monotonic() < deadline, saga("show", "task/t-1").stdout
+            time.sleep(0.2)
+
+    with running(tmp_path, "-m", "saga", "run", *app):
+        assert saga("publish", "tasks.evt.task-created.v1", created).returncode == 0
+        in_state("Validated")
+        unknown = saga("signal", "task/t-1", "begin", "{}")
+        assert saga("signal", "task/t-1", "start", "{}").returncode == 0
+        in_state("Completed")
+        late = saga("signal", "task/t-1", "start", "{}")
+        nobody = saga("signal", "task/nobody", "start", "{}")
+        history = saga("history", "task/t-1").stdout
+
+    assert unknown.returncode == 1
+    assert "nothing was sent, as saga task/t-1 would refuse it: neither Validated" in unknown.stderr
+    assert '{"fields":{"state":"Processing"}}' in history
+    assert late.returncode == 1
+    assert "task/t-1 is completed already" in late.stderr
+    assert nobody.returncode == 1
+    assert "there is no saga task/nobody" in nobody.stderr
