@@ -222,7 +222,8 @@ class Untold:
     def parks_later(self, cause: Identity, step: StepId) -> bool | None:
         """Of the failure of *step* in the turn of this cause; None where the code was told of it.
 
-        True: the saga parks on it in a turn yet to come. False: in that very turn.
+        True: the saga parks on it in a turn yet to come, or behind what else it does in that one.
+        False: in that very turn, at once.
         """
         if self._known is None:
             self._known = dict(_untold(self._recorded))
@@ -230,14 +231,19 @@ class Untold:
 
 
 def _untold(recorded: Iterable[RecordedTurn]) -> Iterator[tuple[tuple[Identity, StepId], bool]]:
-    failed_in: dict[StepId, Identity] = {}
+    failed_in: dict[StepId, tuple[Identity, int]] = {}
     for turn in recorded:
-        for body in turn.decided:
+        for place, body in enumerate(turn.decided):
             if type(body) is StepSettled and body.direction is DO:
-                failed_in[body.step] = identity_of(turn.event)
+                failed_in[body.step] = identity_of(turn.event), place
             elif type(body) is SagaParked and body.step in failed_in:
-                cause = failed_in[body.step]
-                yield (cause, body.step), cause != identity_of(turn.event)
+                cause, failed_at = failed_in[body.step]
+                is_later = cause != identity_of(turn.event)
+                between = () if is_later else turn.decided[failed_at + 1 : place]
+                yield (
+                    (cause, body.step),
+                    is_later or not {SagaParked}.issuperset(map(type, between)),
+                )
 
 
 @dataclass(slots=True)

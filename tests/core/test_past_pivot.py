@@ -21,6 +21,7 @@ from saga.testing import (
     replied,
     resumed,
     rolled_back,
+    signalled,
     timed_out,
 )
 from tests.core.test_any_saga import Many, Step, happenings, programs, whatever_happens
@@ -445,3 +446,16 @@ def test_a_release_takes_the_event_again():
     scenario = past_pivot(late).then_parked("comes after the pivot")
     scenario.when(operator("release")).then_parked("comes after the pivot")
     assert set(scenario.state.steps) == {"pay"}
+
+
+def test_a_branch_that_begins_with_the_failure_and_ends_at_once_stands_before_the_parking():
+    """A signal was kept for it, so the whole group is through in the turn of the failure."""
+
+    async def branches(ctx, placed):
+        await ctx.all(ship(ctx), ctx.wait("go"), at_once=1)
+        return OrderConfirmed()
+
+    scenario = past_pivot(branches).when(signalled("go"), failed(Ship)).then_parked("ship")
+    scenario.when(operator("retry"), replied(Ship)).then(
+        resumed(), issued(Ship), completed(OrderConfirmed())
+    )
