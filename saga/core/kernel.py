@@ -60,6 +60,8 @@ def decider_for(definition: Definition) -> Decider:
             is_stopping = state.cancel_reason is not None or state.due is not None
             if may_end or is_stopping or state.scopes is not None or turn.left is not None:
                 forward.settle(turn)
+                if state.untold is not None and state.untold.held:
+                    parking.park_on_held(turn)
             state.version += 1 + len(turn.intents if recorded is None else recorded)
         return turn
 

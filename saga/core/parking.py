@@ -21,6 +21,7 @@ from saga.core.status import StepKind, StepStatus
 from saga.core.turn import Turn
 from saga.errors import DefinitionError
 
+_OF_SCOPES: Final = frozenset({intents.RollbackDue, intents.RollbackPlanned, intents.ScopeUndone})
 _COMPENSATABLE: Final = StepKind.COMPENSATABLE
 _GAVE_OUT: Final = frozenset({StepStatus.FAILED, StepStatus.REFUSED, StepStatus.IN_DOUBT})
 
@@ -61,10 +62,17 @@ def parks_later(turn: Turn, step: Step, message: str) -> bool | None:
 
 
 def park_on_held(turn: Turn) -> None:
-    """Park where a program does not that was not told of a failure, as did the one that was."""
+    """Park where a program does not that was not told of a failure, as did the one that was.
+
+    What was recorded before that of scopes is to be decided first.
+    """
     untold = turn.state.untold
     assert untold is not None, turn.state.saga_id
+    decided = sum(type(body) in _OF_SCOPES for body in turn.intents)
     for body in turn.recorded or ():
+        decided -= type(body) in _OF_SCOPES
+        if decided < 0:
+            return
         if type(body) is intents.SagaParked and body.step in untold.held:
             untold.held.discard(body.step)
             turn.record(body)

@@ -459,3 +459,16 @@ def test_a_branch_that_begins_with_the_failure_and_ends_at_once_stands_before_th
     scenario.when(operator("retry"), replied(Ship)).then(
         resumed(), issued(Ship), completed(OrderConfirmed())
     )
+
+
+def test_a_scope_that_is_left_in_the_turn_of_the_parking_is_undone_before_it():
+    """The failure was told earlier; it surfaces once the scope beside it is undone."""
+
+    async def branches(ctx, placed):
+        async def scoped():
+            async with ctx.scope():
+                await ctx.wait("go", timeout="9s")
+
+        await ctx.all(ship(ctx), scoped())
+
+    past_pivot(branches).when(failed(Ship), timed_out("go")).then_parked("ship")
