@@ -165,6 +165,11 @@ class _Assembling:
             outcome=outcome,
             rolled_back=rolled_back,
             handlers={each.event: each.function for each in self.handlers or ()},
+            waits=frozenset(
+                number
+                for number, each in enumerate(nodes)
+                if isinstance(each.action, NextEvent | WaitSignal)
+            ),
             behind=_behind(self.graph.depends_on),
             reads=frozenset(
                 number
@@ -432,13 +437,13 @@ class _Assembling:
         node, place = shaped.node, shaped.at("intent_filter").place
         glob = str(node.intent_filter)
         found = self.routing.allowed(self.library.matching([glob], Kind.INTENT))
-        if self.handlers is not None and not self.handlers:
+        if self.handlers is not None and not self._may_emit(found):
             if len(found) == 1:
                 return self._issue(shaped, short_name(found[0]), scope, None)
             several = ", ".join(short_name(each) for each in found) or "none"
             message = (
-                f"intent_filter `{glob}`: without handlers it has to match one routed intent; it "
-                f"matches {several}"
+                f"intent_filter `{glob}`: no handler emits any, so it has to match one routed "
+                f"intent; it matches {several}"
             )
             self.notes.note(place, message, MistakeCode.NOT_ROUTED)
             return Join(), ex.ANY
@@ -451,6 +456,11 @@ class _Assembling:
             policies[each.contract_name] = self._policy(shaped, each, scope)
             self.contracts.add(each.model)
         return IssueEmitted(frozenset(policies), policies), ex.LIST
+
+    def _may_emit(self, intents: Sequence[Contract]) -> bool:
+        """Whether the source of some handler names one of these."""
+        named = {model for each in self.handlers or () for model in each.names()}
+        return any(each.model in named for each in intents)
 
     def _child(
         self, shaped: ShapedNode, scope: Scope, item: ex.Type | None

@@ -19,6 +19,7 @@ from saga.authoring.declaration import Declaration, Surroundings, declared
 from saga.authoring.definition import SagaDefinition, Services
 from saga.authoring.determinism import warned_of
 from saga.authoring.graphs.assembling import Assembled, assembled, checked_alone
+from saga.authoring.graphs.drawing import mermaid
 from saga.authoring.graphs.fingerprints import canonical_contract
 from saga.authoring.graphs.handlers import EventHandler, handlers_of
 from saga.authoring.graphs.library import Library
@@ -27,7 +28,7 @@ from saga.authoring.graphs.plan import Child, Graph
 from saga.authoring.graphs.program import GraphProgram
 from saga.authoring.graphs.reading import read
 from saga.authoring.graphs.shaping import Shaped, shaped
-from saga.authoring.source import fingerprint, referenced_contracts
+from saga.authoring.source import fingerprint
 from saga.contracts import ContractModel, Event, contract_of, is_contract
 from saga.core.identity import SagaId
 from saga.core.program import Program
@@ -42,6 +43,11 @@ class GraphDefinition(Declaration):
     graph: Graph = field(repr=False)
     handlers: tuple[EventHandler, ...] = field(default=(), repr=False)
     models: frozenset[type[ContractModel]] = field(default=frozenset(), repr=False)
+    drawing: str = field(default="", repr=False)
+
+    def diagram(self) -> str | None:
+        """The graph as Mermaid."""
+        return self.drawing
 
     @property
     @override
@@ -51,16 +57,15 @@ class GraphDefinition(Declaration):
     @property
     @override
     def code(self) -> tuple[Callable[..., Any], ...]:
-        return tuple(each.function for each in self.handlers)
+        return tuple(each.source for each in self.handlers)
 
     @override
     def named(self) -> frozenset[type]:
-        emitted = (referenced_contracts(each.function) for each in self.handlers)
-        return frozenset(self.models).union(*emitted)
+        return frozenset(self.models).union(*(each.names() for each in self.handlers))
 
     @override
     def program(self, around: Surroundings, saga_id: SagaId, key: str, run: int) -> Program:
-        return GraphProgram(self.graph, around, saga_id, key, run)
+        return GraphProgram(self.graph, around, run)
 
 
 class ContractGraph:
@@ -88,8 +93,8 @@ class ContractGraph:
 
     def contracts(self) -> frozenset[type]:
         """The classes that its handlers name."""
-        named = (referenced_contracts(each.function) for each in self.handlers)
-        return frozenset({each.event for each in self.handlers}).union(*named)
+        events = frozenset[type](each.event for each in self.handlers)
+        return events.union(*(each.names() for each in self.handlers))
 
     def resolve(
         self,
@@ -231,13 +236,14 @@ def _defined(
         by="the node",
     )
     nondeterminism = [
-        found for each in handlers for found in warned_of(shaped.name, each.function, None)
+        found for each in handlers for found in warned_of(shaped.name, each.source, None)
     ]
     return GraphDefinition(
         **says,
         graph=plan,
         handlers=handlers,
         models=graph.contracts,
+        drawing=mermaid(shaped),
         fingerprint=_fingerprint(shaped, plan, handlers),
         nondeterminism=tuple(nondeterminism),
     )
@@ -258,5 +264,5 @@ def _key(keys: Mapping[type[Event], str | None]) -> Any:
 
 def _fingerprint(shaped: Shaped, graph: Graph, handlers: Iterable[EventHandler]) -> str:
     """A hash of what the contract says, whatever its layout, and of its handlers' syntax trees."""
-    parts = [canonical_contract(shaped, graph), *(fingerprint(each.function) for each in handlers)]
+    parts = [canonical_contract(shaped, graph), *(fingerprint(each.source) for each in handlers)]
     return sha256("\n".join(parts).encode()).hexdigest()[:16]

@@ -67,7 +67,10 @@ def _expression(text: object) -> object:
 Duration = Annotated[
     str,
     AfterValidator(_duration),
-    Field(pattern=r"^\d+(\.\d+)?\s*(ms|s|m|h|d)$", examples=["30s", "5m", "2h", "1d"]),
+    Field(
+        examples=["30s", "5m", "2h", "1d"],
+        json_schema_extra={"pattern": r"^[0-9]+(\.[0-9]+)?\s*(ms|s|m|h|d)$"},
+    ),
 ]
 Expression = Annotated[
     str,

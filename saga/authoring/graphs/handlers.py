@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, get_type_hints
 
 from saga.authoring.graphs.output import Output
-from saga.authoring.source import place_of
+from saga.authoring.source import place_of, referenced_contracts
 from saga.contracts import Event, is_contract
 from saga.core.values import value
 from saga.errors import DefinitionError
@@ -23,8 +23,18 @@ class EventHandler:
     function: Callable[[Any], Output]
 
     @property
+    def source(self) -> Callable[..., Any]:
+        """The function as it is written, also where it is a method."""
+        function: Callable[..., Any] = getattr(self.function, "__func__", self.function)
+        return function
+
+    @property
     def where(self) -> str:
         return place_of(self.function)
+
+    def names(self) -> frozenset[type]:
+        """The events and intents that its source names."""
+        return referenced_contracts(self.source)
 
 
 def handlers_of(given: Iterable[object]) -> tuple[EventHandler, ...]:

@@ -191,6 +191,8 @@ class Graph:
     outcome: Filling | None
     rolled_back: Filling | None
     handlers: Mapping[type[BaseModel], Handler] = field(hash=False)
+    waits: frozenset[int]
+    """The nodes that wait for something that arrives."""
     behind: tuple[tuple[int, ...], ...] = field(repr=False)
     """By node: those that depend on it."""
     reads: frozenset[int]

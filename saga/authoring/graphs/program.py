@@ -63,7 +63,7 @@ from saga.core.events import (
     Message,
     SignalReceived,
 )
-from saga.core.identity import Instant, SagaId, StepId
+from saga.core.identity import Instant, StepId
 from saga.core.program import (
     Command,
     DoStep,
@@ -139,24 +139,22 @@ class GraphProgram:
 
     __slots__ = (
         *("_at", "_commands", "_emitted", "_ends", "_fans", "_graph", "_has_passed_wait"),
-        *("_is_over", "_key"),
-        *("_missing", "_names", "_prefix", "_ready", "_registry", "_running", "_saga_id"),
+        *("_is_live", "_is_over"),
+        *("_missing", "_names", "_prefix", "_ready", "_registry", "_running"),
         *("_settled", "_stands", "_steps", "_steps_made", "_trigger", "_waits", "patches"),
     )
 
-    def __init__(
-        self, graph: Graph, around: Surroundings, saga_id: SagaId, key: str, run: int
-    ) -> None:
+    def __init__(self, graph: Graph, around: Surroundings, run: int) -> None:
         self._graph = graph
         self._registry = around.registry
-        self._saga_id = saga_id
-        self._key = key
         self._prefix = prefix(run)
         self._steps_made = Steps(around.registry, run)
         self._trigger: BaseModel | None = None
         self._names: dict[str, JsonValue] = {}
         self._stands = [Stand.WAITING] * len(graph.nodes)
         self._missing = [len(node.depends_on) for node in graph.nodes]
+        self._is_live = [False] * len(graph.nodes)
+        """By node: whether something that it depends on was not skipped."""
         self._ready: list[int] = []
         self._running = self._settled = 0
         self._ends: list[tuple[StepId, ...]] = [()] * len(graph.nodes)
@@ -345,13 +343,12 @@ class GraphProgram:
 
     def _begin(self, index: int) -> None:
         node, action = self._graph.nodes[index], self._graph.nodes[index].action
-        if all(self._stands[each] is Stand.SKIPPED for each in node.depends_on):
-            self._skip(index)
-            return
-        if not self._is_wanted(node):
+        if not self._is_live[index] or not self._is_wanted(node):
             self._skip(index)
             return
         match action:
+            case Issue() | Child():
+                self._begin_fan(index, node)
             case Compute(values=values):
                 self._settle(index, {name: evaluate(each, self._names) for name, each in values})
             case Require(that=that, code=code, message=message):
@@ -361,8 +358,6 @@ class GraphProgram:
                     self._fail(index, RollBack(message, code=code), {})
             case Join():
                 self._settle(index, None)
-            case Issue() | Child():
-                self._begin_fan(index, node)
             case IssueEmitted(takes=takes):
                 taken = self._emitted.take(takes)
                 if taken:
@@ -491,6 +486,8 @@ class GraphProgram:
 
     def _nearest(self, node: GraphNode) -> tuple[StepId, ...]:
         """The steps that a node depends on, without those that these depend on themselves."""
+        if len(node.depends_on) == 1:
+            return self._ends[node.depends_on[0]]
         found = dict.fromkeys(step for each in node.depends_on for step in self._ends[each])
         if len(found) <= 1:
             return tuple(found)
@@ -506,6 +503,8 @@ class GraphProgram:
         """A node has its event: tell its handler, if there is one."""
         node = self._graph.nodes[index]
         self._settle(index, json_of(event) if index in self._graph.reads else None)
+        if not self._graph.handlers:
+            return
         ahead = [
             each.action.takes
             for number, each in enumerate(self._graph.nodes)
@@ -533,11 +532,13 @@ class GraphProgram:
     def _pass(self, index: int) -> None:
         """What depends on a node that is through comes nearer."""
         self._settled += 1
-        if isinstance(self._graph.nodes[index].action, NextEvent | WaitSignal):
+        if index in self._graph.waits:
             self._has_passed_wait = True
+        missing, is_live = self._missing, self._stands[index] is Stand.DONE
         for each in self._graph.behind[index]:
-            self._missing[each] -= 1
-            if not self._missing[each]:
+            missing[each] -= 1
+            self._is_live[each] |= is_live
+            if not missing[each]:
                 heappush(self._ready, each)
 
     def _done(self, index: int, result: JsonValue) -> Sequence[Command]:

@@ -79,10 +79,15 @@ def routing_of(
     if table is not None:
         intents = {key: found_at(shaped.tree, ("intent_routing_table", key))[1] for key in table}
         for key, service in table.items():
-            handled = (services or {}).get(service)
+            handled = _handled(service, services or {})
             for problem, code in _wrong_with_route(key, service, library, handled):
                 notes.note(intents[key], problem, code)
     return Routing(_published(shaped, library, notes), intents)
+
+
+def _handled(service: str, services: Mapping[str, frozenset[str]]) -> frozenset[str] | None:
+    """What an effect service handles; its name has hyphens where a file may have underscores."""
+    return services.get(service, services.get(service.replace("_", "-")))
 
 
 def _wrong_with_route(

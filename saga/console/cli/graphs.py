@@ -104,15 +104,18 @@ def _app(session: Session, file: Path) -> Application | None:
     One that was asked for has to load, unless it is made of this very file.
     """
     settings = session.settings
-    if is_contract_file(settings.app) and Path(settings.app).resolve() == file.resolve():
+    is_asked_for = "app" in settings.model_fields_set
+    if is_contract_file(settings.app) and _is_file(settings.app, file):
         return None
+    if not is_asked_for and b"\nmessages:" in _read(file):
+        return None  # with contracts of its own it is an application by itself
     try:
         return session.app
     except AppRefused as refused:
         cause = refused.__cause__
         if isinstance(cause, ContractFileError) and _is_file(cause.where, file):
             raise cause from None
-        if "app" in settings.model_fields_set:
+        if is_asked_for:
             raise
         return None
 

@@ -451,7 +451,7 @@ def arrived(event: Delivered) -> Output:
 
 HANDLED = nodes(
     "node_id: valid, depends_on: [placed], node_type: COMPUTE_GENERIC",
-    'node_id: pay, depends_on: [valid], intent_filter: "payments.*", undo: payments.refund, '
+    'node_id: pay, depends_on: [valid], intent_filter: "payments.pay", undo: payments.refund, '
     "timeout: 1m",
     'node_id: there, depends_on: [pay], event_pattern: ["delivered.*"]',
     'node_id: ship, depends_on: [there], intent_filter: "ship"',

@@ -1,0 +1,1 @@
+"""An order as a contract graph."""

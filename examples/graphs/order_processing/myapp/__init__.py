@@ -1,0 +1,1 @@
+"""Order processing: contracts, handlers, services and the application."""

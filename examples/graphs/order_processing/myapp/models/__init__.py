@@ -1,0 +1,1 @@
+"""What the order workflow says and is told."""

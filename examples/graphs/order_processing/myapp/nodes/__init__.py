@@ -1,0 +1,1 @@
+"""The orchestrators: one folder each."""

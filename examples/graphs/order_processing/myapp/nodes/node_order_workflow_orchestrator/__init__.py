@@ -1,0 +1,1 @@
+"""The order workflow: its contract is all that it is."""

@@ -1,0 +1,159 @@
+"""`contract check|graph|schema`, and an application that is a contract file."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from saga import Effects, SagaApp
+from saga.console.cli.session import load_app
+from tests.authoring.graphs.orders import ORDER
+from tests.console.conftest import call
+from tests.patience import HANG_S
+
+EXAMPLES = Path(__file__).parents[3] / "examples" / "graphs"
+PLACED = "orders.evt.order-placed.v1"
+APP = """\
+from saga import SagaApp, contract
+from tests.authoring.graphs.orders import MODELS
+
+app = SagaApp(sagas=[contract("order.yaml")], contracts=MODELS)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with the order's file, and an application of it under a name of its own."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "order.yaml").write_text(ORDER)
+    name = f"orders_{abs(hash(tmp_path))}"
+    (tmp_path / f"{name}.py").write_text(APP)
+    monkeypatch.setenv("SAGA_APP", f"{name}:app")
+    return tmp_path
+
+
+def test_a_file_without_mistakes(folder):
+    called = call("contract", "check", "order.yaml")
+
+    assert called.code == 0
+    assert called.out == "order.yaml: saga order, version 1, 7 nodes, no mistakes\n"
+    assert call("contract", "check", "order.yaml", "--json").row == {
+        "file": "order.yaml",
+        "name": "order",
+        "version": 1,
+        "nodes": 7,
+        "ok": True,
+    }
+
+
+def test_all_mistakes_are_told(folder):
+    text = ORDER.replace("payments.pay,", "payments.pya,").replace("parcels.ship", "parcels.shp")
+    (folder / "order.yaml").write_text(text)
+
+    called = call("contract", "check", "order.yaml")
+    rows = call("contract", "check", "order.yaml", "--json").rows
+
+    assert called.code == 1
+    assert [line.rpartition("[")[2] for line in called.out.splitlines()] == [
+        "unknown-contract]",
+        "unknown-contract]",
+    ]
+    assert [(row["line"], row["column"], row["code"]) for row in rows] == [
+        (11, 61, "unknown-contract"),
+        (12, 48, "unknown-contract"),
+    ]
+
+
+def test_mistakes_of_form_are_told_of_the_application_s_own_file(folder):
+    (folder / "order.yaml").write_text(ORDER.replace("depends_on: [pay]", "depends_on: [paid]"))
+
+    called = call("contract", "check", "order.yaml")
+
+    assert called.code == 1
+    assert "`paid` in depends_on is no node" in called.out
+
+
+def test_an_application_with_a_wrong_file_does_not_run(folder):
+    (folder / "order.yaml").write_text(ORDER.replace("version: 1", "version: 0"))
+
+    call("run", "--until-idle").fails(2, "order.yaml:2:10: version is 0")
+
+
+def test_a_file_that_is_not_there(folder):
+    call("contract", "check", "missing.yaml").fails(1, "missing.yaml: No such file")
+    call("contract", "graph", "missing.yaml").fails(1, "missing.yaml: No such file")
+
+
+def test_a_graph_is_drawn(folder):
+    called = call("contract", "graph", "order.yaml")
+
+    assert called.code == 0
+    lines = called.out.splitlines()
+    assert lines[0] == "flowchart TD"
+    assert '    pay["pay<br/>payments.pay<br/>[undo payments.refund]"]' in lines
+    assert '    reserve -->|"placed.amount #gt; 500"| approval' in lines
+    assert call("contract", "graph", "order.yaml", "--json").row["mermaid"] == called.out
+
+
+def test_what_is_no_graph_is_not_drawn(folder):
+    (folder / "order.yaml").write_text("name: [order")
+
+    called = call("contract", "graph", "order.yaml")
+    assert called.code == 1
+    assert called.out.startswith("order.yaml:1:13: this is no YAML")
+
+
+def test_the_schema_is_printed(folder):
+    called = call("contract", "schema")
+
+    assert json.loads(called.out)["$schema"].endswith("draft/2020-12/schema")
+
+
+def test_a_contract_file_is_an_application_by_itself(tmp_path, monkeypatch):
+    """Its services know the wire only; here they run in an application of their own."""
+    monkeypatch.chdir(tmp_path)
+    file = EXAMPLES / "no_python" / "order.yaml"
+    monkeypatch.setenv("SAGA_APP", str(file))
+    assert call("contract", "check", str(file)).code == 0
+    assert PLACED in {row["contract"] for row in call("topics", "ls", "--json").rows}
+    order = {"order_id": "o-1", "amount": 40, "parcels": [{"parcel_id": "p-1", "grams": 300}]}
+    heavy = {**order, "order_id": "o-2", "parcels": [{"parcel_id": "p-2", "grams": 90_000}]}
+    for each in (order, heavy):
+        assert call("publish", PLACED, json.dumps(each)).code == 0
+
+    paid = asyncio.run(_served(str(file)))
+
+    assert paid == ["o-1"]
+    rows = {row["key"]: row for row in call("ls", "--json").rows}
+    assert (rows["o-1"]["status"], rows["o-2"]["status"]) == ("completed", "rolled_back")
+    assert rows["o-2"]["reason"] == "too heavy"
+    shown = call("show", "order/o-1", "--json").row
+    assert [step["step"] for step in shown["steps"]] == ["pay", "ship"]
+    replayed = call("replay", "--json")
+    assert replayed.code == 0
+
+
+async def _served(file: str) -> list[str]:
+    """Runs both applications until no order is left; whom the payment service has charged."""
+    app = load_app(file)
+    models = {each.contract_name: each.model for each in app.contracts.published}
+    charged: list[str] = []
+    services = Effects("services")
+
+    @services.on(models["payments.int.pay.v1"])
+    async def pay(intent, ctx):
+        charged.append(intent.order_id)
+        return models["payments.evt.paid.v1"](receipt=f"r-{intent.order_id}")
+
+    @services.on(models["payments.int.refund.v1"])
+    async def refund(intent, ctx): ...
+
+    @services.on(models["parcels.int.ship.v1"])
+    async def ship(intent, ctx): ...
+
+    others = SagaApp(effects=[services], name="services")
+    other_store = "sqlite:///.saga/services.db"
+    async with app.service() as service, others.service(store=other_store):
+        await service.idle(timeout=HANG_S)
+    return charged

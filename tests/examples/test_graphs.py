@@ -1,0 +1,290 @@
+"""The contract graphs among the examples do what they say, also killed in the middle."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from saga import SagaApp
+from saga.authoring.graphs.definition import GraphDefinition
+from saga.testing import (
+    after,
+    completed,
+    given,
+    issued,
+    published,
+    refused,
+    replied,
+    rolled_back,
+    undo_issued,
+)
+from tests.patience import HANG_S
+
+ROOT = Path(__file__).parents[2]
+GRAPHS = ROOT / "examples" / "graphs"
+PROCESSING = GRAPHS / "order_processing"
+AS_GIVEN = Path(__file__).with_name("order_contract_as_given.yaml")
+STRUCK = (
+    "import asyncio, importlib, sys; from tests.examples.struck import strike_behind; "
+    "strike_behind(int(sys.argv[2])); asyncio.run(importlib.import_module(sys.argv[1]).main())"
+)
+SAYS = {
+    "examples.graphs.order.app": [
+        "completed order_id='o-1' receipt='r-o-1'",
+        "completed order_id='o-2' receipt='r-o-2'",
+        "rolled_back order_id='o-3' reason='over the limit' code='limit'",
+    ],
+    "examples.graphs.coordination.app": [
+        "completed document_id='d-1' words=5 place='T/d-1'",
+        "completed quote_id='q-1' cheapest=80 by_land=120",
+        "completed operation_id='p-1' by='whoever is awake'",
+        "completed import_id='i-1' rows=3",
+    ],
+    "myapp.app": ["completed"],
+}
+"""By module: what its `main` prints, a line a saga."""
+
+
+def run(module: str, folder: Path, *, commit: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run the `main` of a module, which kills itself behind the commit of a number."""
+    paths = os.pathsep.join([str(ROOT), str(PROCESSING)])
+    command = [sys.executable, "-c", STRUCK, module, str(commit)]
+    return subprocess.run(
+        command,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=HANG_S,
+    )
+
+
+@pytest.mark.parametrize("module", SAYS)
+def test_an_example_ends_as_it_says_although_it_is_killed_on_the_way(
+    module: str, tmp_path: Path
+) -> None:
+    for commit in (1, 2):
+        struck = run(module, tmp_path, commit=commit)
+        assert struck.returncode == -signal.SIGKILL, struck.stderr
+    ended = run(module, tmp_path)
+
+    assert ended.returncode == 0, ended.stderr
+    lines = ended.stdout.splitlines()
+    assert len(lines) == len(SAYS[module])
+    for line, end in zip(lines, SAYS[module], strict=True):
+        assert line.endswith(end)
+
+
+@contextmanager
+def importable(folder: Path) -> Iterator[None]:
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+
+
+with importable(PROCESSING):
+    events = import_module("myapp.models.events")
+    processing: SagaApp = import_module("myapp.app").app
+    _handlers = "myapp.nodes.node_order_workflow_orchestrator.handlers"
+    HandlerOrderPlaced = import_module(f"{_handlers}.handler_order_placed").HandlerOrderPlaced
+    HandlerOrderFulfilled = import_module(
+        f"{_handlers}.handler_order_fulfilled"
+    ).HandlerOrderFulfilled
+
+
+class TestHandlerOrderPlaced:
+    """The handler by itself: it is a plain function of an event."""
+
+    def test_valid_order_emits_events_and_intents(self) -> None:
+        handler = HandlerOrderPlaced()
+        item = events.Item(price=10.0, quantity=2)
+        result = handler.handle(
+            events.ModelOrderPlacedEvent(order_id="o1", customer_id="c1", items=[item])
+        )
+
+        assert result.result is None
+        assert len(result.events) == 1
+        assert isinstance(result.events[0], events.OrderValidated)
+        assert result.events[0].total == 20
+        assert len(result.intents) == 1
+        assert isinstance(result.intents[0], events.ProcessPayment)
+
+    def test_missing_items_emits_failure_event(self) -> None:
+        handler = HandlerOrderPlaced()
+        result = handler.handle(events.ModelOrderPlacedEvent(order_id="o1"))
+
+        assert result.result is None
+        assert isinstance(result.events[0], events.OrderValidationFailed)
+        assert result.intents == ()
+
+
+def placed(**fields: Any) -> Any:
+    items = [events.Item(price=10.0, quantity=2)]
+    return events.ModelOrderPlacedEvent(order_id="o-1", **({"items": items} | fields))
+
+
+def test_an_order_is_paid_fulfilled_and_told_to_be_complete() -> None:
+    payment = events.ProcessPayment(order_id="o-1", amount=20)
+    (
+        given(processing.sagas[0])
+        .when(placed())
+        .then(published(events.OrderValidated(order_id="o-1", total=20)), issued(payment))
+        .when(replied(events.ProcessPayment))
+        .then(issued(events.StartFulfillment(order_id="o-1")))
+        .when(replied(events.StartFulfillment))
+        .then()
+        .when(events.ModelOrderFulfilledEvent(order_id="o-1"))
+        .then(published(events.OrderCompleted(order_id="o-1")), completed())
+    )
+
+
+def test_an_order_without_items_is_told() -> None:
+    """Nothing is emitted for the payment, so what comes behind it is skipped, too."""
+    why = events.OrderValidationFailed(order_id="o-1", reason="Missing order_id or items")
+
+    given(processing.sagas[0]).when(placed(items=[])).then(published(why), completed())
+
+
+CHANGED = {
+    "input_model.name": "the trigger is the first node's event",
+    "input_model.module": "the same",
+    "output_model.name": "an orchestrator has no typed result",
+    "output_model.module": "the same",
+    **{
+        f"nodes.start_fulfillment.{key}": "its route was taken by no node"
+        for key in ("node_type", "depends_on.0", "description", "step_config.intent_filter")
+    },
+    **{
+        f"nodes.order_fulfilled.{key}": "its handler would never have run"
+        for key in ("node_type", "depends_on.0", "description", "step_config.event_pattern.0")
+    },
+    "handlers.HandlerOrderPlaced.output_events.0": "one name for an event, that of its class",
+    "handlers.HandlerOrderPlaced.output_events.1": "an order without items is told",
+    "handlers.HandlerOrderFulfilled.output_events.0": "one name for an event, that of its class",
+    "published.OrderValidationFailed.topic": "an order without items is told",
+}
+"""What differs from the contract as it was given, and why."""
+
+
+def test_the_contract_is_the_given_one_but_for_what_is_said() -> None:
+    before, now = (_flat(yaml.safe_load(path.read_text("utf-8"))) for path in _both())
+
+    different = {key for key in before.keys() | now.keys() if before.get(key) != now.get(key)}
+    assert different == set(CHANGED)
+
+
+def _both() -> tuple[Path, Path]:
+    return AS_GIVEN, PROCESSING / "contract.yaml"
+
+
+def _flat(said: Any) -> dict[str, Any]:
+    """Every value by its path; what is in a list, by the name that it has."""
+    found: dict[str, Any] = {}
+    waiting = [("", said)]
+    while waiting:
+        path, node = waiting.pop()
+        if isinstance(node, dict):
+            waiting += [(f"{path}.{key}", each) for key, each in node.items()]
+        elif isinstance(node, list):
+            waiting += [(f"{path}.{_named(each, at)}", each) for at, each in enumerate(node)]
+        else:
+            found[_short(path)] = node
+    return {key: value for key, value in found.items() if not key.endswith(_NAMES)}
+
+
+_NAMES = (".node_id", ".handler.name", ".event_type")
+
+
+def _named(item: Any, at: int) -> str:
+    if not isinstance(item, dict):
+        return str(at)
+    handler = item.get("handler", {})
+    return str(item.get("node_id") or handler.get("name") or item.get("event_type") or at)
+
+
+def _short(path: str) -> str:
+    for long, short in (
+        (".workflow_coordination.workflow_definition.execution_graph.nodes", "nodes"),
+        (".handler_routing.handlers", "handlers"),
+        (".published_events", "published"),
+    ):
+        if path.startswith(long):
+            return path.replace(long, short, 1)
+    return path.removeprefix(".")
+
+
+coordination = import_module("examples.graphs.coordination.app")
+
+
+def saga_of(name: str) -> GraphDefinition:
+    return next(saga for saga in coordination.app.sagas if saga.name == name)
+
+
+def test_in_sequence_each_is_given_what_the_one_before_gave() -> None:
+    c = coordination
+    (
+        given(saga_of("document"))
+        .when(c.DocumentArrived(document_id="d-1", text="a b"))
+        .then(issued(c.Validate(text="a b")))
+        .when(replied(c.Validate, c.Validated(words=2)))
+        .then(issued(c.Transform(document_id="d-1", text="a b")))
+        .when(replied(c.Transform, c.Transformed(text="A B")))
+        .then(issued(c.File(document_id="d-1", text="A B")))
+        .when(refused(c.File))
+        .then(undo_issued(c.Discard(document_id="d-1")))
+    )
+
+
+def test_in_parallel_one_may_say_no() -> None:
+    c = coordination
+    quotes = given(saga_of("quote")).when(c.QuoteWanted(quote_id="q-1", tonnes=2))
+
+    quotes.then(
+        *(issued(c.Ask(quote_id="q-1", carrier=one, tonnes=2)) for one in ("rail", "road", "sea"))
+    )
+    quotes.when(refused("sea"), replied("road", c.Offered(price=7)))
+    quotes.when(replied("rail", c.Offered(price=9)))
+    quotes.then(completed(c.Quoted(quote_id="q-1", cheapest=7, by_land=9)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "step"), [("emergency", "emergency"), ("routine", "routine"), ("odd", "other")]
+)
+def test_by_condition_one_of_several_ways(kind: str, step: str) -> None:
+    c = coordination
+    operation = given(saga_of("operation"), c.OperationAsked(operation_id="p-1", kind=kind))
+
+    assert list(operation.state.steps) == [step]
+    operation.when(replied(step, c.Handled(by="us")))
+    operation.then(completed(c.OperationDone(operation_id="p-1", by="us")))
+
+
+def test_by_events_a_failure_that_is_told_rolls_back() -> None:
+    c = coordination
+    started = given(saga_of("import"), c.ImportWanted(import_id="i-1"))
+
+    started.when(c.DataReady(import_id="i-1", rows=3))
+    started.then(issued(c.Load(import_id="i-1", rows=3)))
+    started.when(replied(c.Load), c.ProcessFailed(import_id="i-1", error="disk full"))
+    started.then(undo_issued(c.Unload(import_id="i-1")))
+    started.when(replied(c.Unload)).then(
+        rolled_back(c.ImportFailed(import_id="i-1", reason="the service has failed"), code="failed")
+    )
+
+
+def test_by_events_silence_rolls_back() -> None:
+    c = coordination
+    started = given(saga_of("import"), c.ImportWanted(import_id="i-1"))
+
+    started.when(after("1h")).then_status("rolled_back")
