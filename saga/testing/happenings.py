@@ -110,7 +110,9 @@ class Deadline:
 
     def _timer(self, state: SagaState, history: Sequence[Entry]) -> TimerArmed:
         subject = self.subject
-        if isinstance(subject, str) and subject not in state.steps:
+        if isinstance(subject, str) and subject in state.waited:
+            wanted = (TimerPurpose.WAIT, subject)  # a node of a graph, which waits under its name
+        elif isinstance(subject, str) and subject not in state.steps:
             is_update = update_channel(subject) in state.waits
             channel = (update_channel if is_update else signal_channel)(subject)
             wanted = (TimerPurpose.WAIT, _oldest_wait(state, channel))

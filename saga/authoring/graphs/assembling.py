@@ -149,6 +149,9 @@ class _Assembling:
             if filling is not None:
                 self.routing.publish(contract_of(filling.model), shaped.at(key).place, notes)
                 self.contracts.add(filling.model)
+            if filling is not None and filling.model in {each.model for each in triggers}:
+                message = f"{key} {short_name(contract_of(filling.model))} starts this very saga"
+                notes.note(shaped.at(key).place, message, MistakeCode.WRONG_CONTRACT)
         self.routing.check_used(notes)
         self._check_signals_used()
         mistakes = (*shaped.mistakes, *notes.mistakes)

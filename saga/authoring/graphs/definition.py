@@ -45,8 +45,8 @@ class GraphDefinition(Declaration):
     models: frozenset[type[ContractModel]] = field(default=frozenset(), repr=False)
     drawing: str = field(default="", repr=False)
 
+    @override
     def diagram(self) -> str | None:
-        """The graph as Mermaid."""
         return self.drawing
 
     @property

@@ -12,6 +12,7 @@ from pydantic_core import to_jsonable_python
 
 from saga.authoring.graphs.expressions import evaluate
 from saga.authoring.graphs.plan import Computed, Filling, Given, Items, Members, Plain
+from saga.authoring.mapping import fill
 from saga.contracts import ContractModel, encode
 
 Names = Mapping[str, JsonValue]
@@ -31,6 +32,9 @@ def made(filling: Filling, names: Names, *sources: BaseModel | JsonValue) -> Con
         ValidationError: a value is not what its field takes.
     """
     model = filling.model
+    first = sources[0]
+    if not filling.given and len(sources) == 1 and isinstance(first, BaseModel):
+        return fill(model, first)
     values: dict[str, Any] = {}
     for source in sources:
         if isinstance(source, BaseModel):
@@ -38,8 +42,6 @@ def made(filling: Filling, names: Names, *sources: BaseModel | JsonValue) -> Con
         elif isinstance(source, dict):
             values |= {name: source[name] for name in model.model_fields if name in source}
     values |= {name: value_of(given, names) for name, given in filling.given}
-    if not filling.given and not any(isinstance(source, dict) for source in sources):
-        return model(**values)
     return model(**values) if _is_lax(model) else _read(model, values)
 
 

@@ -25,6 +25,7 @@ from saga.authoring.graphs.filling import json_of, made
 from saga.authoring.graphs.plan import (
     Child,
     Compute,
+    Filling,
     Graph,
     GraphNode,
     Issue,
@@ -54,7 +55,7 @@ from saga.authoring.steps import (
     result_of_child,
     undo_of,
 )
-from saga.contracts import Event, Intent, contract_of, message_of, read
+from saga.contracts import ContractModel, Event, Intent, contract_of, message_of, read
 from saga.core import program as kernel
 from saga.core.events import (
     Arrival,
@@ -178,14 +179,18 @@ class GraphProgram:
         for index, node in enumerate(self._graph.nodes):
             if not isinstance(node.action, Trigger):
                 continue
-            if isinstance(event, node.action.events) and self._is_wanted(node):
+            if isinstance(event, node.action.events) and self._is_begun_by(node, event):
                 self._hear(index, event)
             else:
                 self._skip(index)
         return self._gone_on()
 
     def know_trigger(self, trigger: Message) -> None:
-        self._trigger = read(self._registry, trigger)
+        event = self._trigger = read(self._registry, trigger)
+        for index in self._graph.reads:
+            node = self._graph.nodes[index]
+            if isinstance(node.action, Trigger) and isinstance(event, node.action.events):
+                self._names[node.id] = json_of(event)
 
     def succeeded(self, step: StepId, reply: Message | None, _: Instant) -> Sequence[Command]:
         made_step = self._steps[step]
@@ -316,16 +321,17 @@ class GraphProgram:
 
     def _gone_on(self) -> Sequence[Command]:
         """Begin what is ready; end the saga where nothing is left."""
-        while self._ready and not self._is_over:
-            if self._graph.is_sequential and self._running:
-                break
-            self._begin(heappop(self._ready))
-        if self._settled == len(self._graph.nodes) and not self._is_over:
+        graph, ready = self._graph, self._ready
+        while ready and not self._is_over and not (graph.is_sequential and self._running):
+            self._begin(heappop(ready))
+        if self._is_over:
+            return self._given()
+        if self._settled == len(graph.nodes):
             self._is_over = True
             self._commands.append(Finish(self._outcome()))
-        elif self._has_passed_wait and not self._is_over:
+        elif self._has_passed_wait:
             self._commands.append(RefuseKept())
-        self._has_passed_wait = False
+            self._has_passed_wait = False
         return self._given()
 
     def _given(self) -> Sequence[Command]:
@@ -336,10 +342,15 @@ class GraphProgram:
         filling = self._graph.outcome
         if filling is None:
             return None
-        return message_of(self._made(filling, "the outcome"))
+        return message_of(self._made(filling))
 
     def _is_wanted(self, node: GraphNode) -> bool:
         return node.when is None or evaluate(node.when, self._names) is True
+
+    def _is_begun_by(self, node: GraphNode, event: BaseModel) -> bool:
+        if node.when is None:
+            return True
+        return evaluate(node.when, {node.id: json_of(event)}) is True
 
     def _begin(self, index: int) -> None:
         node, action = self._graph.nodes[index], self._graph.nodes[index].action
@@ -422,7 +433,7 @@ class GraphProgram:
             policy = action.policies[contract_of(intent).contract_name]
             return self._do(node, id, intent, policy, None)
         assert isinstance(action, Issue | Child), action
-        message = self._made(action.filling, f"`{node.id}`", item, node)
+        message = self._made(action.filling, item, node)
         if isinstance(action, Issue):
             assert isinstance(message, Intent), message
             return self._do(node, id, message, action.policy, item)
@@ -464,19 +475,22 @@ class GraphProgram:
         return undo
 
     def _made(
-        self, filling: Any, what: str, item: JsonValue = None, node: GraphNode | None = None
-    ) -> Any:
-        names = self._names if node is None else self._named(node, item)
+        self, filling: Filling, item: JsonValue = None, node: GraphNode | None = None
+    ) -> ContractModel:
+        names = self._names if item is None or node is None else self._named(node, item)
         try:
-            return made(filling, names, self._trigger, item)
+            sources = (self._trigger,) if item is None else (self._trigger, item)
+            return made(filling, names, *sources)
         except ValidationError as invalid:
             problem = invalid.errors(include_url=False, include_input=False)[0]
             place = ".".join(str(part) for part in problem["loc"]) or "its fields"
-            line = "" if node is None else f":{node.line}"
+            what, where = "the outcome", self._graph.file
+            if node is not None:
+                what, where = f"`{node.id}`", self._place(node)
             contract = contract_of(filling.model).contract_name
             raise DefinitionError(
                 storable(f"{what} cannot fill {contract}: {place}: {problem['msg']}"),
-                where=f"{self._graph.file}{line}",
+                where=where,
             ) from invalid
 
     def _named(self, node: GraphNode, item: JsonValue) -> Mapping[str, JsonValue]:
@@ -517,11 +531,10 @@ class GraphProgram:
         if self._stands[index] is Stand.RUNNING:
             self._running -= 1
         self._stands[index] = Stand.DONE
+        node, fan = self._graph.nodes[index], self._fans.get(index)
         if index in self._graph.reads:
-            self._names[self._graph.nodes[index].id] = result
-        fan = self._fans.get(index)
-        node = self._graph.nodes[index]
-        self._ends[index] = tuple(fan.steps) if fan is not None else self._nearest(node)
+            self._names[node.id] = result
+        self._ends[index] = self._nearest(node) if fan is None else tuple(fan.steps)
         self._pass(index)
 
     def _skip(self, index: int) -> None:
@@ -534,12 +547,13 @@ class GraphProgram:
         self._settled += 1
         if index in self._graph.waits:
             self._has_passed_wait = True
-        missing, is_live = self._missing, self._stands[index] is Stand.DONE
+        missing, is_done = self._missing, self._stands[index] is Stand.DONE
         for each in self._graph.behind[index]:
-            missing[each] -= 1
-            self._is_live[each] |= is_live
-            if not missing[each]:
+            if is_done:
+                self._is_live[each] = True
+            if missing[each] == 1:
                 heappush(self._ready, each)
+            missing[each] -= 1
 
     def _done(self, index: int, result: JsonValue) -> Sequence[Command]:
         self._settle(index, result)

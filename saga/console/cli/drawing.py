@@ -16,9 +16,9 @@ Version = Annotated[
 
 
 def graph(session: Session, name: Name, *, version: Version = None) -> None:
-    """Draw a saga as a Mermaid diagram: a machine with its states, and what leads from each.
+    """Draw a saga as a Mermaid diagram: the states of a machine, the nodes of a contract graph.
 
-    A saga that is a function has no diagram: exit code 1. Contract files: `contract graph`.
+    A saga that is a function has no diagram: exit code 1.
     """
     registry = session.app.registry
     found = registry.newest(name) if version is None else registry.find(name, version)
@@ -29,10 +29,7 @@ def graph(session: Session, name: Name, *, version: Version = None) -> None:
     saga = found.saga
     drawn = saga.diagram()
     if drawn is None:
-        raise NotSo(
-            f"saga {name} has no diagram: a function is read in its source ({saga.where}), and a "
-            f"contract file is drawn by `saga contract graph`"
-        )
+        raise NotSo(f"saga {name} has no diagram: a function is read in its source ({saga.where})")
     if session.printer.is_json:
         where = {"name": saga.name, "version": saga.version, "where": saga.where}
         session.printer.json(where | {"diagram": drawn})

@@ -15,6 +15,12 @@ from saga.errors import DefinitionError, OrchestratorOutputError
 from saga.testing import (
     Scenario,
     after,
+    child_cancelled,
+    child_completed,
+    child_issued,
+    child_rolled_back,
+    child_started,
+    child_undo_asked,
     completed,
     failed,
     given,
@@ -423,16 +429,43 @@ version: 1
 nodes:
   - {node_id: placed, event_pattern: ["order-placed.*"]}
   - {node_id: shipment, depends_on: [placed], child: parcels.delivered, timeout: 1d}
-  - {node_id: pay, depends_on: [shipment], intent: payments.pay, undo: payments.refund}
+  - {node_id: pay, depends_on: [shipment], intent: payments.pay, undo: payments.refund,
+     with: {order_id: "${shipment.order_id}"}}
 """
 
 
 def test_a_child_is_a_step() -> None:
     scenario = began(CHILD).when(CHEAP)
 
-    assert list(scenario.state.steps) == ["shipment"]
-    assert scenario.state.children is not None
-    scenario.when(timed_out("shipment")).then_status("running")
+    scenario.then(child_issued(Delivered(), step="shipment"))
+    scenario.when(child_completed("shipment", OrderConfirmed(order_id="o-9", receipt="r")))
+    scenario.then(issued(Pay(order_id="o-9", amount=3)))
+    scenario.when(refused("pay")).then(child_undo_asked("shipment"))
+
+
+def test_a_child_that_is_rolled_back_rolls_back() -> None:
+    scenario = began(CHILD, CHEAP)
+
+    scenario.when(child_rolled_back("shipment", "lost", code="lost"))
+    scenario.then(rolled_back(code="lost", reason="lost", failed_step="shipment"))
+
+
+def test_a_graph_may_go_on_behind_a_child_that_is_rolled_back() -> None:
+    text = CHILD.replace("timeout: 1d", "timeout: 1d, on_failure: continue").replace(
+        ',\n     with: {order_id: "${shipment.order_id}"}', ""
+    )
+    scenario = began(text, CHEAP).when(child_rolled_back("shipment"))
+
+    scenario.then(issued(PAY))
+
+
+def test_a_child_that_takes_too_long_is_cancelled() -> None:
+    scenario = began(CHILD, CHEAP, child_started("shipment"))
+
+    scenario.when(timed_out("shipment")).then(child_cancelled("shipment"))
+    scenario.when(child_rolled_back("shipment")).then(
+        rolled_back(code="timed_out", failed_step=None)
+    )
 
 
 class Order:

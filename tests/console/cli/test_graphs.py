@@ -94,6 +94,7 @@ def test_a_graph_is_drawn(folder):
     assert '    pay["pay<br/>payments.pay<br/>[undo payments.refund]"]' in lines
     assert '    reserve -->|"placed.amount #gt; 500"| approval' in lines
     assert call("contract", "graph", "order.yaml", "--json").row["mermaid"] == called.out
+    assert call("graph", "order").out == called.out
 
 
 def test_what_is_no_graph_is_not_drawn(folder):
