@@ -184,7 +184,7 @@ class _Assembling:
         )
         return Assembled(
             graph=graph,
-            starts_on=tuple(contract_of_event.model for contract_of_event in triggers),  # type: ignore[misc]  # triggers are events
+            starts_on=tuple(self.keys),
             keys=self.keys,
             listens=tuple(self.listens),
             contracts=frozenset(self.contracts),

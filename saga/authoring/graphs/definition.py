@@ -7,7 +7,7 @@ the file itself declares under `messages`. Nothing that a file names is imported
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import field
+from dataclasses import field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from saga.authoring.graphs.library import Library
 from saga.authoring.graphs.mistakes import START, Mistake, MistakeCode, in_order, told
 from saga.authoring.graphs.plan import Child, Graph
 from saga.authoring.graphs.program import GraphProgram
-from saga.authoring.graphs.reading import read
+from saga.authoring.graphs.reading import bytes_of, read
 from saga.authoring.graphs.shaping import Shaped, shaped
 from saga.authoring.source import fingerprint
 from saga.contracts import ContractModel, Event, contract_of, is_contract
@@ -171,7 +171,7 @@ def read_contract(data: bytes) -> Shaped | tuple[Mistake, ...]:
         return tree.mistakes
     found = shaped(tree.root)
     if isinstance(found, Shaped):
-        return _with(found, tree.mistakes)
+        return replace(found, mistakes=(*tree.mistakes, *found.mistakes))
     return (*tree.mistakes, *found)
 
 
@@ -191,26 +191,11 @@ def refusal(file: str, mistakes: Iterable[Mistake]) -> ContractFileError:
 
 def _bytes_of(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return bytes_of(path)
     except OSError as error:
         message = f"the file cannot be read: {error.strerror or error}"
         mistake = Mistake(START, message, MistakeCode.UNREADABLE)
         raise refusal(str(path), [mistake]) from None
-
-
-def _with(found: Shaped, mistakes: tuple[Mistake, ...]) -> Shaped:
-    if not mistakes:
-        return found
-    return Shaped(
-        found.name,
-        found.version,
-        found.deadline,
-        found.head,
-        found.tree,
-        found.nodes,
-        found.refused,
-        (*mistakes, *found.mistakes),
-    )
 
 
 def _defined(

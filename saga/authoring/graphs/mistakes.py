@@ -83,11 +83,8 @@ class Mistake:
 
 
 def in_order(mistakes: Iterable[Mistake]) -> list[Mistake]:
-    """Each place and code once, from the top of the file on."""
-    found: dict[tuple[Place, MistakeCode], Mistake] = {}
-    for mistake in mistakes:
-        found.setdefault((mistake.place, mistake.code), mistake)
-    return sorted(found.values(), key=lambda each: (each.place, each.code))
+    """Each once, from the top of the file on."""
+    return sorted(set(mistakes), key=lambda each: (each.place, each.code, each.message))
 
 
 def told(file: str, mistakes: Iterable[Mistake]) -> list[str]:

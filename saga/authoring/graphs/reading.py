@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Final
 
 import yaml
@@ -111,10 +112,16 @@ class Tree:
     mistakes: tuple[Mistake, ...]
 
 
+def bytes_of(file: Path) -> bytes:
+    """As much of a file as `read` has a use for; OSError where it cannot be read."""
+    with file.open("rb") as opened:
+        return opened.read(FILE_BYTES_MAX + 1)
+
+
 def read(data: bytes) -> Tree:
     """The tree of a file, with all mistakes of its form."""
     if len(data) > FILE_BYTES_MAX:
-        message = f"the file has {len(data):,} bytes, of at most {FILE_BYTES_MAX:,}"
+        message = f"the file has more than {FILE_BYTES_MAX:,} bytes"
         return _refused(START, message, MistakeCode.TOO_LARGE)
     try:
         text = data.decode("utf-8")

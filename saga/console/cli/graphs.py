@@ -14,6 +14,7 @@ from saga.authoring.graphs.drawing import mermaid
 from saga.authoring.graphs.handlers import EventHandler
 from saga.authoring.graphs.locked import models_of
 from saga.authoring.graphs.mistakes import MISTAKES_SHOWN_MAX, Mistake, in_order
+from saga.authoring.graphs.reading import bytes_of
 from saga.authoring.graphs.schema import shipped_schema
 from saga.authoring.graphs.shaping import Shaped
 from saga.console.cli.contracts import LOCK_FILE
@@ -93,7 +94,7 @@ def _print(session: Session, file: Path, mistakes: Sequence[Mistake]) -> None:
 
 def _read(file: Path) -> bytes:
     try:
-        return file.read_bytes()
+        return bytes_of(file)
     except OSError as error:
         raise NotSo(f"{file}: {error.strerror or error}") from error
 

@@ -231,7 +231,7 @@ KINDS = [
     ("~: a\n", '1:1: key `~` is no text: write "~"', "key-not-text"),
     ("? [1]\n: a\n", "1:3: a key is a text, not a list or a mapping", "key-not-text"),
     ("- a\n", "1:1: expected a mapping with `name`, `version` and `nodes`", "wrong-type"),
-    ("x" * 300_000, "1:1: the file has 300,000 bytes, of at most 262,144", "too-large"),
+    ("x" * 300_000, "1:1: the file has more than 262,144 bytes", "too-large"),
     ("[" + "1," * 10_001 + "1]", "the file has more than 10,000 keys and values", "too-large"),
 ]
 
