@@ -186,6 +186,7 @@ async def main() -> None:
         runtime = PaymentRuntime(service)
         await service.start(PaymentAuthorised(payment_id=PaymentId("p-1")))
         await service.start(PaymentAuthorised(payment_id=PaymentId("p-2"), risk=90))
+        await service.idle()  # until both have begun
         for id in (PaymentId("p-1"), PaymentId("p-2"), PaymentId("p-3")):
             match await runtime.run(id, ProcessPayment(request="1")):
                 case PaymentProcessed():

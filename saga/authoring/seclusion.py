@@ -15,8 +15,7 @@ import sys
 import traceback
 from asyncio.events import _get_running_loop as running_loop
 from asyncio.events import _set_running_loop as set_running_loop
-from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -61,22 +60,23 @@ class _NoLoop:
 NO_LOOP: Final = _NoLoop()
 
 
-@contextmanager
-def secluded() -> Iterator[None]:
+class secluded:  # noqa: N801  # reads as a function
     """For what a saga calls now and then; `Scheduler.run` does the same without a call."""
-    loop, hooks = running_loop(), sys.get_asyncgen_hooks()
-    try:
+
+    __slots__ = ("_hooks", "_loop")
+
+    def __enter__(self) -> None:
+        self._loop, self._hooks = running_loop(), sys.get_asyncgen_hooks()
         set_running_loop(NO_LOOP)  # type: ignore[arg-type]  # it only has the place of one
         sys.set_asyncgen_hooks(None, _leave)
-        yield
-    except (DefinitionError, RuntimeError) as refusal:
-        said = placed(refusal)
-        if said is refusal:
-            raise
-        raise said from refusal
-    finally:
-        sys.set_asyncgen_hooks(*hooks)
-        set_running_loop(loop)
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        sys.set_asyncgen_hooks(*self._hooks)
+        set_running_loop(self._loop)
+        if isinstance(error, DefinitionError | RuntimeError):
+            said = placed(error)
+            if said is not error:
+                raise said from error
 
 
 def placed(refusal: Exception) -> Exception:

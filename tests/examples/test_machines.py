@@ -15,6 +15,11 @@ from saga.testing import (
     World,
     WorldState,
     after,
+    completed,
+    given,
+    issued,
+    refused,
+    replied,
     signalled,
     updated,
 )
@@ -140,3 +145,77 @@ def test_the_life_of_a_task_is_driven_from_the_command_line(tmp_path: Path) -> N
     assert "task/t-1 is completed already" in late.stderr
     assert nobody.returncode == 1
     assert "there is no saga task/nobody" in nobody.stderr
+
+
+async def test_a_runtime_gives_one_of_three_results(tmp_path: Path) -> None:
+    """And the same one to the same request, though its payment has moved on."""
+    store = f"sqlite:///{tmp_path}/saga.db"
+    first, second = (payments.ProcessPayment(request=each) for each in "12")
+    fine, risky = (payments.PaymentId(each) for each in ("p-1", "p-2"))
+    async with payments.app.service(store=store, bus=f"local:///{tmp_path}/bus.db") as service:
+        runtime = payments.PaymentRuntime(service)
+        await service.start(payments.PaymentAuthorised(payment_id=fine))
+        await service.start(payments.PaymentAuthorised(payment_id=risky, risk=90))
+        await service.idle()
+
+        required = payments.VerificationRequired(reason=payments.VerificationReason.RISK)
+        assert await runtime.run(risky, first) == required
+        assert await runtime.run(risky, second) == required
+        processed = payments.PaymentProcessed(payment_id=fine)
+        assert await runtime.run(fine, first) == processed
+        await service.outcome("payment/p-1", timeout=HANG_S)
+        assert await runtime.run(fine, first) == processed
+        nobody = payments.PaymentId("p-3")
+        assert await runtime.run(nobody, first) == payments.PaymentNotFound(payment_id=nobody)
+
+
+def test_a_task_goes_through_its_life() -> None:
+    """Each state by its name; a start that is early is kept for `Validated`."""
+    (
+        given(tasks.task, tasks.TaskCreated(task_id="t-1", text="x"), signalled("start", {}))
+        .in_state(tasks.Created)
+        .when(replied(tasks.ValidateTask, tasks.TaskValidated(words=1)))
+        .then(issued(tasks.ProcessTask))
+        .in_state(tasks.Processing)
+        .when(replied(tasks.ProcessTask, tasks.TaskProcessed(result="X")))
+        .then(issued(tasks.PersistTask(task_id="t-1", result="X")))
+        .in_state(tasks.Processing)
+        .when(replied(tasks.PersistTask))
+        .then(completed(tasks.TaskCompleted(task_id="t-1", result="X")))
+        .in_state(tasks.Completed)
+    )
+
+
+def test_a_task_fails_from_each_state_but_the_last() -> None:
+    created = given(tasks.task, tasks.TaskCreated(task_id="t-1", text="x"))
+    validated = given(tasks.task, tasks.TaskCreated(task_id="t-1", text="x")).when(
+        replied(tasks.ValidateTask, tasks.TaskValidated(words=1))
+    )
+    processing = given(
+        tasks.task,
+        tasks.TaskCreated(task_id="t-1", text="x"),
+        replied(tasks.ValidateTask, tasks.TaskValidated(words=1)),
+        signalled("start", {}),
+    )
+    ends = [
+        (created.in_state(tasks.Created), refused(tasks.ValidateTask, "no", code="no"), "no"),
+        (validated.in_state(tasks.Validated), after("1h"), "no signal 'start' came in time"),
+        (processing.in_state(tasks.Processing), refused(tasks.ProcessTask, "no", code="no"), "no"),
+    ]
+    for scenario, happens, reason in ends:
+        scenario.when(happens).in_state(tasks.Failed)
+        scenario.then(completed(tasks.TaskFailed(task_id="t-1", reason=reason)))
+
+
+def test_the_services_of_a_task_share_nothing() -> None:
+    """Each is a service of its own, and its handlers use no name but their contract's."""
+    names = {each.name for each in (tasks.validator, tasks.processor, tasks.persistence)}
+    used = {
+        name
+        for handler in (tasks.validate, tasks.process, tasks.persist)
+        for name in handler.__code__.co_names
+        if hasattr(tasks, name)
+    }
+
+    assert len(names) == 3
+    assert used == {"Refused", "TaskValidated", "TaskProcessed"}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import UnionType
 from typing import Any, Final
 
@@ -19,7 +19,7 @@ from saga.authoring.machines.states import State, entering, handling
 from saga.authoring.machines.table import FAILURES, Table
 from saga.authoring.mapping import check_undo
 from saga.authoring.source import names_of, place_of, resolved
-from saga.contracts import Intent, contract_of
+from saga.contracts import Contract, Intent, contract_of
 from saga.errors import ChildRolledBack, DefinitionError, StepFailed, TimedOut
 
 Function = Callable[..., Any]
@@ -27,7 +27,6 @@ _OWN: Final = {each.__name__: each for each in (StepDone, *FAILURES)}
 _NEVER: Final = {
     TimedOut: "the state has no timeout: give its class one (timeout=…)",
     ChildRolledBack: "no state begins a child",
-    StepFailed: "no state issues a step",
     StepDone: "no state issues an intent without a reply",
 }
 _NOT_OUTSIDE: Final = (
@@ -93,10 +92,9 @@ def check_sources(
     """
     issued = [each for each in intents if issubclass(each, Intent)]
     replies = {contract_of(each).reply for each in issued}
-    brought = {each for each in replies if each is not None} | outside.keys()
-    if issued or has_children:
-        brought |= {StepFailed}
-    if None in replies or has_children:
+    # An intent may be made where it is not seen, so any intent that has such a reply will do.
+    brought: set[type] = {*outside, *_replies(Intent), StepFailed}
+    if None in replies or has_children or not issued:
         brought |= {StepDone}
     if has_children:
         brought |= {ChildRolledBack, TimedOut}
@@ -126,6 +124,16 @@ def check_steps(table: Table, start: Function) -> None:
         if table.is_final(state):
             _check_last(state, entered[state], handled)
     _check_pivots(table, entered, handled)
+
+
+def _replies(intent: type) -> Iterator[type]:
+    """The replies of all intents that are known by now."""
+    contract: Contract | None = getattr(intent, "__saga_contract__", None)
+    if contract is not None and contract.reply is not None:
+        yield contract.reply
+    narrower: list[type] = intent.__subclasses__()
+    for each in narrower:
+        yield from _replies(each)
 
 
 def _check_plain(function: object, name: str, *shapes: str) -> None:

@@ -27,6 +27,8 @@ class Inlet:
     selects: bool
     late: tuple[str, Literal["signal", "event", "update", "state"]]
     """What has not come when the state times out, and what kind of thing that is."""
+    outlook: frozenset[type]
+    """What may come from outside that the state, or one ahead of it, takes."""
 
     @property
     def is_open(self) -> bool:
@@ -38,6 +40,7 @@ def inlets_of(
 ) -> dict[type[State], Inlet]:
     """The inlet of each state that has a row."""
     heard = list(listens)
+    outside = {each.event for each in heard} | {*signals.values()} | {*updates.values()}
     versions = Counter(event_channel(each.contract.contract_name) for each in heard)
 
     def inlet(state: type[State]) -> Inlet:
@@ -56,6 +59,7 @@ def inlets_of(
             updates=answered,
             selects=any(versions[event_channel(name)] > 1 for name in names),
             late=_late(state, told, asked, answered),
+            outlook=frozenset(outside.intersection({*row, *table.ahead[state]})),
         )
 
     return {state: inlet(state) for state in table.rows}

@@ -99,7 +99,7 @@ class Machine:
 class MachineProgram:
     __slots__ = (
         *("_around", "_asked", "_commands", "_context", "_ending", "_failed", "_flow"),
-        *("_giver", "_givers", "_has_entered", "_is_over", "_is_own", "_kept", "_machine"),
+        *("_giver", "_givers", "_is_left_behind", "_is_over", "_is_own", "_kept", "_machine"),
         *("_numbers", "_prefix", "_refused", "_shown", "_sleep", "_state", "_steps"),
         *("_to_make", "_trigger", "_wait", "patches"),
     )
@@ -118,8 +118,9 @@ class MachineProgram:
         self._state: State | None = None
         self._giver: Callable[..., Any] = machine.start
         """Whose acts are done."""
-        self._is_own, self._has_entered = True, False
-        """Of this turn: whether its event is the machine's own; whether a state was entered."""
+        self._is_own, self._is_left_behind = True, False
+        """Of this turn: whether its event is the machine's own; whether something from outside that
+        could be taken before it cannot be taken any more."""
         self._refused: Refuse | None = None
         self._is_over = False
         """Nothing comes to a state any more."""
@@ -143,15 +144,17 @@ class MachineProgram:
         self.know_trigger(trigger)
         start, first = self._machine.start, self._machine.table.first
         self._begin(at)
-        state, given = self._called(start, self._trigger)
-        if type(state) not in first:
-            raise DefinitionError(
-                f"{start.__name__} gave {type(state).__name__}: it is annotated with "
-                f"{_names(first)}",
-                where=place_of(start),
-            )
-        self._enter(state, start, given)
-        return self._end()
+        self._is_left_behind = True  # by an earlier run, or while it was paused
+        with secluded():
+            state, given = self._called(start, self._trigger)
+            if type(state) not in first:
+                raise DefinitionError(
+                    f"{start.__name__} gave {type(state).__name__}: it is annotated with "
+                    f"{_names(first)}",
+                    where=place_of(start),
+                )
+            self._enter(state, start, given)
+            return self._end()
 
     def know_trigger(self, trigger: Message) -> None:
         self._trigger = read(self._registry, trigger)
@@ -194,10 +197,13 @@ class MachineProgram:
             return ()
         self._begin(at)
         self._sleep = None
-        self._take(TimedOut(*self._inlet.late), step=None)
-        return self._end()
+        with secluded():
+            self._take(TimedOut(*self._inlet.late), step=None)
+            return self._end()
 
     def arrived(self, wait: str, arrival: Arrival, at: Instant) -> Sequence[Command]:
+        if self._is_over:
+            return ()  # it has parked on its way back
         self._begin(at)
         self._wait = None
         event, taken = self._read(arrival)
@@ -205,9 +211,10 @@ class MachineProgram:
         if isinstance(arrival, UpdateReceived):
             self._asked = Request(arrival, event, self.say)
         assert taken in self._row, (wait, arrival)
-        self._handle(event, taken)
-        self._check_answered()
-        return self._end()
+        with secluded():
+            self._handle(event, taken)
+            self._check_answered()
+            return self._end()
 
     def timed_out(self, wait: str, _: Instant) -> Sequence[Command]:
         raise AssertionError(wait)  # a state's timeout is a sleep
@@ -293,7 +300,7 @@ class MachineProgram:
         self._context._at = at  # noqa: SLF001  # as above
         self._commands = []
         self._asked = self._failed = None
-        self._is_own, self._has_entered, self._refused = True, False, None
+        self._is_own, self._is_left_behind, self._refused = True, False, None
 
     def _end(self) -> Sequence[Command]:
         """Take what was kept for the states that came, wait for what comes next, and say so."""
@@ -304,7 +311,7 @@ class MachineProgram:
             self._await()
             if self._refused is not None:
                 self.say(self._refused)  # never right behind the fact: what was taken is waited for
-            if self._has_entered:
+            if self._is_left_behind:
                 self.say(RefuseKept())
         assert self._state is not None
         shown = type(self._state).__name__
@@ -330,9 +337,11 @@ class MachineProgram:
         """A step of this saga has settled."""
         self._begin(at)
         self._flow.settle(step)
-        if not self._is_over:
+        if self._is_over:
+            return ()
+        with secluded():
             self._take(event, step)
-        return self._end()
+            return self._end()
 
     def _take(self, event: Event | StepDone | Failure, step: StepId | None) -> None:
         """Handle what is the machine's own; keep it; or roll back, or leave it at that."""
@@ -399,9 +408,9 @@ class MachineProgram:
         kind = type(state)
         enter = entering(kind)
         if not is_final:
-            self._leave()
+            self._leave(kind)
         self._state = state
-        self._is_over, self._has_entered = is_final, True
+        self._is_over = is_final
         self._do(giver, given)
         if enter is not None:
             self._do(enter, _acts(enter, self._call(enter, state)))
@@ -413,8 +422,12 @@ class MachineProgram:
             self._sleep = self._name(kind, "timeout")
             self.say(Sleep(self._sleep, kind.__saga_timeout_us__))
 
-    def _leave(self) -> None:
+    def _leave(self, following: type[State]) -> None:
         """End the wait and the timeout of a state; at an end the kernel does so."""
+        if self._state is not None:
+            inlets = self._machine.inlets
+            before, after = self._inlet.outlook, inlets[following].outlook
+            self._is_left_behind = self._is_left_behind or not before <= after
         sleeps = () if self._sleep is None else (self._sleep,)
         waits = () if self._wait is None else (self._wait,)
         if sleeps or waits:
@@ -548,9 +561,8 @@ class MachineProgram:
             raise DefinitionError(
                 f"{call} stands beside a final state, in the place of its outcome"
             )
-        with secluded():  # a key function, and an upcast to the version that the saga starts on
-            current = read(self._registry, message)
-            problem = self._around.why_no_trigger(current, self._context.key)
+        current = read(self._registry, message)
+        problem = self._around.why_no_trigger(current, self._context.key)
         if problem is not None:
             raise DefinitionError(f"{call}: {problem}")
         self._ending = ContinueAsNew(message)
@@ -565,7 +577,8 @@ class MachineProgram:
         if asked is not None and not asked.is_answered:
             raise DefinitionError(
                 f"{asked} ({asked.id}) was never answered: give answer(…), or refuse(code, "
-                f"message), beside the state"
+                f"message), beside the state",
+                where=place_of(self._giver),
             )
 
     def _told(self, step: StepId) -> str:
@@ -588,10 +601,9 @@ class MachineProgram:
         return state, _acts(function, given_back[1:])
 
     def _call(self, function: Callable[..., Any], *given: object) -> Any:
-        with secluded():
-            if takes_context(function, len(given)):
-                return function(*given, self._context)
-            return function(*given)
+        if takes_context(function, len(given)):
+            return function(*given, self._context)
+        return function(*given)
 
 
 class Flow:

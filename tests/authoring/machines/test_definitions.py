@@ -365,6 +365,13 @@ def test_a_state_that_takes_an_update_answers_it():
     )
 
 
+def test_a_row_may_be_for_the_reply_to_an_intent_that_is_not_seen():
+    made = "from functools import partial\nmade = partial(Grind, id='x')\n"
+    mill = defined(made + changed('return Grind(id="x")', "return made()")).mill
+
+    assert {each.__name__ for each in mill.contracts()} == {"Began", "Ground"}
+
+
 def test_two_states_of_one_name_are_refused():
     states = STATES + "First = Done\nclass Done(State): ...\n"
     error = refusal(states, "TABLE = {Grinding: {Ground: (First, Done)}}")

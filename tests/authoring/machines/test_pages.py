@@ -43,3 +43,12 @@ def test_the_reference_has_each_act():
 
     assert {name for name in verbs if getattr(saga, name).__module__.endswith(".acts")} == verbs
     assert [name for name in sorted(verbs) if f"`{name}(" not in text] == []
+
+
+def test_the_reference_names_tests_that_there_are():
+    text = (DOCS / "reference" / "state-machines.md").read_text("utf-8")
+    tests = (DOCS.parent / "tests" / "examples" / "test_machines.py").read_text("utf-8")
+    named = set(re.findall(r"`(test_\w+)`", text))
+
+    assert len(named) >= 6
+    assert [name for name in sorted(named) if f"def {name}(" not in tests] == []

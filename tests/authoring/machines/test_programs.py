@@ -26,6 +26,7 @@ from saga import (
     refuse,
     tell,
 )
+from saga.core.intents import ArrivalRefused
 from saga.testing import (
     after,
     answered,
@@ -234,6 +235,31 @@ class TestWhatComesFromOutside:
 
         scenario.then(noted("refused", "Go allows Grinding or Sweeping or Ended"))
         scenario.in_state(Waiting).when(signalled("go", {})).in_state(Grinding)
+
+
+class TestPauses:
+    def test_what_came_before_a_paused_machine_began_is_kept_or_refused_when_it_does(self):
+        scenario = given(mill).when(
+            operator("pause", definition=True), Began(), signalled("stop"), signalled("go", {})
+        )
+        scenario.when(operator("resume", definition=True))
+
+        refusals = [
+            entry.body.detail
+            for entry in scenario.decided
+            if isinstance(entry.body, ArrivalRefused)
+        ]
+        assert refusals == ["neither Grinding nor a state ahead takes signal 'stop'"]
+        scenario.then(issued(Grind), issued(Sweep, step="broom")).in_state(Grinding)
+
+    def test_what_comes_while_it_is_paused_acts_when_it_goes_on(self):
+        (
+            grinding()
+            .when(operator("pause"), Rained(), after("2h"))
+            .in_state(Grinding)
+            .when(operator("resume"))
+            .in_state(Gone)
+        )
 
 
 class TestUpdates:
