@@ -19,6 +19,7 @@ from benchmarks.writing import writing
 
 MEASUREMENTS: Final = {
     "engine": "benchmarks.product:engine",
+    "way": "benchmarks.ways:way",
     "shares": "benchmarks.shares:shares",
     "replaying": "benchmarks.product:replaying",
     "folding": "benchmarks.embedded:folding",

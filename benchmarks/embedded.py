@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from rich.progress import Progress
 
+from benchmarks import ways
 from benchmarks.child import COUNTING, WRITING
 from benchmarks.measuring import (
     SAGA,
@@ -71,14 +72,15 @@ def measure(plan: Plan, folder: Path, printer: Printer) -> dict[str, Any]:
             engines[plan.revision] = stack.enter_context(laid_out(plan.revision))
         rivals = len(engines) + len(without_engine(LIGHT))
         runs = len(plan.in_flight) * rivals * (plan.runs + 2) + plan.runs * len(engines) + 2
-        runs += len(plan.in_flight)
+        runs += len(plan.in_flight) + len(ways.WAYS) * (plan.runs + 1)
         turns = _Turns(Bar(progress, runs), engines, folder, stack.enter_context(_scratch(folder)))
         levels = [turns.level(plan, in_flight) for in_flight in plan.in_flight]
         replays = in_turns(list(engines), plan.runs, turns.replay)
         folded = turns.fold()
         opened = turns.open(plan.open_sagas)
+        written = ways.measure(plan, turns.way)
     measured = {"levels": levels, "replay": compared(replays, [SAGA]) | folded, "open": opened}
-    return circumstances(plan) | measured
+    return circumstances(plan) | measured | {"ways": written}
 
 
 class _Turns:
@@ -119,6 +121,13 @@ class _Turns:
 
     def fold(self) -> Measured:
         return self._bar.run("replay without reading", "folding", f"{self._kept}/{SAGA}")
+
+    def way(self, child: str, name: str, sagas: int, in_flight: int) -> Measured:
+        """The order written in that way; *child* is `way`, or counts it."""
+        with _scratch(self._folder) as place:
+            what = [place, name, sagas, in_flight]
+            words = ["way", *what] if child == COUNTING else what
+            return self._bar.run(f"written as a {name}", child, *words)
 
     def open(self, sagas: int) -> Measured:
         with _scratch(self._folder) as place:
@@ -183,6 +192,7 @@ def parts(report: dict[str, Any]) -> Sequence[str | Table]:
         ratios_table(report["levels"]),
         _counts_table(report["levels"]),
         _shares_table(report["levels"]),
+        ways.ways_table(report["ways"]),
         replay_rate,
         f"{opened['sagas']:,.0f} open sagas: {opened['resident_mb']:,.0f} MB at most",
     )

@@ -10,6 +10,8 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import orjson
@@ -17,9 +19,11 @@ import orjson
 from benchmarks.order import app, app_with, placed
 from benchmarks.serving import Stop
 from benchmarks.timing import WARM_UP_SAGAS, Measured, percentiles, run_fast, stopwatch, tune_gc
-from saga import Service
+from saga import SagaApp, Service
 from saga.settings import Settings
 from saga.wiring import build_service
+
+Watch = Callable[[int], AbstractContextManager[Measured]]
 
 
 def addresses(folder: str) -> dict[str, str]:
@@ -29,14 +33,17 @@ def addresses(folder: str) -> dict[str, str]:
 
 def engine(folder: str, sagas: int, in_flight: int) -> Measured:
     """*sagas* with all that a user gets, from before each is published until it has ended."""
-    return run_fast(_engine(folder, sagas, in_flight))
+    return run_fast(running(app, folder, sagas, in_flight, stopwatch))
 
 
-async def _engine(folder: str, sagas: int, in_flight: int) -> Measured:
-    async with app.service(**addresses(folder)) as service:
+async def running(
+    application: SagaApp, folder: str, sagas: int, in_flight: int, watch: Watch
+) -> Measured:
+    """As `engine`, of any *application* that such orders start."""
+    async with application.service(**addresses(folder)) as service:
         await _run(service, range(min(sagas, WARM_UP_SAGAS)), in_flight)
         tune_gc()
-        with stopwatch(sagas) as measured:
+        with watch(sagas) as measured:
             numbers = range(WARM_UP_SAGAS, WARM_UP_SAGAS + sagas)
             latencies = await _run(service, numbers, in_flight)
     return measured | percentiles(latencies)

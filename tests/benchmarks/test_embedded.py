@@ -24,7 +24,7 @@ class TestCommand:
         """With their ratios, latencies and CPU, beside an older commit too; nothing is left."""
         report = call(*SMALL, "--vs", "HEAD", "--in", tmp_path, "--json").row
 
-        assert set(report) == CIRCUMSTANCES | {"levels", "replay", "open"}
+        assert set(report) == CIRCUMSTANCES | {"levels", "replay", "open", "ways"}
         assert (report["runs"], report["beside_commit"]) == (1, commit_of("HEAD"))
         (level,) = report["levels"]
         assert (level["in_flight"], level["sagas"]) == (8, 40)
