@@ -128,7 +128,7 @@ class Fan:
     def may_begin(self, at_once: int | None) -> bool:
         if self.unbegun == len(self.items):
             return False
-        return at_once is None or self.unbegun - len(self.settled | self.held) < at_once
+        return at_once is None or self.unbegun - len(self.settled) - len(self.held) < at_once
 
     @property
     def result(self) -> JsonValue:
@@ -139,9 +139,8 @@ class GraphProgram:
     """One run of a saga that is written as a graph."""
 
     __slots__ = (
-        *("_at", "_commands", "_emitted", "_ends", "_fans", "_graph", "_has_passed_wait"),
-        *("_is_live", "_is_over"),
-        *("_missing", "_names", "_prefix", "_ready", "_registry", "_running"),
+        *("_commands", "_emitted", "_ends", "_fans", "_graph", "_has_passed_wait", "_is_live"),
+        *("_is_over", "_missing", "_names", "_prefix", "_ready", "_registry", "_running"),
         *("_settled", "_stands", "_steps", "_steps_made", "_trigger", "_waits", "patches"),
     )
 
@@ -568,6 +567,7 @@ class GraphProgram:
 
     def _item_failed(self, step: NodeStep, failure: Failure) -> Sequence[Command]:
         node, fan = self._graph.nodes[step.at], self._fans[step.at]
+        fan.held.discard(step.item)
         fan.settled.add(step.item)
         fan.failures[step.item] = failure
         if node.each is not None and node.each.fails_fast:

@@ -682,3 +682,23 @@ def test_past_its_pivot_a_failed_step_parks_and_is_tried_again() -> None:
     scenario.when(failed("ship")).then_parked("step ship failed for good")
     scenario.when(operator("retry", step="ship", reason="mended"))
     scenario.when(replied("ship")).then(completed())
+
+
+def test_an_item_that_failed_past_the_pivot_is_tried_again() -> None:
+    """The others go on; the saga parks once they are through, and ends once it is done after all."""
+    text = FAN.replace("AT_ONCE", "at_once: 1,")
+    text = text.replace(
+        "  - {node_id: offer, depends_on: [placed]",
+        "  - {node_id: begin, depends_on: [placed], intent: payments.pay, kind: pivot, "
+        "with: {amount: 1}}\n  - {node_id: offer, depends_on: [begin]",
+    )
+    undo = text.index(",\n     undo:")
+    text = text[:undo] + "}" + text[text.index("}}}", undo) + 3 :]
+    two = Tendered(suppliers=[{"id": "s-0"}, {"id": "s-1"}])
+    scenario = began(text, two, replied("begin", Paid()), models=(*TENDER, Pay))
+
+    scenario.when(failed("offer")).then(issued(asked(1)))
+    scenario.when(replied("offer-2", Paid(receipt="r-1"))).then_parked("step offer failed for good")
+    scenario.when(operator("retry", step="offer", reason="mended"))
+    scenario.when(replied("offer", Paid(receipt="r-0")))
+    scenario.then(completed(OrderConfirmed(order_id="o-1", receipt="2")))
