@@ -52,6 +52,7 @@ from saga.core.events import (
     Arrival,
     ChildEnded,
     EventReceived,
+    Json,
     Message,
     SignalReceived,
     UpdateReceived,
@@ -141,10 +142,11 @@ class MachineProgram:
         self.patches: frozenset[str] | None = None
 
     def start(self, trigger: Message, at: Instant) -> Sequence[Command]:
+        was_held = self._trigger is not None
         self.know_trigger(trigger)
         start, first = self._machine.start, self._machine.table.first
         self._begin(at)
-        self._is_left_behind = True  # by an earlier run, or while it was paused
+        self._is_left_behind = was_held or bool(self._prefix)  # in a pause, by an earlier run
         with secluded():
             state, given = self._called(start, self._trigger)
             if type(state) not in first:
@@ -304,7 +306,7 @@ class MachineProgram:
 
     def _end(self) -> Sequence[Command]:
         """Take what was kept for the states that came, wait for what comes next, and say so."""
-        while not self._is_over and (kept := self._next_kept()) is not None:
+        while self._kept and not self._is_over and (kept := self._next_kept()) is not None:
             self._failed, self._is_own = None, True
             self._handle(kept, _class_in(self._row, kept))
         if not self._is_over:
@@ -317,7 +319,7 @@ class MachineProgram:
         shown = type(self._state).__name__
         if shown != self._shown:
             self._shown = shown
-            self._commands.insert(0, Show({STATE_SHOWN: canonical(shown)}))
+            self._commands.insert(0, Show({STATE_SHOWN: _json_of(shown)}))
         commands, self._commands = self._commands, []
         return commands
 
@@ -360,8 +362,6 @@ class MachineProgram:
 
     def _next_kept(self) -> object | None:
         """The oldest that the state takes; what no state ahead takes is forgotten."""
-        if not self._kept:
-            return None
         for number, (_, event) in enumerate(self._kept):
             if _class_in(self._row, event) is not None:
                 del self._kept[number]
@@ -424,15 +424,15 @@ class MachineProgram:
 
     def _leave(self, following: type[State]) -> None:
         """End the wait and the timeout of a state; at an end the kernel does so."""
-        if self._state is not None:
+        if self._state is not None and not self._is_left_behind:
             inlets = self._machine.inlets
-            before, after = self._inlet.outlook, inlets[following].outlook
-            self._is_left_behind = self._is_left_behind or not before <= after
+            self._is_left_behind = not self._inlet.outlook <= inlets[following].outlook
+        if self._sleep is None and self._wait is None:
+            return
         sleeps = () if self._sleep is None else (self._sleep,)
         waits = () if self._wait is None else (self._wait,)
-        if sleeps or waits:
-            self.say(DropBranch((), sleeps, waits))
         self._sleep = self._wait = None
+        self.say(DropBranch((), sleeps, waits))
 
     def _await(self) -> None:
         inlet = self._inlet
@@ -470,6 +470,8 @@ class MachineProgram:
         self.say(fail)
 
     def _do(self, function: Callable[..., Any], given: tuple[Act, ...]) -> None:
+        if not given:
+            return
         self._giver = function
         try:
             for act in given:
@@ -590,6 +592,8 @@ class MachineProgram:
     ) -> tuple[State, tuple[Act, ...]]:
         """The state that a function gives, and the acts beside it."""
         result = self._call(function, *given)
+        if isinstance(result, State):
+            return result, ()
         given_back = result if isinstance(result, tuple) else (result,)
         state = given_back[0] if given_back else None
         if not isinstance(state, State):
@@ -637,6 +641,8 @@ def takes_context(function: Callable[..., Any], given: int) -> bool:
 
 
 def _acts(function: Callable[..., Any], given: object) -> tuple[Act, ...]:
+    if isinstance(given, ACT_CLASSES):
+        return (given,)
     beside = given if isinstance(given, tuple) else (given,)
     for each in beside:
         if not isinstance(each, ACT_CLASSES):
@@ -647,6 +653,11 @@ def _acts(function: Callable[..., Any], given: object) -> tuple[Act, ...]:
                 where=place_of(function),
             )
     return beside
+
+
+@lru_cache(maxsize=4096)
+def _json_of(name: str) -> Json:
+    return canonical(name)
 
 
 def _class_in(known: Container[type], event: object) -> type | None:
