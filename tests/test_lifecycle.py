@@ -387,3 +387,54 @@ async def test_no_orchestrator_can_call_another_one(life):
         assert id(one) not in reached_from(two)
         one.statistics.neighbour = two.receiver.receive  # as somebody might do
         assert id(two) in reached_from(one)
+
+
+@pytest.mark.parametrize("ill", [None, "outcome poller"], ids=["is stopped", "cannot start"])
+async def test_on_servers_nothing_is_left_either(ill, life, kafka, postgres, namespace):
+    """All effect services are one part there, on one broker."""
+    places = {"bus": kafka.url, "store": postgres, "effects_store": postgres}
+    life.settings = Settings.read({}, http="127.0.0.1:0", namespace=namespace, **places)
+    service = life.service()
+    starts = [*STARTS[:5], "effects of stock, wallets", STARTS[-1]]
+    assert list(service.status()) == starts
+    if ill is None:
+        async with service:
+            assert service.status() == dict.fromkeys(starts, "up")
+    else:
+        life.fail_to_start.add(ill)
+        with pytest.raises(LookupError):
+            await service.open()
+
+    ends = service.status()
+    assert ends.pop("outcome poller") == ("stopped" if ill is None else f"ended: no {ill}")
+    assert ends == dict.fromkeys(starts[:-1], "stopped")
+    life.assert_nothing_is_left()
+
+
+async def test_on_servers_a_drain_that_is_cut_short_leaves_no_service_of_its_broker(
+    life, kafka, postgres, namespace, monkeypatch
+):
+    real, hangs = EffectsService._drain, [True]  # noqa: SLF001  # to have it hang
+
+    async def drain(self, running):
+        if hangs.pop():
+            hangs.append(False)
+            life.hanging.set()
+            await asyncio.Event().wait()
+        hangs.append(False)
+        await real(self, running)
+
+    monkeypatch.setattr(EffectsService, "_drain", drain)
+    places = {"bus": kafka.url, "store": postgres, "effects_store": postgres}
+    life.settings = Settings.read({}, http="off", namespace=namespace, **places)
+    service = life.service()
+    await service.open()
+    stopping = asyncio.create_task(service.stop())
+    await life.hanging.wait()
+
+    stopping.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await stopping
+
+    assert set(service.status().values()) == {"stopped"}
+    life.assert_nothing_is_left()
