@@ -1,6 +1,7 @@
-"""Runs an example in a process that kills itself: `python -m tests.examples.struck NAME COMMIT`.
+"""Runs an example in a process that kills itself: `python -m tests.examples.struck MODULE COMMIT`.
 
-Right behind the commit of that number, of those that hold turns, it is gone without a word.
+Right behind the commit of that number, of those that hold turns, it is gone without a word. There
+is no commit 0: with that number it runs to its end.
 """
 
 from __future__ import annotations
@@ -9,26 +10,37 @@ import asyncio
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from importlib import import_module
 from itertools import count
 from typing import Any
 
+from saga.adapters.postgres import PostgresEventStore
 from saga.adapters.sqlite import SqliteEventStore
+from saga.ports import EventStore
+
+STORES: tuple[type[EventStore], ...] = (SqliteEventStore, PostgresEventStore)
 
 
 def strike_behind(commit: int) -> None:
     """Have the event store kill this process when it has recorded so many batches of turns."""
-    append, numbers = SqliteEventStore.append, count(1)
+    numbers = count(1)
+    for store in STORES:
+        _strike(store, numbers, commit)
 
-    async def struck(self: SqliteEventStore, batch: Any, **options: Any) -> Any:
+
+def _strike(store: Any, numbers: Iterator[int], commit: int) -> None:
+    append = store.append
+
+    async def struck(self: EventStore, batch: Any, **options: Any) -> Any:
         appended = await append(self, batch, **options)
         if batch.histories and next(numbers) == commit:
             os.kill(os.getpid(), signal.SIGKILL)
         return appended
 
-    SqliteEventStore.append = struck  # type: ignore[method-assign]
+    store.append = struck
 
 
 if __name__ == "__main__":
     strike_behind(int(sys.argv[2]))
-    asyncio.run(import_module(f"examples.{sys.argv[1]}").main())
+    asyncio.run(import_module(sys.argv[1]).main())

@@ -1,8 +1,5 @@
 """The contract graphs among the examples do what they say, also killed in the middle."""
 
-import os
-import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,16 +23,9 @@ from saga.testing import (
     rolled_back,
     undo_issued,
 )
-from tests.patience import HANG_S
+from tests.examples.running import PROCESSING, run_after_kills
 
-ROOT = Path(__file__).parents[2]
-GRAPHS = ROOT / "examples" / "graphs"
-PROCESSING = GRAPHS / "order_processing"
 AS_GIVEN = Path(__file__).with_name("order_contract_as_given.yaml")
-STRUCK = (
-    "import asyncio, importlib, sys; from tests.examples.struck import strike_behind; "
-    "strike_behind(int(sys.argv[2])); asyncio.run(importlib.import_module(sys.argv[1]).main())"
-)
 SAYS = {
     "examples.graphs.order.app": [
         "completed order_id='o-1' receipt='r-o-1'",
@@ -53,32 +43,12 @@ SAYS = {
 """By module: what its `main` prints, a line a saga."""
 
 
-def run(module: str, folder: Path, *, commit: int = 0) -> subprocess.CompletedProcess[str]:
-    """Run the `main` of a module, which kills itself behind the commit of a number."""
-    paths = os.pathsep.join([str(ROOT), str(PROCESSING)])
-    command = [sys.executable, "-c", STRUCK, module, str(commit)]
-    return subprocess.run(
-        command,
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": paths},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=HANG_S,
-    )
-
-
 @pytest.mark.parametrize("module", SAYS)
 def test_an_example_ends_as_it_says_although_it_is_killed_on_the_way(
-    module: str, tmp_path: Path
+    module: str, pair: dict[str, str], tmp_path: Path
 ) -> None:
-    for commit in (1, 2):
-        struck = run(module, tmp_path, commit=commit)
-        assert struck.returncode == -signal.SIGKILL, struck.stderr
-    ended = run(module, tmp_path)
+    lines = run_after_kills(tmp_path, module, "-m", module, settings=pair)
 
-    assert ended.returncode == 0, ended.stderr
-    lines = ended.stdout.splitlines()
     assert len(lines) == len(SAYS[module])
     for line, end in zip(lines, SAYS[module], strict=True):
         assert line.endswith(end)

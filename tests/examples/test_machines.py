@@ -1,6 +1,5 @@
 """The machines do what they say, also in a process that is killed on the way, and in any world."""
 
-import signal
 import subprocess
 import time
 from collections import Counter
@@ -24,11 +23,9 @@ from saga.testing import (
     updated,
 )
 from saga.testing.world.driver import Story
-from tests.examples.running import ROOT, run, running
+from tests.examples.running import ROOT, run, run_after_kills, running
 from tests.patience import HANG_S
 
-LIVES = [1, 2]
-"""Behind which of its commits each life of an example is killed."""
 WORLDS = 12
 SAYS = {
     "order": [
@@ -85,16 +82,14 @@ def test_each_machine_is_known() -> None:
 
 @pytest.mark.parametrize("name", SAYS)
 def test_a_machine_that_is_killed_goes_on_as_if_nothing_had_happened(
-    name: str, tmp_path: Path
+    name: str, pair: dict[str, str], tmp_path: Path
 ) -> None:
     """Killed in one life after another, then run to its end by the command of its first line."""
-    struck = ("-m", "tests.examples.struck", f"machines.{name}")
-    lives = [run(tmp_path, *struck, str(commit)) for commit in LIVES]
-    ran = run(tmp_path, str(ROOT / "examples" / "machines" / f"{name}.py"))
+    program = str(ROOT / "examples" / "machines" / f"{name}.py")
 
-    assert [life.returncode for life in lives] == [-signal.SIGKILL] * len(LIVES), lives[-1].stderr
-    assert ran.returncode == 0, ran.stderr
-    assert [line for line in ran.stdout.splitlines() if line in SAYS[name]] == SAYS[name]
+    lines = run_after_kills(tmp_path, f"examples.machines.{name}", program, settings=pair)
+
+    assert [line for line in lines if line in SAYS[name]] == SAYS[name]
 
 
 @pytest.mark.parametrize("name", SAYS)

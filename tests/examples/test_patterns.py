@@ -1,6 +1,5 @@
 """The patterns do what they say, also in a process that is killed on the way, and in any world."""
 
-import signal
 from collections import Counter
 from datetime import UTC, datetime
 from importlib import import_module
@@ -43,15 +42,12 @@ from saga.testing import (
     undo_issued,
 )
 from tests.examples.pattern_stories import STORIES
-from tests.examples.running import run
+from tests.examples.running import ROOT, run_after_kills
 from tests.patience import HANG_S
 
-ROOT = Path(__file__).parents[2]
 PATTERNS = sorted(
     path.stem for path in (ROOT / "examples" / "patterns").glob("*.py") if path.stem != "__init__"
 )
-LIVES = [1, 2]
-"""Behind which of its commits each life of a pattern is killed."""
 WORLDS = 12
 SAYS = {
     "sequential": [
@@ -116,14 +112,9 @@ SAYS = {
 """What each pattern prints of its outcomes, in order."""
 
 
-def outcomes(pattern: str, printed: str) -> list[str]:
+def outcomes(pattern: str, lines: list[str]) -> list[str]:
     """The lines that tell how sagas ended, as far as they are always the same."""
-    return [
-        expected
-        for line in printed.splitlines()
-        for expected in SAYS[pattern]
-        if line.startswith(expected)
-    ]
+    return [expected for line in lines for expected in SAYS[pattern] if line.startswith(expected)]
 
 
 def test_each_pattern_is_known() -> None:
@@ -135,13 +126,11 @@ def test_a_pattern_that_is_killed_goes_on_as_if_nothing_had_happened(
     pattern: str, tmp_path: Path
 ) -> None:
     """Killed in one life after another, then run to its end by the command of its first line."""
-    struck = ("-m", "tests.examples.struck", f"patterns.{pattern}")
-    lives = [run(tmp_path, *struck, str(commit)) for commit in LIVES]
-    ran = run(tmp_path, str(ROOT / "examples" / "patterns" / f"{pattern}.py"))
+    program = str(ROOT / "examples" / "patterns" / f"{pattern}.py")
 
-    assert [life.returncode for life in lives] == [-signal.SIGKILL] * len(LIVES), lives[-1].stderr
-    assert ran.returncode == 0, ran.stderr
-    assert outcomes(pattern, ran.stdout) == SAYS[pattern], ran.stdout
+    lines = run_after_kills(tmp_path, f"examples.patterns.{pattern}", program)
+
+    assert outcomes(pattern, lines) == SAYS[pattern], lines
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
