@@ -3,8 +3,11 @@
 Authors of sagas and effect services need nothing but this, and `saga.testing` for their tests.
 """
 
+import importlib
+from typing import TYPE_CHECKING
+
 from saga.app import SagaApp
-from saga.authoring import Context, Output, contract, on, saga
+from saga.authoring import Context, on, saga
 from saga.authoring.machines import (
     Acts,
     Next,
@@ -44,6 +47,20 @@ from saga.runtime.middleware import TurnInfo
 from saga.runtime.outcomes import Outcome
 from saga.runtime.view import SagaView
 from saga.service import Service
+
+if TYPE_CHECKING:
+    from saga.authoring.graphs import Output, contract
+else:
+
+    def __getattr__(name: str) -> object:
+        # Contract graphs take a YAML reader and models of their own; most sagas are Python alone.
+        if name not in ("Output", "contract"):
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(importlib.import_module("saga.authoring.graphs"), name)
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
+
 
 __all__ = [
     "Acts",

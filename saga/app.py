@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saga.application import ROLES, Application
-from saga.authoring import contract
 from saga.contracts import ContractModel
 from saga.contracts.lockfile import read_lock
 
@@ -79,7 +78,8 @@ def app_of_file(file: Path) -> SagaApp:
     Raises:
         DefinitionError: a file has mistakes.
     """
-    from saga.authoring.graphs.locked import models_of  # most applications are made of Python
+    from saga.authoring.graphs import contract  # most applications are made of Python
+    from saga.authoring.graphs.locked import models_of
 
     spare: list[type[ContractModel]] = []
     if LOCK_FILE.exists():

@@ -2,7 +2,6 @@
 
 from saga.authoring.definition import SagaDefinition, UnresolvedSaga
 from saga.authoring.functions import Context, FunctionDefinition, saga
-from saga.authoring.graphs import ContractGraph, Output, contract
 from saga.authoring.listening import Listening, on
 from saga.authoring.registry import SagaRegistry
 from saga.errors import ChildRolledBack, RollBack, StepFailed, TimedOut
@@ -10,17 +9,14 @@ from saga.errors import ChildRolledBack, RollBack, StepFailed, TimedOut
 __all__ = [
     "ChildRolledBack",
     "Context",
-    "ContractGraph",
     "FunctionDefinition",
     "Listening",
-    "Output",
     "RollBack",
     "SagaDefinition",
     "SagaRegistry",
     "StepFailed",
     "TimedOut",
     "UnresolvedSaga",
-    "contract",
     "on",
     "saga",
 ]

@@ -17,7 +17,7 @@ def main() -> None:
         from saga.console.cli.program import program
 
         try:
-            program()(prog_name="saga")
+            program(*sys.argv[1:2])(prog_name="saga")
         finally:
             sys.stdout.flush()
     except KeyboardInterrupt:

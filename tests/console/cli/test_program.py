@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from tests.console.conftest import call, environment
+from saga.console.cli import program as whole
+from tests.console.conftest import call, environment, invoked
 from tests.console.toys import ORDER
 
 COMMANDS = [
@@ -46,6 +47,44 @@ def test_the_version_is_printed():
 
     assert called.code == 0
     assert called.out.startswith("saga 0.1.0, Python 3.")
+
+
+@pytest.mark.parametrize("word", {name.partition(" ")[0]: None for name in whole.COMMANDS})
+def test_a_part_of_the_program_says_what_the_whole_says(word):
+    part = invoked(whole.program(word), [word, "--help"])
+
+    assert part.code == 0
+    assert part == call(word, "--help")
+
+
+UNNEEDED = {
+    *("aiohttp", "aiokafka", "asyncpg", "faststream", "jsonschema", "prometheus_client"),
+    *("psycopg", "yaml", "saga.authoring.graphs", "saga.console.cli.contracts", "saga.testing"),
+}
+"""What no command needs that only reads files, of an application that is Python alone."""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["-c", "import saga"], ["-m", "saga", "ls"], ["-m", "saga", "replay"]],
+    ids=" ".join,
+)
+def test_nothing_is_loaded_that_a_command_does_not_need(toys, words):
+    call("publish", ORDER, '{"order_id": "o-1", "amount": 1}')
+    call("run", "--until-idle")
+
+    ended = subprocess.run(
+        [sys.executable, "-X", "importtime", *words],
+        env=environment(toys),
+        cwd=toys,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    loaded = {line.rpartition("|")[2].strip() for line in ended.stderr.splitlines()}
+    assert "saga.authoring.functions" in loaded
+    assert loaded & UNNEEDED == set()
 
 
 WITHOUT_EXTRAS = """
