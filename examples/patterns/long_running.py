@@ -37,7 +37,8 @@ async def meter(ctx: Context, installed: MeterInstalled) -> MeterRetired:
         total, left = total + reading.units, left - 1
         await ctx.sleep(installed.pause)
     if left:
-        await ctx.continue_as_new(installed.model_copy(update={"rounds": left, "total": total}))
+        changes = {"meter": ctx.key, "rounds": left, "total": total}
+        await ctx.continue_as_new(installed.model_copy(update=changes))
     return MeterRetired(meter=installed.meter, total=total)
 
 

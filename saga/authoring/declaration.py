@@ -120,7 +120,11 @@ class Declaration(ABC):
             return f"version {self.version} of saga {self.name!r}, the newest, starts on {starts}"
         own = self.key_of(trigger)
         if own != key:
-            return f"its key is {own!r}, and this saga's {key!r}: a run keeps to its saga's key"
+            return (
+                f"its key is {own!r}, and this saga's {key!r}: a run keeps to its saga's key, so "
+                f"fill that of its trigger from ctx.key; a saga that was run again has another key "
+                f"than its trigger says"
+            )
         return None
 
     def diagram(self) -> str | None:

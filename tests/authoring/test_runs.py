@@ -305,7 +305,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("trigger", "why"),
         [
-            (OrderPlaced(order_id="o-2"), "its key is 'o-2', and this saga's 'o-1'"),
+            (OrderPlaced(order_id="o-2"), "key, so fill that of its trigger from ctx.key"),
             (OrderSeen(), "version 1 of saga 'order', the newest, starts on OrderPlaced"),
             (Ship(), "version 1 of saga 'order', the newest, starts on OrderPlaced"),
             (OrderPlaced, "was given a class"),
@@ -321,6 +321,22 @@ class TestRefusals:
         run = running(wrong, PLACED)
         run.when(replied(Ship)).then_parked(why)
         assert f"{__file__}:" in run.state.reason
+
+    def test_mended_code_goes_on_when_the_saga_is_released(self):
+        """So it may be with a saga that was run again: its trigger still says the old key."""
+
+        def going_on(key_of):
+            async def order(ctx, placed):
+                await ctx.wait("go")
+                await ctx.continue_as_new(OrderPlaced(order_id=key_of(ctx)))
+
+            return order
+
+        run = running(going_on(lambda _: "o-0"), PLACED).when(signalled("go"))
+        run.then_parked("its key is 'o-0', and this saga's 'o-1'")
+        mended = running(going_on(lambda ctx: ctx.key), history=run.history)
+        mended.when(operator("release"), signalled("go")).then_status("running")
+        assert mended.state.run_number == 2
 
     def test_a_step_id_that_looks_like_that_of_a_run_is_refused(self):
         async def alike(ctx, placed):
