@@ -18,6 +18,7 @@ from saga.core.events import Message
 from saga.core.history import NAME_OF, Entry
 from saga.core.identity import Direction, StepId
 from saga.core.intents import (
+    ArrivalRefused,
     CommandSent,
     Continued,
     EventPublished,
@@ -257,6 +258,11 @@ def armed(purpose: TimerPurpose | str, target: str, length: Duration) -> Expecta
 def noted(verdict: Verdict | str, detail: str = "") -> Expectation:
     """Something arrived that changed nothing, or not what its sender meant."""
     return Expectation(Noted, {"verdict": Verdict(verdict), "detail": Containing(detail)})
+
+
+def arrival_refused(detail: str = "", *, arrived: int | None = None) -> Expectation:
+    """What was kept is gone, as nothing ahead takes it; *arrived*: it came with this entry."""
+    return Expectation(ArrivalRefused, {"detail": Containing(detail)} | _given(arrived=arrived))
 
 
 def continued(trigger: Event | type[Event], *, run: int | None = None) -> Expectation:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from pydantic import BaseModel
 
 from saga import (
@@ -26,10 +27,11 @@ from saga import (
     refuse,
     tell,
 )
-from saga.core.intents import ArrivalRefused
+from saga.core.events import SignalReceived
 from saga.testing import (
     after,
     answered,
+    arrival_refused,
     child_completed,
     child_rolled_back,
     completed,
@@ -244,13 +246,19 @@ class TestPauses:
         )
         scenario.when(operator("resume", definition=True))
 
-        refusals = [
-            entry.body.detail
-            for entry in scenario.decided
-            if isinstance(entry.body, ArrivalRefused)
-        ]
-        assert refusals == ["neither Grinding nor a state ahead takes signal 'stop'"]
-        scenario.then(issued(Grind), issued(Sweep, step="broom")).in_state(Grinding)
+        why = "neither Grinding nor a state ahead takes signal 'stop'"
+        stop = next(
+            entry.version
+            for entry in scenario.history
+            if isinstance(entry.body, SignalReceived) and entry.body.name == "stop"
+        )
+        scenario.then(
+            issued(Grind), issued(Sweep, step="broom"), arrival_refused(why, arrived=stop)
+        ).in_state(Grinding)
+        with pytest.raises(AssertionError):
+            scenario.then(
+                issued(Grind), issued(Sweep, step="broom"), arrival_refused(arrived=stop + 1)
+            )
 
     def test_what_comes_while_it_is_paused_acts_when_it_goes_on(self):
         (
