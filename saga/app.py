@@ -79,7 +79,7 @@ def app_of_file(file: Path) -> SagaApp:
         DefinitionError: a file has mistakes.
     """
     from saga.authoring.graphs import contract  # most applications are made of Python
-    from saga.authoring.graphs.locked import models_of
+    from saga.authoring.graphs.checking.locked import models_of
 
     spare: list[type[ContractModel]] = []
     if LOCK_FILE.exists():

@@ -18,16 +18,16 @@ from typing_extensions import override
 from saga.authoring.declaration import Declaration, Surroundings, declared
 from saga.authoring.definition import SagaDefinition, Services
 from saga.authoring.determinism import warned_of
-from saga.authoring.graphs.assembling import Assembled, assembled, checked_alone
-from saga.authoring.graphs.drawing import mermaid
-from saga.authoring.graphs.fingerprints import canonical_contract
+from saga.authoring.graphs.checking.assembling import Assembled, assembled, checked_alone
+from saga.authoring.graphs.checking.library import Library
+from saga.authoring.graphs.diagram import mermaid
+from saga.authoring.graphs.file.fingerprints import canonical_contract
+from saga.authoring.graphs.file.mistakes import START, Mistake, MistakeCode, in_order, told
+from saga.authoring.graphs.file.reading import bytes_of, read
+from saga.authoring.graphs.file.shaping import Shaped, shaped
 from saga.authoring.graphs.handlers import EventHandler, handlers_of
-from saga.authoring.graphs.library import Library
-from saga.authoring.graphs.mistakes import START, Mistake, MistakeCode, in_order, told
 from saga.authoring.graphs.plan import Child, Graph
 from saga.authoring.graphs.program import GraphProgram
-from saga.authoring.graphs.reading import bytes_of, read
-from saga.authoring.graphs.shaping import Shaped, shaped
 from saga.authoring.source import fingerprint
 from saga.contracts import ContractModel, Event, contract_of, is_contract
 from saga.core.identity import SagaId

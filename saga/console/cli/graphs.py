@@ -9,14 +9,14 @@ from typing import Annotated
 import typer
 
 from saga.application import Application
+from saga.authoring.graphs.checking.locked import models_of
 from saga.authoring.graphs.definition import GraphDefinition, check_file, read_contract
-from saga.authoring.graphs.drawing import mermaid
+from saga.authoring.graphs.diagram import mermaid
+from saga.authoring.graphs.file.mistakes import MISTAKES_SHOWN_MAX, Mistake, in_order
+from saga.authoring.graphs.file.reading import bytes_of
+from saga.authoring.graphs.file.schema import shipped_schema
+from saga.authoring.graphs.file.shaping import Shaped
 from saga.authoring.graphs.handlers import EventHandler
-from saga.authoring.graphs.locked import models_of
-from saga.authoring.graphs.mistakes import MISTAKES_SHOWN_MAX, Mistake, in_order
-from saga.authoring.graphs.reading import bytes_of
-from saga.authoring.graphs.schema import shipped_schema
-from saga.authoring.graphs.shaping import Shaped
 from saga.console.cli.contracts import LOCK_FILE
 from saga.console.cli.output import AppRefused, ExitCode, NotSo
 from saga.console.cli.session import Session

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saga.authoring.graphs.definition import check_file
-from saga.authoring.graphs.mistakes import in_order
+from saga.authoring.graphs.file.mistakes import in_order
 from tests.authoring.graphs.orders import MODELS, ORDER
 
 PIECES = st.sampled_from(

@@ -11,8 +11,8 @@ import yaml
 from pydantic import BaseModel
 
 from saga.authoring.graphs import ContractGraph
-from saga.authoring.graphs import format as form
-from saga.authoring.graphs.mistakes import MistakeCode
+from saga.authoring.graphs.file import format as form
+from saga.authoring.graphs.file.mistakes import MistakeCode
 from saga.errors import ContractFileError
 from tests.authoring.graphs.orders import MODELS
 

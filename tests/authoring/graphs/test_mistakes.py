@@ -5,7 +5,7 @@
 import pytest
 
 from saga.authoring.graphs.definition import check_file
-from saga.authoring.graphs.mistakes import MISTAKES_SHOWN_MAX, MistakeCode, told
+from saga.authoring.graphs.file.mistakes import MISTAKES_SHOWN_MAX, MistakeCode, told
 from tests.authoring.graphs.orders import MODELS, ORDER
 
 

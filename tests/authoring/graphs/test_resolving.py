@@ -6,7 +6,7 @@ import pytest
 
 from saga import EffectContext, Effects, Output, SagaApp, contract
 from saga.authoring.graphs import ContractGraph
-from saga.authoring.graphs.locked import models_of
+from saga.authoring.graphs.checking.locked import models_of
 from saga.contracts import ContractRegistry, contract_of, upcast
 from saga.contracts import Event as EventModel
 from saga.contracts.lockfile import check, lock_of

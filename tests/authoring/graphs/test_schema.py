@@ -8,8 +8,8 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from saga.authoring.graphs.definition import read_contract
-from saga.authoring.graphs.schema import contract_schema, schema_text, shipped_schema
-from saga.authoring.graphs.shaping import Shaped
+from saga.authoring.graphs.file.schema import contract_schema, schema_text, shipped_schema
+from saga.authoring.graphs.file.shaping import Shaped
 from tests.authoring.graphs.orders import ORDER
 
 ROOT = Path(__file__).parents[3]

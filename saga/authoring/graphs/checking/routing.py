@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
-from saga.authoring.graphs.compiling import Notes
+from saga.authoring.graphs.checking.compiling import Notes
+from saga.authoring.graphs.checking.library import Library, fits, short_name
+from saga.authoring.graphs.file.mistakes import MistakeCode, Place, did_you_mean, shown
+from saga.authoring.graphs.file.shaping import Shaped, found_at
 from saga.authoring.graphs.handlers import EventHandler
-from saga.authoring.graphs.library import Library, fits, short_name
-from saga.authoring.graphs.mistakes import MistakeCode, Place, did_you_mean, shown
-from saga.authoring.graphs.shaping import Shaped, found_at
 from saga.contracts import Contract, Kind
 
 _ANYWHERE: Final = "{env}.{namespace}."

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import yaml
 
-from saga.authoring.graphs.mistakes import START, Mistake, MistakeCode, Place, shown
+from saga.authoring.graphs.file.mistakes import START, Mistake, MistakeCode, Place, shown
 from saga.core.texts import is_storable
 from saga.core.values import value
 

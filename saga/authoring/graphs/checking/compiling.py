@@ -12,12 +12,12 @@ from typing import Any, Final
 from pydantic import JsonValue
 
 from saga.authoring.graphs import expressions as ex
-from saga.authoring.graphs import format as form
-from saga.authoring.graphs.library import Library, short_name
-from saga.authoring.graphs.mistakes import Mistake, MistakeCode, Place, did_you_mean, shown
+from saga.authoring.graphs.checking.library import Library, short_name
+from saga.authoring.graphs.file import format as form
+from saga.authoring.graphs.file.mistakes import Mistake, MistakeCode, Place, did_you_mean, shown
+from saga.authoring.graphs.file.reading import Node, Scalar
+from saga.authoring.graphs.file.shaping import Shaped, ShapedNode, found_at
 from saga.authoring.graphs.plan import Computed, Filling, Given, Items, Members, Plain, Policy
-from saga.authoring.graphs.reading import Node, Scalar
-from saga.authoring.graphs.shaping import Shaped, ShapedNode, found_at
 from saga.authoring.mapping import REPORT_FIELDS, check_rolled_back
 from saga.contracts import Contract, ContractModel, Event, Kind
 from saga.core.retry import Retry

@@ -12,9 +12,9 @@ from typing import Any, Final, TypeVar, cast, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from saga.authoring.graphs import format as form
-from saga.authoring.graphs.mistakes import Mistake, MistakeCode, Place, did_you_mean, shown
-from saga.authoring.graphs.reading import Bent, Listed, Mapped, Member, Node, Scalar, plain
+from saga.authoring.graphs.file import format as form
+from saga.authoring.graphs.file.mistakes import Mistake, MistakeCode, Place, did_you_mean, shown
+from saga.authoring.graphs.file.reading import Bent, Listed, Mapped, Member, Node, Scalar, plain
 from saga.core.values import value
 
 M = TypeVar("M", bound=form.Part)

@@ -13,8 +13,8 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, create_model
 
-from saga.authoring.graphs.mistakes import Mistake, MistakeCode, did_you_mean, shown
-from saga.authoring.graphs.reading import Listed, Mapped, Member, Node, Scalar
+from saga.authoring.graphs.file.mistakes import Mistake, MistakeCode, did_you_mean, shown
+from saga.authoring.graphs.file.reading import Listed, Mapped, Member, Node, Scalar
 from saga.contracts import ContractModel, Event, Intent, contract_of
 from saga.errors import DefinitionError
 

@@ -13,7 +13,7 @@ from uuid import UUID
 
 from pydantic import Field, create_model
 
-from saga.authoring.graphs.messages import FROZEN, class_name, event_of, intent_of
+from saga.authoring.graphs.checking.messages import FROZEN, class_name, event_of, intent_of
 from saga.contracts import ContractModel, Event, Kind, parse_contract_name
 from saga.contracts.lockfile import Lock, LockedContract
 

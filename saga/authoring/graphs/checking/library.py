@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Final
 
-from saga.authoring.graphs.mistakes import shown
+from saga.authoring.graphs.file.mistakes import shown
 from saga.contracts import Contract, ContractModel, Kind, contract_of
 
 _SHOWN_MAX: Final = 8

@@ -10,8 +10,7 @@ from pydantic import TypeAdapter
 
 from saga.authoring.definition import Services
 from saga.authoring.graphs import expressions as ex
-from saga.authoring.graphs import format as form
-from saga.authoring.graphs.compiling import (
+from saga.authoring.graphs.checking.compiling import (
     REPORT,
     Expressions,
     Messages,
@@ -22,10 +21,14 @@ from saga.authoring.graphs.compiling import (
     type_of_events,
     type_of_reply,
 )
-from saga.authoring.graphs.declaring import declare_messages, signal_models
+from saga.authoring.graphs.checking.declaring import declare_messages, signal_models
+from saga.authoring.graphs.checking.library import Library, short_name
+from saga.authoring.graphs.checking.routing import check_handler_routing, routing_of
+from saga.authoring.graphs.checking.wiring import action_of, is_trigger, wired
+from saga.authoring.graphs.file import format as form
+from saga.authoring.graphs.file.mistakes import Mistake, MistakeCode, Place, did_you_mean
+from saga.authoring.graphs.file.shaping import Shaped, ShapedNode
 from saga.authoring.graphs.handlers import EventHandler
-from saga.authoring.graphs.library import Library, short_name
-from saga.authoring.graphs.mistakes import Mistake, MistakeCode, Place, did_you_mean
 from saga.authoring.graphs.plan import (
     Action,
     Child,
@@ -42,9 +45,6 @@ from saga.authoring.graphs.plan import (
     Trigger,
     WaitSignal,
 )
-from saga.authoring.graphs.routing import check_handler_routing, routing_of
-from saga.authoring.graphs.shaping import Shaped, ShapedNode
-from saga.authoring.graphs.wiring import action_of, is_trigger, wired
 from saga.authoring.listening import Listening
 from saga.contracts import Contract, ContractModel, Event, Kind, contract_of
 from saga.contracts.keys import check_key_type

@@ -8,12 +8,18 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
-from saga.authoring.graphs import format as form
-from saga.authoring.graphs.compiling import Notes
-from saga.authoring.graphs.library import Library
-from saga.authoring.graphs.messages import event_of, fields_of, intent_of, is_declared, model_of
-from saga.authoring.graphs.mistakes import MistakeCode
-from saga.authoring.graphs.shaping import Shaped, found_at
+from saga.authoring.graphs.checking.compiling import Notes
+from saga.authoring.graphs.checking.library import Library
+from saga.authoring.graphs.checking.messages import (
+    event_of,
+    fields_of,
+    intent_of,
+    is_declared,
+    model_of,
+)
+from saga.authoring.graphs.file import format as form
+from saga.authoring.graphs.file.mistakes import MistakeCode
+from saga.authoring.graphs.file.shaping import Shaped, found_at
 from saga.contracts import Contract, ContractModel, Event, Kind, contract_of
 from saga.core.values import value
 from saga.errors import DefinitionError

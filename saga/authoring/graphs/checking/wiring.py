@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from saga.authoring.graphs import format as form
-from saga.authoring.graphs.mistakes import Mistake, MistakeCode, Place, did_you_mean
-from saga.authoring.graphs.shaping import Shaped, ShapedNode
+from saga.authoring.graphs.file import format as form
+from saga.authoring.graphs.file.mistakes import Mistake, MistakeCode, Place, did_you_mean
+from saga.authoring.graphs.file.shaping import Shaped, ShapedNode
 from saga.core.values import value
 
 _WAITS: Final = ("timeout", "on_failure")

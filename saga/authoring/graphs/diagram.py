@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from saga.authoring.graphs import format as form
-from saga.authoring.graphs.shaping import Shaped
-from saga.authoring.graphs.wiring import action_of, is_trigger
+from saga.authoring.graphs.checking.wiring import action_of, is_trigger
+from saga.authoring.graphs.file import format as form
+from saga.authoring.graphs.file.shaping import Shaped
 
 TEXT_CHARS_MAX: Final = 60
 _SHAPES: Final = {

@@ -7,9 +7,9 @@ from typing import Any, Final
 import orjson
 
 from saga.authoring.graphs import expressions as ex
-from saga.authoring.graphs import format as form
+from saga.authoring.graphs.file import format as form
+from saga.authoring.graphs.file.shaping import Shaped
 from saga.authoring.graphs.plan import Graph
-from saga.authoring.graphs.shaping import Shaped
 
 _HEAD: Final = (
     *("parallel_undo", "when_stuck", "coordination_rules", "signals", "published_events"),

@@ -10,7 +10,7 @@ import json
 from importlib.resources import files
 from typing import Any, Final
 
-from saga.authoring.graphs import format as form
+from saga.authoring.graphs.file import format as form
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 FILE: Final = "contract.schema.json"
