@@ -1,1 +1,1 @@
-"""Sagas as state machines; each file runs by itself: `python examples/machines/order.py`."""
+"""Sagas as state machines, a folder each."""

@@ -10,7 +10,7 @@ from datetime import timedelta
 
 import orjson
 
-from examples.machines.order import (
+from examples.machines.order.app import (
     Approval,
     Delivered,
     OrderConfirmed,

@@ -14,7 +14,8 @@ from typing import get_args
 import pytest
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from examples.machines import payments, tasks
+from examples.machines.payments import app as payments
+from examples.machines.tasks import app as tasks
 from saga import answer
 from saga.errors import Refused
 from saga.testing import after, completed, given, issued, refused, replied, signalled
@@ -110,7 +111,7 @@ def test_the_payment_runtime_decides_nothing() -> None:
 
 def test_a_type_checker_tells_ids_from_texts(tmp_path: Path) -> None:
     (tmp_path / "user.py").write_text(
-        "from examples.machines.payments import PaymentId, PaymentNotFound\n"
+        "from examples.machines.payments.app import PaymentId, PaymentNotFound\n"
         'PaymentNotFound(payment_id=PaymentId("p-1"))\n'
         'PaymentNotFound(payment_id="p-1")  # type: ignore[arg-type]\n'
     )

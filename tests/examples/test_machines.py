@@ -1,7 +1,7 @@
 """The machines do what they say, also in a process that is killed on the way, and in any world."""
 
+import shlex
 import subprocess
-import time
 from collections import Counter
 from collections.abc import Sequence
 from importlib import import_module
@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from examples.machines import order, payments, tasks
+from examples.machines.order import app as order
+from examples.machines.payments import app as payments
+from examples.machines.tasks import app as tasks
 from saga.testing import (
     World,
     WorldState,
@@ -23,29 +25,18 @@ from saga.testing import (
     updated,
 )
 from saga.testing.world.driver import Story
-from tests.examples.running import ROOT, run, run_after_kills, running
-from tests.patience import HANG_S
+from tests.examples.running import (
+    ROOT,
+    consoles,
+    kill_again_and_again,
+    run,
+    run_as_printed,
+    running,
+)
+from tests.patience import HANG_S, wait_until
 
+MACHINES = ROOT / "examples" / "machines"
 WORLDS = 12
-SAYS = {
-    "order": [
-        "o-1 completed order_id='o-1' receipt='r-o-1'",
-        "dear rolled_back order_id='dear' reason='declined' code='declined'",
-        "broke rolled_back order_id='broke' reason='no money' code='funds'",
-    ],
-    "tasks": [
-        "t-1 completed task_id='t-1' result='WRITE IT DOWN'",
-        "t-2 completed task_id='t-2' reason='a task needs a text'",
-    ],
-    "payments": [
-        "p-1 processed",
-        "p-2 to be verified: risk",
-        "p-3 not found",
-        "p-1 completed payment_id='p-1' receipt='r-p-1'",
-        "p-2 completed payment_id='p-2' receipt='r-p-2'",
-    ],
-}
-"""What each prints of its outcomes, in order."""
 YES = signalled("approval", {"granted": True})
 STORIES: dict[str, Sequence[Story]] = {
     "order": [
@@ -75,27 +66,23 @@ STORIES: dict[str, Sequence[Story]] = {
 
 
 def test_each_machine_is_known() -> None:
-    modules = {path.stem for path in (ROOT / "examples" / "machines").glob("*.py")} - {"__init__"}
-
-    assert set(SAYS) == set(STORIES) == modules
+    assert set(STORIES) == {app.parent.name for app in MACHINES.glob("*/app.py")}
 
 
-@pytest.mark.parametrize("name", SAYS)
+@pytest.mark.parametrize("name", STORIES)
 def test_a_machine_that_is_killed_goes_on_as_if_nothing_had_happened(
     name: str, pair: dict[str, str], tmp_path: Path
 ) -> None:
-    """Killed in one life after another, then run to its end by the command of its first line."""
-    program = str(ROOT / "examples" / "machines" / f"{name}.py")
+    """Killed in one life after another, then run to its end as its README says."""
+    kill_again_and_again(tmp_path, f"examples.machines.{name}.app", pair)
 
-    lines = run_after_kills(tmp_path, f"examples.machines.{name}", program, settings=pair)
-
-    assert [line for line in lines if line in SAYS[name]] == SAYS[name]
+    run_as_printed(tmp_path, MACHINES / name / "README.md", pair)
 
 
-@pytest.mark.parametrize("name", SAYS)
+@pytest.mark.parametrize("name", STORIES)
 def test_a_machine_holds_in_any_world(name: str) -> None:
     """Crashes, repeats, cancels and torn batches at random moments; see `World`."""
-    module = import_module(f"examples.machines.{name}")
+    module = import_module(f"examples.machines.{name}.app")
     statuses: Counter[str] = Counter()
 
     def note(world: WorldState) -> None:
@@ -110,28 +97,26 @@ def test_a_machine_holds_in_any_world(name: str) -> None:
 
 
 def test_the_life_of_a_task_is_driven_from_the_command_line(tmp_path: Path) -> None:
-    """As its README shows it; what the state does not allow is said before it is sent."""
-    app = ("--app", "examples.machines.tasks:app")
-    created = '{"task_id": "t-1", "text": "write it down"}'
+    """As its README types it; what the state does not allow is said before it is sent."""
+    exported, running_, publish, ls, begin, start, show, again, told = commands_of_a_task()
+    app = {"SAGA_APP": exported[-1].removeprefix("SAGA_APP=")}
 
-    def saga(*words: str) -> subprocess.CompletedProcess[str]:
-        return run(tmp_path, "-m", "saga", *words, *app)
+    def saga(words: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        return run(tmp_path, "-m", *words, settings=app)
 
     def in_state(state: str) -> None:
-        deadline = time.monotonic() + HANG_S
-        while "task/t-1" not in saga("ls", "--where", f"state={state}").stdout:
-            assert time.monotonic() < deadline, saga("show", "task/t-1").stdout
-            time.sleep(0.2)
+        words = [*ls[:-1], f"state={state}"]
+        wait_until(lambda: "task/t-1" in saga(words).stdout, or_else=lambda: saga(show).stdout)
 
-    with running(tmp_path, "-m", "saga", "run", *app):
-        assert saga("publish", "tasks.evt.task-created.v1", created).returncode == 0
-        in_state("Validated")
-        unknown = saga("signal", "task/t-1", "begin", "{}")
-        assert saga("signal", "task/t-1", "start", "{}").returncode == 0
+    with running(tmp_path, "-m", *running_[:2], settings=app):
+        assert saga(publish).returncode == 0
+        in_state(ls[-1].removeprefix("state="))
+        unknown = saga(begin)
+        assert saga(start).returncode == 0
         in_state("Completed")
-        late = saga("signal", "task/t-1", "start", "{}")
-        nobody = saga("signal", "task/nobody", "start", "{}")
-        history = saga("history", "task/t-1").stdout
+        late = saga(again)
+        nobody = saga(["saga", "signal", "task/nobody", "start", "{}"])
+        history = saga(told).stdout
 
     assert unknown.returncode == 1
     assert "nothing was sent, as saga task/t-1 would refuse it: neither Validated" in unknown.stderr
@@ -140,6 +125,12 @@ def test_the_life_of_a_task_is_driven_from_the_command_line(tmp_path: Path) -> N
     assert "task/t-1 is completed already" in late.stderr
     assert nobody.returncode == 1
     assert "there is no saga task/nobody" in nobody.stderr
+
+
+def commands_of_a_task() -> list[list[str]]:
+    """What its README types by hand, as words."""
+    by_hand = consoles(MACHINES / "tasks" / "README.md")[1]
+    return [shlex.split(command, comments=True) for command in by_hand.commands]
 
 
 async def test_a_runtime_gives_one_of_three_results(tmp_path: Path) -> None:

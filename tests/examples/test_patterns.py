@@ -42,7 +42,7 @@ from saga.testing import (
     undo_issued,
 )
 from tests.examples.pattern_stories import STORIES
-from tests.examples.running import ROOT, run_after_kills
+from tests.examples.running import ROOT, kill_again_and_again, run
 from tests.patience import HANG_S
 
 PATTERNS = sorted(
@@ -112,9 +112,14 @@ SAYS = {
 """What each pattern prints of its outcomes, in order."""
 
 
-def outcomes(pattern: str, lines: list[str]) -> list[str]:
+def outcomes(pattern: str, printed: str) -> list[str]:
     """The lines that tell how sagas ended, as far as they are always the same."""
-    return [expected for line in lines for expected in SAYS[pattern] if line.startswith(expected)]
+    return [
+        expected
+        for line in printed.splitlines()
+        for expected in SAYS[pattern]
+        if line.startswith(expected)
+    ]
 
 
 def test_each_pattern_is_known() -> None:
@@ -128,9 +133,11 @@ def test_a_pattern_that_is_killed_goes_on_as_if_nothing_had_happened(
     """Killed in one life after another, then run to its end by the command of its first line."""
     program = str(ROOT / "examples" / "patterns" / f"{pattern}.py")
 
-    lines = run_after_kills(tmp_path, f"examples.patterns.{pattern}", program)
+    kill_again_and_again(tmp_path, f"examples.patterns.{pattern}")
+    ran = run(tmp_path, program)
 
-    assert outcomes(pattern, lines) == SAYS[pattern], lines
+    assert ran.returncode == 0, ran.stderr
+    assert outcomes(pattern, ran.stdout) == SAYS[pattern], ran.stdout
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)

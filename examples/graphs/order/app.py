@@ -108,7 +108,7 @@ async def main() -> None:
             await service.publish(Delivered(order_id=order_id))
         for saga in (cheap, dear, huge):
             outcome = await service.outcome(saga)
-            print(saga, outcome.status.value, outcome.event)
+            print(outcome.status.value, outcome.event)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from examples.machines import order as machine
+from examples.machines.order import app as machine
 from saga.authoring import SagaRegistry
 from saga.authoring.definition import SagaDefinition
 from saga.authoring.graphs import ContractGraph

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from examples.machines import order as machine
+from examples.machines.order import app as machine
 from saga import contract
 from saga.authoring.definition import SagaDefinition
 from saga.contracts import is_contract

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from examples.machines.order import order
+from examples.machines.order.app import order
 from tests.authoring.three_ways import STORIES, Alike, function
 
 CHOICES = st.lists(st.integers(0, 19), max_size=14)

@@ -2,10 +2,10 @@
 
 import pytest
 
-from examples.machines import order
+from examples.machines.order import app as order
 from tests.console.conftest import call
 
-APP = ("--app", "examples.machines.order:app")
+APP = ("--app", "examples.machines.order.app:app")
 
 
 def test_a_machine_is_drawn_from_its_table_and_its_source():

@@ -55,7 +55,7 @@ async def main() -> None:
         saga = await service.start(order)
         await service.publish(ModelOrderFulfilledEvent(order_id="o-1"))
         outcome = await service.outcome(saga)
-        print(saga, outcome.status.value)
+        print(order.order_id, outcome.status.value)
 
 
 if __name__ == "__main__":
