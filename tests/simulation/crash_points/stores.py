@@ -80,16 +80,14 @@ class StagedStore(Busy):
         """The histories, which may have entries that nobody knew to be stored."""
         with self._loop.working():
             loaded = await self.inner.load(saga_ids)
-        for history in loaded.values():
-            self._stored.keep(history)
+        self._see(loaded.values())
         return loaded
 
     async def tails(self, known: Mapping[SagaId, int]):
         """As `load`, of what is behind the turns that are known."""
         with self._loop.working():
             tails = await self.inner.tails(known)
-        for tail in tails.values():
-            self._stored.keep(tail)
+        self._see(tails.values())
         return tails
 
     async def append(self, batch: Batch, *, at: Instant) -> Appended:
@@ -98,14 +96,28 @@ class StagedStore(Busy):
             self._commits.how = self._process.surroundings.faults.takes(COMMIT)
         with self._loop.working():
             appended = await self.inner.append(batch, at=at)
-        number = self._process.surroundings.next_number()
-        for history in batch.histories:
-            self._stored.keep(history.entries)
-            for entry in history.entries:
-                # The first time counts: a process whose COMMIT was lost may find another's entries,
-                # which are the same, and take them for its own when they are long published.
-                self._stored.at.setdefault((entry.saga_id, entry.version), number)
+        self._see(history.entries for history in batch.histories)
         return appended
+
+    async def backlog(self, **which):
+        """What is stored and perhaps not published yet."""
+        with self._loop.working():
+            found = await self.inner.backlog(**which)
+        self._see(each.entries for each in found)
+        return found
+
+    def _see(self, seen: Iterable[Iterable[Entry]]) -> None:
+        """Note what is stored, as soon as anybody knows; the first time counts.
+
+        Another process may load and publish it before the append that stored it has returned, and
+        one whose COMMIT was lost may find another's entries, which are the same.
+        """
+        at = self._stored.at
+        entries = [entry for each in seen for entry in each]
+        self._stored.keep(entries)
+        new = [key for entry in entries if (key := (entry.saga_id, entry.version)) not in at]
+        if new:
+            at.update(dict.fromkeys(new, self._process.surroundings.next_number()))
 
     def history(self, saga_id: SagaId) -> Sequence[Entry]:
         """What is stored of a saga that somebody has loaded or begun."""
