@@ -446,3 +446,8 @@ Intent = (
     | SagaCleanedUp
     | SagaAbandoned
 )
+
+APART: Final = frozenset({TimerArmed, TimerCancelled, TimerMoved, Patched, Shown})
+"""Not compared in their places: timers are by their ids; a patch is retired by asking no more.
+
+What is shown is part of no decision."""

@@ -54,6 +54,8 @@ def decider_for(definition: Definition) -> Decider:
         turn.disposition = _take(turn, event)
         if turn.disposition is RECORDED:
             assert turn.has_taken_fact, (state.saga_id, event)
+            if state.late is not None:
+                pausing.tell_late(turn)
             if state.untold is not None and state.untold.held:
                 parking.park_on_held(turn)
             may_end = turn.finish is not None or state.is_finishing

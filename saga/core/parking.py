@@ -75,7 +75,32 @@ def park_on_held(turn: Turn) -> None:
             return
         if type(body) is intents.SagaParked and body.step in untold.held:
             untold.held.discard(body.step)
+            untold.parked_in = turn.version
             turn.record(body)
+
+
+def park_in_place(turn: Turn) -> None:
+    """`park_on_held` between what a program is told in one turn: once all before is decided."""
+    untold = turn.state.untold
+    if untold is None or not untold.held or turn.recorded is None:
+        return
+    decided = sum(type(body) not in intents.APART for body in turn.intents)
+    for body in turn.recorded:
+        if type(body) is intents.SagaParked and body.step in untold.held:
+            park_on_held(turn)
+            return
+        decided -= type(body) not in intents.APART
+        if decided < 0:
+            return
+
+
+def has_parked(turn: Turn) -> bool:
+    """Whether the saga has parked in this turn on a failure that its code told of.
+
+    From there on its program is told nothing in it: what comes is kept for the next turn.
+    """
+    untold = turn.state.untold
+    return turn.state.is_ahead or (untold is not None and untold.parked_in == turn.version)
 
 
 def past_pivot(turn: Turn, commands: Sequence[program.Command]) -> Sequence[program.Command]:

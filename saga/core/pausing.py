@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 
-from saga.core import events, forward, pauses
+from saga.core import events, forward, parking, pauses
 from saga.core.decider import RECORDED, Disposition
 from saga.core.intents import Verdict
 from saga.core.state import SagaState
@@ -46,10 +47,28 @@ def _resume(turn: Turn, fact: events.Resumed) -> Disposition:
     turn.take_fact()
     if state.pause is None and program is not None:
         turn.program = state.program = program
-        turn.held = deque(pause.held)
-        while turn.held and turn.finish is None:
-            _tell(turn, turn.held.popleft())
+        tell(turn, pause.held)
     return RECORDED
+
+
+def tell(turn: Turn, held: Iterable[pauses.Held]) -> None:
+    """Tell the program what was kept, in order; behind a parking it is kept for the next turn."""
+    turn.held = deque(held)
+    while turn.held and turn.finish is None:
+        if parking.has_parked(turn):
+            turn.state.late = turn.held
+            return
+        _tell(turn, turn.held.popleft())
+        parking.park_in_place(turn)
+
+
+def tell_late(turn: Turn) -> None:
+    """What came behind the parking in the turn before."""
+    state = turn.state
+    if state.late is None or state.is_poisoned or state.status.is_ended:
+        return
+    late, state.late = state.late, None
+    tell(turn, late)
 
 
 def _why_not_to_resume(state: SagaState, fact: events.Resumed) -> str | None:

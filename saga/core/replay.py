@@ -19,7 +19,7 @@ from saga.core.decider import RECORDED, Decider, Decision
 from saga.core.events import CancelRequested, Fact, Message, SagaStarted
 from saga.core.history import NAME_OF, Entry, RecordedTurn, turns
 from saga.core.identity import DO, SagaId, StepId, TimerId
-from saga.core.intents import Intent, TimerArmed, TimerPurpose
+from saga.core.intents import APART, Intent, TimerArmed, TimerPurpose
 from saga.core.piecewise import Piecewise, at_once
 from saga.core.state import SagaState, Untold
 from saga.core.status import ISSUED, UNDOING, SagaStatus
@@ -48,12 +48,6 @@ _STANDS: Final[dict[type, tuple[str, ...]]] = {
 """What of a decision is not compared as it is: messages are read first."""
 _ENDS_LIVES: Final = frozenset({intents.Continued, intents.SagaParked})
 """Behind these a live program is not what a replay of the whole history makes."""
-_APART: Final = frozenset(
-    {TimerArmed, intents.TimerCancelled, intents.TimerMoved, intents.Patched, intents.Shown}
-)
-"""Not compared in their places: timers are by their ids; a patch is retired by asking no more.
-
-What is shown is part of no decision."""
 
 
 def replay(decider: Decider, saga_id: SagaId, entries: Iterable[Entry]) -> SagaState:
@@ -192,7 +186,7 @@ def _as_format_1(
     decided: Sequence[Intent], state: SagaState, recorded: Sequence[Entry], reads_as: _ReadsAs
 ) -> list[Intent]:
     """*decided* in the words of format 1, notes last: without what it left unsaid."""
-    theirs = [entry.body for entry in recorded if type(entry.body) not in _APART]
+    theirs = [entry.body for entry in recorded if type(entry.body) not in APART]
     ours: list[Intent] = []
     place = 0
     for intent in sorted(decided, key=lambda intent: isinstance(intent, intents.Noted)):
@@ -208,8 +202,8 @@ def _as_format_1(
 def _compare(
     fact: Entry, decided: Sequence[Intent], recorded: Sequence[Entry], reads_as: _ReadsAs
 ) -> None:
-    ours = [intent for intent in decided if type(intent) not in _APART]
-    theirs = [entry for entry in recorded if type(entry.body) not in _APART]
+    ours = [intent for intent in decided if type(intent) not in APART]
+    theirs = [entry for entry in recorded if type(entry.body) not in APART]
     armed, was_armed = _armed(decided), _armed(entry.body for entry in recorded)
     only_ours = [_detail(timer) for id_, timer in armed.items() if id_ not in was_armed]
     for intent, entry in zip(ours, theirs, strict=False):

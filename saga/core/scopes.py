@@ -8,9 +8,11 @@ is left.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 
 from saga.core import intents, parking, program, rollback
+from saga.core.pauses import Told
 from saga.core.state import Scopes
 from saga.core.status import SagaStatus
 from saga.core.turn import Turn
@@ -37,8 +39,12 @@ def settle(turn: Turn, run: Callable[[Turn, Sequence[program.Command]], None]) -
         told = len(turn.intents)
         names = [body.scope for body in undone if type(body) is intents.ScopeUndone]
         for name in names:
-            if turn.finish is None and not (state.is_finishing or state.is_ahead):
+            if parking.has_parked(turn):
+                state.late = state.late or deque()
+                state.late.append(Told("undone", (name, turn.at), ()))
+            elif turn.finish is None and not state.is_finishing:
                 run(turn, turn.program.undone(name, turn.at))
+                parking.park_in_place(turn)
         if not names:
             break
     _stay_parked(turn)

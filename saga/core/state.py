@@ -8,7 +8,7 @@ it in between. That is what lets a live coroutine be part of it.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import islice
@@ -211,13 +211,15 @@ class Unarmed:
 class Untold:
     """The failures of a history that its code is not told of, as the saga parks on their steps."""
 
-    __slots__ = ("_known", "_recorded", "held")
+    __slots__ = ("_known", "_recorded", "held", "parked_in")
 
     def __init__(self, recorded: Sequence[RecordedTurn]) -> None:
         self._recorded = recorded
         self._known: dict[tuple[Identity, StepId], bool] | None = None
         self.held: set[StepId] = set()
         """The steps that the saga parks on in a turn yet to come."""
+        self.parked_in = 0
+        """The version of the last turn in which it did so."""
 
     def parks_later(self, cause: Identity, step: StepId) -> bool | None:
         """Of the failure of *step* in the turn of this cause; None where the code was told of it.
@@ -341,6 +343,8 @@ class SagaState:
     """Of the history that is replayed: the failures that its program is not told of."""
     is_ahead: bool = field(default=False, compare=False)
     """Its program knows too much: before the next turn it is brought back from its entries."""
+    late: deque[Any] | None = field(default=None, compare=False, repr=False)
+    """What the program is told in the next turn only, as it came behind a parking in this one."""
     unarmed: dict[TimerId, Unarmed] = field(init=False, default_factory=dict, compare=False)
     """Timeouts that the code at hand has and the history has not, of what is still open."""
 
@@ -486,7 +490,7 @@ def _some(names: Collection[str]) -> str:
     return f"{', '.join(islice(names, NAMED_MAX))} and {len(names) - NAMED_MAX} more"
 
 
-_BESIDE_THE_ENTRIES: Final = ("program", "unarmed", "untold", "is_ahead")
+_BESIDE_THE_ENTRIES: Final = ("program", "unarmed", "untold", "is_ahead", "late")
 
 
 def snapshot(state: SagaState) -> dict[str, object]:

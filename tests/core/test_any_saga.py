@@ -214,6 +214,10 @@ def drawn(scenario, kind, pick):
             return operator(("retry", "skip")[pick % 2], step)
         case 19 if pick % 4 == 0:
             return operator("compensate")
+        case 20 | 21 if state.pause is not None:
+            return operator("resume")
+        case 20:
+            return operator("pause")
     return None
 
 
@@ -228,6 +232,8 @@ def due(scenario, pick):
 def next_in_a_kind_world(scenario):
     """Everything succeeds, everybody helps: what happens next."""
     state = scenario.state
+    if state.pause is not None:
+        return operator("resume")
     for step in state.steps.values():
         if step.is_backing_off:
             continue
@@ -417,6 +423,10 @@ def whatever_happens(tree, happens, options):
         await run(ctx, tree, "s", passed=[])
         return OrderConfirmed()
 
+    whatever_happens_to(order, happens, options)
+
+
+def whatever_happens_to(order, happens, options):
     scenario = given(as_saga(order, **options), OrderPlaced(), contracts=CONTRACTS)
     scenario.continues_when_stuck = options["when_stuck"] == "continue"
     scenario.is_parallel = options["parallel_undo"]

@@ -1,11 +1,14 @@
 """Past the pivot: a failure goes to the code, and one left uncaught parks the saga on its step."""
 
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass
+
 import pytest
 from hypothesis import given as hypothesis_given
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from saga.authoring import RollBack, StepFailed
+from saga.authoring import RollBack, StepFailed, TimedOut
 from saga.core.intents import SagaParked, StepSettled
 from saga.testing import (
     completed,
@@ -24,7 +27,20 @@ from saga.testing import (
     signalled,
     timed_out,
 )
-from tests.core.test_any_saga import Many, Step, happenings, programs, whatever_happens
+from tests.core.test_any_saga import (
+    Give,
+    Made,
+    Make,
+    Many,
+    Sleep,
+    Step,
+    Wait,
+    grouped,
+    happenings,
+    programs,
+    whatever_happens,
+    whatever_happens_to,
+)
 from tests.toys import (
     CONTRACTS,
     ONCE,
@@ -472,3 +488,120 @@ def test_a_scope_that_is_left_in_the_turn_of_the_parking_is_undone_before_it():
         await ctx.all(ship(ctx), scoped())
 
     past_pivot(branches).when(failed(Ship), timed_out("go")).then_parked("ship")
+
+
+@pytest.mark.parametrize("scoped", [False, True])
+@pytest.mark.parametrize("first", [failed(Ship), signalled("a")])
+def test_what_comes_behind_the_parking_in_its_turn_is_told_in_the_next(scoped, first):
+    """Several things are told in one turn where a saga goes on behind a pause."""
+
+    async def branches(ctx, placed):
+        async def one(name):
+            async with ctx.scope(name) if scoped else nullcontext():
+                await ctx.wait(name)
+                if scoped:
+                    raise RollBack(name)
+
+        async def notifies():
+            with suppress(RollBack):
+                await one("b")
+            await notify(ctx)
+
+        await ctx.all(ctx.all(ship(ctx), one("a")), notifies(), fail="fast")
+        return OrderConfirmed()
+
+    scenario = past_pivot(branches).when(operator("pause"), first)
+    scenario.when(signalled("a") if first != signalled("a") else failed(Ship), signalled("b"))
+    scenario.when(operator("resume")).then_parked("ship")
+    scenario.when(operator("retry")).then(issued(Ship, attempt=2), issued(Notify))
+    scenario.when(replied(Notify), replied(Ship)).then_status("parked" if scoped else "completed")
+
+
+@dataclass(frozen=True)
+class Say:
+    pass
+
+
+forward_steps = st.builds(
+    Step,
+    has_undo=st.sampled_from((False,)),
+    kind=st.sampled_from([None, "retriable", "read_only", "harmless"]),
+    attempts=st.just(1),
+    has_deadline=st.booleans(),
+)
+forward_trees = st.recursive(
+    st.one_of(
+        *(forward_steps, forward_steps, st.builds(Wait, st.sampled_from("ab"), st.booleans())),
+        *(st.just(Sleep()), st.just(Say()), st.just(Give())),
+    ),
+    lambda inner: st.builds(
+        Many,
+        st.sampled_from(
+            [
+                *("seq", "all", "fast", "fast", "one at once", "any", "some"),
+                *("scope", "scope", "catch", "catch", "pass on"),
+            ]
+        ),
+        st.lists(inner, min_size=1, max_size=3).map(tuple),
+    ),
+    max_leaves=7,
+)
+
+
+async def forward(ctx, node, place, caught):
+    """Interpret a tree; what it asks for and says depends on what it has *caught* so far."""
+    match node:
+        case Step():
+            made = await ctx.do(
+                Make(place=f"{place} {caught}"),
+                id=place,
+                kind=node.kind,
+                retry=ONCE,
+                timeout="10s" if node.has_deadline else None,
+            )
+            assert isinstance(made, Made)
+        case Sleep():
+            await ctx.sleep("7s")
+        case Wait():
+            await ctx.wait(node.name, int, timeout="9s" if node.has_timeout else None)
+        case Say():
+            ctx.publish(OrderSeen(order_id=f"{place} {caught}"))
+        case Give():
+            raise RollBack("given up")
+        case Many(how="seq" | "scope" | "catch" | "pass on"):
+            await _one_by_one(ctx, node, place, caught)
+        case Many():
+            parts = [
+                forward(ctx, part, f"{place}.{n}", caught) for n, part in enumerate(node.parts)
+            ]
+            await grouped(ctx, node.how, parts)
+
+
+async def _one_by_one(ctx, node, place, caught):
+    try:
+        async with ctx.scope() if node.how == "scope" else nullcontext():
+            for n, part in enumerate(node.parts):
+                await forward(ctx, part, f"{place}.{n}", caught)
+    except (StepFailed, TimedOut, RollBack):
+        if node.how in ("catch", "pass on"):
+            caught.append(place)
+        if node.how != "catch":
+            raise
+
+
+with_pauses = st.lists(st.tuples(st.integers(0, 21), st.integers(0, 99)), max_size=30)
+
+
+@settings(max_examples=200)
+@hypothesis_given(tree=forward_trees, happens=with_pauses)
+def test_what_a_function_remembers_of_failures_is_the_same_in_a_replay(tree, happens):
+    """Where it is told of one live and not in a replay, it asks for something else from then on."""
+
+    async def order(ctx, placed):
+        await ctx.do(Make(place="pivot"), id="pivot", kind="pivot", retry=ONCE)
+        caught = []
+        await forward(ctx, tree, "s", caught)
+        await ctx.do(Make(place=f"end {caught}"), id="end", retry=ONCE)
+        return OrderConfirmed(order_id=str(caught))
+
+    whatever_happens_to(order, happens, {"parallel_undo": False, "when_stuck": "halt"})
