@@ -1,5 +1,7 @@
 """A saga in memory that another worker has moved on takes over that worker's turns."""
 
+import asyncio
+
 import pytest
 
 from saga import Context, Event, Intent, on, saga
@@ -8,6 +10,7 @@ from saga.core.history import History, turns
 from saga.core.identity import saga_id
 from saga.errors import StoreUnavailable
 from saga.runtime.children import start_of
+from saga.runtime.conflicts import Contention
 from saga.runtime.relay import may_publish
 from saga.runtime.saga_cache import UnloadableSaga
 from saga.runtime.unit_of_work import InboundBatch
@@ -205,6 +208,40 @@ async def test_where_the_store_is_away_none_is_left_running(scenario, behind):
     del scenario.store.tails
 
     assert taken[ORDER].state.program is None
+
+
+@pytest.mark.parametrize("error", [StoreUnavailable("away"), asyncio.CancelledError()])
+@pytest.mark.parametrize("question", ["tails", "load behind it"])
+async def test_a_batch_that_cannot_be_loaded_leaves_none_running(
+    scenario, behind, error, question, monkeypatch
+):
+    """Not those that were in memory either, whichever question to the store goes wrong."""
+    other = saga_id("order", "o-2")
+    await scenario.take(scenario.event(Placed(order_id="o-2"), "o-2"))
+    contention = Contention(behind.cache)
+    contention._wary_batches = 1  # noqa: SLF001  # as behind a conflict
+    ours = behind.cache.get(ORDER)
+    really_catch_up, loaded = behind.cache.catch_up, []
+
+    async def fail(_):
+        raise error
+
+    async def catch_up(sagas, remembered):
+        loaded.extend(sagas.values())
+        await really_catch_up(sagas, remembered)
+        sagas.pop(other).let_go()
+        monkeypatch.setattr(scenario.store, "load", fail)
+
+    if question == "tails":
+        monkeypatch.setattr(scenario.store, "tails", fail)
+    else:
+        monkeypatch.setattr(behind.cache, "catch_up", catch_up)
+    with pytest.raises(type(error)):
+        await contention.load([ORDER, other])
+
+    assert ours.state.program is None
+    assert behind.cache.get(ORDER) is None
+    assert question == "tails" or ours in loaded
 
 
 async def test_a_turn_that_may_publish_nothing_publishes_nothing(scenario):
