@@ -23,7 +23,8 @@ from saga.testing import (
     rolled_back,
     undo_issued,
 )
-from tests.examples.running import PROCESSING, ROOT, kill_again_and_again, run_as_printed
+from tests.examples import no_python
+from tests.examples.running import PROCESSING, ROOT, kill_again_and_again, run, run_as_printed
 
 GRAPHS = ROOT / "examples" / "graphs"
 AS_GIVEN = Path(__file__).with_name("order_contract_as_given.yaml")
@@ -42,6 +43,31 @@ def test_an_example_ends_as_it_says_although_it_is_killed_on_the_way(
     kill_again_and_again(tmp_path, MODULES[folder], pair)
 
     run_as_printed(tmp_path, GRAPHS / folder / "README.md", pair)
+
+
+def test_an_application_without_python_ends_as_it_says_although_it_is_killed_on_the_way(
+    pair: dict[str, str], tmp_path: Path
+) -> None:
+    """Orchestrator and services die together; see `tests.examples.no_python`."""
+    kill_again_and_again(tmp_path, no_python.__name__, pair)
+    ran = run(tmp_path, "-m", no_python.__name__, settings=pair)
+
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.splitlines() == [
+        "completed order_id='o-1' receipt='r-o-1' grams=300",
+        "rolled_back order_id='o-2' reason='too heavy' code='too-heavy'",
+    ]
+
+
+def test_an_application_without_python_is_checked_as_its_page_says(tmp_path: Path) -> None:
+    run_as_printed(tmp_path, GRAPHS / "no_python" / "README.md")
+
+
+def test_the_lock_file_of_this_repository_leaves_the_example_alone() -> None:
+    """Its page is followed from here, where an application in YAML knows the locked contracts."""
+    checked = run(ROOT, "-m", "saga", "contract", "check", str(no_python.FILE))
+
+    assert checked.returncode == 0, checked.stdout
 
 
 @contextmanager

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from saga import Effects, SagaApp
 from saga.console.cli.session import load_app
 from tests.authoring.graphs.orders import ORDER
 from tests.console.conftest import call
+from tests.examples.no_python import SERVICES_STORE, services_of
 from tests.patience import HANG_S
 
 EXAMPLES = Path(__file__).parents[3] / "examples" / "graphs"
-PLACED = "orders.evt.order-placed.v1"
+PLACED = "shop.evt.order-placed.v1"
 APP = """\
 from saga import SagaApp, contract
 from tests.authoring.graphs.orders import MODELS
@@ -138,23 +138,8 @@ def test_a_contract_file_is_an_application_by_itself(tmp_path, monkeypatch):
 async def _served(file: str) -> list[str]:
     """Runs both applications until no order is left; whom the payment service has charged."""
     app = load_app(file)
-    models = {each.contract_name: each.model for each in app.contracts.published}
     charged: list[str] = []
-    services = Effects("services")
-
-    @services.on(models["payments.int.pay.v1"])
-    async def pay(intent, ctx):
-        charged.append(intent.order_id)
-        return models["payments.evt.paid.v1"](receipt=f"r-{intent.order_id}")
-
-    @services.on(models["payments.int.refund.v1"])
-    async def refund(intent, ctx): ...
-
-    @services.on(models["parcels.int.ship.v1"])
-    async def ship(intent, ctx): ...
-
-    others = SagaApp(effects=[services], name="services")
-    other_store = "sqlite:///.saga/services.db"
-    async with app.service() as service, others.service(store=other_store):
+    others = services_of(app, charged)
+    async with app.service() as service, others.service(store=SERVICES_STORE):
         await service.idle(timeout=HANG_S)
     return charged
