@@ -1,7 +1,7 @@
 """The JSON Schema of contract files, for editors: made of the models of the format.
 
 A wrapper may hold what stands one level up as well, so each key of a wrapper refers to the key
-above it. Names are only texts here; `saga contract check` knows what they mean.
+above it. Names are only texts here; `saga contract check FILE` knows what they mean.
 """
 
 from __future__ import annotations
