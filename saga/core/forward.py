@@ -156,13 +156,12 @@ def _end(turn: Turn) -> Message | None:
     if finish is None and not state.is_finishing:
         return None
     _give_up(turn)
-    has_to_wait = bool(state.undoing) or (state.scopes is not None and state.scopes.is_busy)
-    has_leftovers = False
-    dropped = [step for step in state.steps.values() if step.is_dropped]
-    if dropped:
-        in_flight = [step for step in dropped if step.status is ISSUED]
-        has_to_wait = has_to_wait or any(rollback.has_undo(turn, step) for step in in_flight)
-        has_leftovers = any(rollback.has_to_be_undone(turn, step) for step in dropped)
+    is_undoing = bool(state.undoing) or (state.scopes is not None and state.scopes.is_busy)
+    has_to_wait = is_undoing or any(
+        step.is_dropped and rollback.has_undo(turn, step) for step in state.in_flight.values()
+    )
+    dropped = [] if has_to_wait else [step for step in state.steps.values() if step.is_dropped]
+    has_leftovers = any(rollback.has_to_be_undone(turn, step) for step in dropped)
     is_continuing = state.is_continuing
     outcome = state.pending_outcome
     if finish is not None:
