@@ -41,6 +41,7 @@ from saga.core.identity import (
 )
 from saga.core.intents import (
     Awaited,
+    IntentIssued,
     RollbackDue,
     RollbackPlanned,
     SagaParked,
@@ -236,8 +237,11 @@ def _untold(recorded: Iterable[RecordedTurn]) -> Iterator[tuple[tuple[Identity, 
     failed_in: dict[StepId, tuple[Identity, int]] = {}
     for turn in recorded:
         for place, body in enumerate(turn.decided):
-            if type(body) is StepSettled and body.direction is DO:
-                failed_in[body.step] = identity_of(turn.event), place
+            if type(body) is IntentIssued and body.direction is DO:
+                failed_in.pop(body.step, None)
+            elif type(body) is StepSettled and body.direction is DO:
+                # A late failure that closes the doubt is not the one that the code was told of.
+                failed_in.setdefault(body.step, (identity_of(turn.event), place))
             elif type(body) is SagaParked and body.step in failed_in:
                 cause, failed_at = failed_in[body.step]
                 is_later = cause != identity_of(turn.event)

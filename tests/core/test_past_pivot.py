@@ -605,3 +605,16 @@ def test_what_a_function_remembers_of_failures_is_the_same_in_a_replay(tree, hap
         return OrderConfirmed(order_id=str(caught))
 
     whatever_happens_to(order, happens, {"parallel_undo": False, "when_stuck": "halt"})
+
+
+def test_a_late_failure_of_a_step_in_doubt_is_not_what_the_code_is_told_of():
+    """The saga parks later on the missed deadline, of which it was told."""
+
+    async def order(ctx, placed):
+        await ctx.all(ship(ctx, timeout="1m"), notify(ctx))
+        return OrderConfirmed()
+
+    scenario = past_pivot(order).when(timed_out(Ship), refused(Ship), refused(Notify))
+    scenario.then(parked("ship"), parked("notify"))
+    scenario.when(operator("retry", "ship"), operator("retry", "notify"))
+    scenario.when(replied(Ship), replied(Notify)).then(completed(OrderConfirmed()))
