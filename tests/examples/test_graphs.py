@@ -63,9 +63,15 @@ def test_an_application_without_python_is_checked_as_its_page_says(tmp_path: Pat
     run_as_printed(tmp_path, GRAPHS / "no_python" / "README.md")
 
 
-def test_the_lock_file_of_this_repository_leaves_the_example_alone() -> None:
-    """Its page is followed from here, where an application in YAML knows the locked contracts."""
-    checked = run(ROOT, "-m", "saga", "contract", "check", str(no_python.FILE))
+@pytest.mark.parametrize(
+    ("folder", "app"),
+    [("order", "examples.graphs.order.app:app"), ("no_python", str(no_python.FILE))],
+)
+def test_the_lock_file_of_this_repository_leaves_an_example_alone(folder: str, app: str) -> None:
+    """Its page is followed from here, where a check knows the locked contracts, too."""
+    file = str(GRAPHS / folder / "order.yaml")
+
+    checked = run(ROOT, "-m", "saga", "contract", "check", file, "--app", app)
 
     assert checked.returncode == 0, checked.stdout
 

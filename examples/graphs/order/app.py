@@ -99,12 +99,12 @@ app = SagaApp(
 
 async def main() -> None:
     async with app.service() as service:
-        cheap = await service.start(OrderPlaced(order_id="o-1", amount=40))
-        dear = await service.start(OrderPlaced(order_id="o-2", amount=600))
-        huge = await service.start(OrderPlaced(order_id="o-3", amount=9_000))
+        cheap = await service.start(OrderPlaced(order_id="g-1", amount=40))
+        dear = await service.start(OrderPlaced(order_id="g-2", amount=600))
+        huge = await service.start(OrderPlaced(order_id="g-3", amount=9_000))
         for saga in (dear, huge):
             await service.signal(saga, "approval", {"granted": True})
-        for order_id in ("o-1", "o-2"):
+        for order_id in ("g-1", "g-2"):
             await service.publish(Delivered(order_id=order_id))
         for saga in (cheap, dear, huge):
             outcome = await service.outcome(saga)
