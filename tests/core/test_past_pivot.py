@@ -618,3 +618,25 @@ def test_a_late_failure_of_a_step_in_doubt_is_not_what_the_code_is_told_of():
     scenario.then(parked("ship"), parked("notify"))
     scenario.when(operator("retry", "ship"), operator("retry", "notify"))
     scenario.when(replied(Ship), replied(Notify)).then(completed(OrderConfirmed()))
+
+
+def test_a_failure_that_a_branch_has_caught_is_told_in_a_replay_too():
+    """Also where the branch said nothing: what it remembers may show later."""
+
+    async def order(ctx, placed):
+        caught: list[str] = []
+
+        async def careful() -> None:
+            try:
+                await notify(ctx)
+            except StepFailed as error:
+                caught.append(error.step)
+
+        async def report() -> None:
+            await ctx.do(Reserve(order_id=f"{caught}"), retry=ONCE)
+
+        await ctx.all(ctx.all(ship(ctx), careful()), report(), at_once=1)
+
+    scenario = past_pivot(order).when(failed(Notify), failed(Ship))
+    scenario.then(issued(Reserve(order_id="['notify']")))
+    scenario.when(replied(Reserve, Reserved())).then(parked("ship"))

@@ -137,7 +137,7 @@ class FunctionProgram:
         if commands and isinstance(commands[-1], Fail):
             again = {**unseen.words(), step: failure.message}
             return [*commands[:-1], replace(commands[-1], again=again, stands=0)]
-        unseen.tell(step, error, commands=len(commands))
+        unseen.tell(step, error)
         return commands
 
     def hold(self, step: StepId, at: Instant) -> Sequence[Command]:

@@ -48,9 +48,9 @@ class Unseen:
             self._raised[failure] = raised
         self._surfaced.setdefault(failure, behind)
 
-    def tell(self, step: StepId, failure: StepFailed, *, commands: int) -> None:
-        """A step's failure was told in this run; remember it where it has led to nothing."""
-        if not commands or not self._is_seen(failure):
+    def tell(self, step: StepId, failure: StepFailed) -> None:
+        """A step's failure was told in this run; remember it where nobody has acted on it."""
+        if not self._is_seen(failure):
             self._of_steps[step] = failure
 
     def drop(self, steps: Iterable[StepId]) -> None:
