@@ -70,9 +70,13 @@ class secluded:  # noqa: N801  # reads as a function
         set_running_loop(NO_LOOP)  # type: ignore[arg-type]  # it only has the place of one
         sys.set_asyncgen_hooks(None, _leave)
 
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: object
+    ) -> None:
         sys.set_asyncgen_hooks(*self._hooks)
         set_running_loop(self._loop)
+        if kind is None or not issubclass(kind, DefinitionError | RuntimeError):
+            return  # the error itself may not want to be asked what it is
         if isinstance(error, DefinitionError | RuntimeError):
             said = placed(error)
             if said is not error:
