@@ -1,6 +1,6 @@
 """Paused sagas: what comes is recorded, what is in flight settles, and on resume all acts in order.
 
-`SEMANTICS` 12. After every turn `given` compares the state with that of a replay and of the fold.
+After every turn `given` compares the state with that of a replay and of the fold.
 """
 
 import pytest

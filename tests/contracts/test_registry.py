@@ -146,7 +146,7 @@ def test_command_survives_the_wire():
 
 
 def test_cancel_is_graceful_unless_it_says_otherwise():
-    """The default of SEMANTICS 6."""
+    """By default."""
     found = received(COMMAND_CONTRACT, {"command_id": "c", "act": "cancel", "saga_id": "s"})
 
     assert isinstance(found, Decoded)
