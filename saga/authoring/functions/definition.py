@@ -81,7 +81,6 @@ def saga(
             (`reason`, `code`, `failed_step`, `residue`), or a function `(trigger, report)`.
         parallel_undo: undo side by side what did not depend on each other.
         when_stuck: `halt`: a step that cannot be undone parks the saga; `continue`: it is residue.
-
         deadline: for the whole saga, from its start: past it the saga is rolled back, with the code
             `deadline`; past the pivot that is only noted.
 

@@ -319,7 +319,9 @@ def test_a_step_that_can_be_undone_is_refused_behind_a_pivot():
 
 
 def test_what_follows_the_failure_of_a_pivot_is_not_behind_it():
-    defined(PIVOT.replace("{undo}", ""), PIVOT_TABLE, machine=PIVOT_MACHINE)
+    mill = defined(PIVOT.replace("{undo}", ""), PIVOT_TABLE, machine=PIVOT_MACHINE).mill
+
+    assert mill.name == "mill"
 
 
 def test_a_pivot_on_the_way_to_a_state_is_before_what_it_does_on_entering():
