@@ -27,8 +27,8 @@ ROWS = [
     for line in TABLE.splitlines()
     if line.startswith("| ") and not line.startswith("| promise |")
 ]
-DOCUMENTS = 4
-ROWS_MIN = 90
+DOCUMENTS = 5
+ROWS_MIN = 130
 TASK = tasks.TaskCreated(task_id="t-1", text="write it down")
 AUTHORISED = payments.PaymentAuthorised(payment_id=payments.PaymentId("p-1"))
 

