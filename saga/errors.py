@@ -46,7 +46,7 @@ A durable function suspends by yielding, so no error of the engine passes throug
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, ClassVar, Literal
 
 
@@ -280,16 +280,24 @@ class TopicMissing(DeliveryError, code="topic_missing"):
 
 @dataclass(eq=False)
 class ReplayMismatch(SagaError, code="replay_mismatch"):
-    """Raised when the code at hand decides otherwise than the history, first at entry *version*."""
+    """Raised when the code at hand decides otherwise than the history, first at entry *version*.
+
+    *where* is file and line of what decides so, if known.
+    """
 
     version: int
     recorded: str
     decided: str
+    _: KW_ONLY
+    where: str | None = None
+    compared: Any = field(default=None, repr=False)
+    """Both sides of the turn as values, for programs."""
 
     def __str__(self) -> str:
+        place = "" if self.where is None else f" (at {self.where})"
         return (
             f"entry {self.version}: the history says {self.recorded}, "
-            f"the code at hand decides {self.decided}"
+            f"the code at hand decides {self.decided}{place}"
         )
 
 

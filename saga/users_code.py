@@ -11,10 +11,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any, TypeGuard, TypeVar
+import os
+import sysconfig
+from collections.abc import Iterable
+from pathlib import Path
+from traceback import walk_tb
+from typing import Any, Final, TypeGuard, TypeVar
 
 from saga.errors import DefinitionError
 
+_ENGINE: Final = f"{Path(__file__).parent}{os.sep}"
+_LIBRARIES: Final = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
+_TRACEBACK: Final[Any] = BaseException.__dict__["__traceback__"]
 Error = TypeVar("Error", bound=BaseException)
 
 
@@ -39,6 +47,25 @@ def _is_ours_alone(error: BaseException) -> bool:
 def is_a(error: BaseException, kind: type[Error]) -> TypeGuard[Error]:
     """What `isinstance` says, without asking *error* itself: its answer would be users' code."""
     return issubclass(type(error), kind)
+
+
+def raised_at(error: BaseException) -> str | None:
+    """File and line of the innermost frame in users' own code that *error* came through."""
+    if is_a(error, SyntaxError) and error.filename:
+        return f"{error.filename}:{error.lineno}"
+    return place_among(
+        (frame.f_code.co_filename, line) for frame, line in walk_tb(_TRACEBACK.__get__(error))
+    )
+
+
+def place_among(frames: Iterable[tuple[str, int]]) -> str | None:
+    """The last of *frames* in users' own code, else in a library; None where all are ours."""
+    theirs = [each for each in frames if not each[0].startswith(("<", _ENGINE))]
+    own = [each for each in theirs if not each[0].startswith(_LIBRARIES)]
+    if not theirs:
+        return None
+    file, line = (own or theirs)[-1]
+    return f"{file}:{line}"
 
 
 def log_raised(

@@ -6,36 +6,54 @@ history that cannot be replayed is a finding, not an error: the next one is repl
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
+from saga.audit.differences import (
+    Finding,
+    Kind,
+    Raised,
+    finding_of,
+    finding_of_unreadable,
+    has_gone_on,
+)
 from saga.authoring.registry import Registered, SagaRegistry
 from saga.core.decider import Decider
-from saga.core.history import Entry, History, beginning_of, continued_in, turns
+from saga.core.history import Entry, History, RecordedTurn, beginning_of, continued_in, turns
 from saga.core.identity import SagaId
 from saga.core.intents import Continued
-from saga.core.replay import replay
+from saga.core.replay import describe, replaying
 from saga.core.state import SagaState
 from saga.core.texts import described
 from saga.core.values import value
 from saga.errors import CorruptHistory, ReplayMismatch
 from saga.ports import Catalogue, EventStore, SagaSummary
-from saga.users_code import is_ours
+from saga.users_code import is_ours, raised_at
 
 PAGE_SAGAS: Final = 200
+Histories = Mapping[SagaId, History | CorruptHistory]
 
 
 @value
 class Replayed:
-    """What became of one history; *difference* None means that the code decides what it says."""
+    """What became of one history; *finding* None means that the code decides what it says."""
 
     summary: SagaSummary
     entries: int
-    difference: ReplayMismatch | None
+    finding: Finding | None
 
     @property
     def is_ok(self) -> bool:
-        return self.difference is None
+        return self.finding is None
+
+    @property
+    def difference(self) -> ReplayMismatch | None:
+        """The same as an error."""
+        found = self.finding
+        if found is None:
+            return None
+        return ReplayMismatch(found.version, found.recorded, found.decided, where=found.where)
 
 
 async def replay_all(
@@ -71,20 +89,22 @@ async def _replay_page(
     store: EventStore, sagas: SagaRegistry, page: Sequence[SagaSummary]
 ) -> list[Replayed]:
     histories = await store.load([summary.saga_id for summary in page], is_whole=True)
-    return [
-        Replayed(summary, *_replay(sagas, summary, histories.get(summary.saga_id, ())))
-        for summary in page
-    ]
+    return [replay_one(sagas, summary, histories) for summary in page]
 
 
-def _replay(
-    sagas: SagaRegistry, summary: SagaSummary, history: Sequence[Entry] | CorruptHistory
-) -> tuple[int, ReplayMismatch | None]:
-    """How many entries there are, and the first that the code does not decide."""
+def replay_one(sagas: SagaRegistry, summary: SagaSummary, histories: Histories) -> Replayed:
+    """Replay one of the *histories* that a store has loaded whole."""
+    history = histories.get(summary.saga_id, ())
     if isinstance(history, CorruptHistory):
-        return 0, ReplayMismatch(history.version, history.problem, "nothing: it cannot be read")
-    if not (entries := len(history)):
-        return 0, ReplayMismatch(1, "nothing, though the index names this saga", "nothing")
+        return Replayed(summary, 0, finding_of_unreadable(history))
+    return Replayed(summary, len(history), _finding(sagas, summary, history))
+
+
+def _finding(sagas: SagaRegistry, summary: SagaSummary, history: Sequence[Entry]) -> Finding | None:
+    if not history:
+        recorded = "nothing, though the index names this saga"
+        kind = Kind.CANNOT_BE_READ
+        return Finding(kind=kind, version=1, recorded=recorded, decided="nothing")
     runs = _runs(history, summary)
     registered: Registered | None = None
     begins_in = 0
@@ -94,31 +114,78 @@ def _replay(
             break  # an earlier run is never loaded again: it is no difference that it is gone
         registered, begins_in = found, first
     if registered is None:
-        recorded = f"saga {name!r} version {version}"
-        decided = "nothing: this application has no such version of it"
-        return entries, ReplayMismatch(1, recorded, decided)
+        return Finding(
+            kind=Kind.NO_SUCH_VERSION,
+            version=1,
+            recorded=f"saga {name!r} version {version}",
+            decided="nothing: this application has no such version of it",
+        )
     if begins_in:
         history = History(turns(history)[begins_in:])
+    return _difference(registered.decider, summary.saga_id, history)
+
+
+def _difference(decider: Decider, saga_id: SagaId, history: Sequence[Entry]) -> Finding | None:
+    """The first entry that the code does not decide."""
     try:
-        state = replayed(registered.decider, summary.saga_id, history)
+        state = replayed(decider, saga_id, history)
     except ReplayMismatch as error:
-        return entries, error
+        found = finding_of(error, decider.contracts)
+        if not has_gone_on(error):
+            return found
+        # The code stands elsewhere by now: what decided is where it stood before this turn.
+        return replace(found, where=_stood_at(decider, saga_id, history, error) or found.where)
     if state.program is not None:
         state.program.close()
-    return entries, None
+    return None
 
 
 def replayed(decider: Decider, saga_id: SagaId, history: Sequence[Entry]) -> SagaState:
-    """As `replay`, but what the saga's code raises is a ReplayMismatch too."""
+    """As `replay`, but what the saga's code raises is a ReplayMismatch too, of its turn's fact."""
+    taken = 0
+    pieces = replaying(decider, saga_id, history)
     try:
-        return replay(decider, saga_id, history)
+        while True:
+            next(pieces)
+            taken += 1
+    except StopIteration as end:
+        state: SagaState = end.value
+        return state
     except ReplayMismatch:
         raise
     except BaseException as error:
         if is_ours(error):
             raise
-        decided = f"the code at hand raised {described(error)}"
-        raise ReplayMismatch(0, "a whole history", decided) from error
+        raise _raised(error, turns(history), taken) from error
+
+
+def _raised(error: BaseException, recorded: Sequence[RecordedTurn], taken: int) -> ReplayMismatch:
+    """What *error* is, which came when so many turns were begun with a pause before each."""
+    has_pause = recorded[0].version == 1  # where a run begins, that is taken without one
+    turn = recorded[max(taken - 1, 0) if has_pause else taken]
+    return ReplayMismatch(
+        turn.version,
+        describe(turn.event.fact),
+        f"nothing: the code at hand raised {described(error)}",
+        where=raised_at(error),
+        compared=Raised(turn.entries[0]),
+    )
+
+
+def _stood_at(
+    decider: Decider, saga_id: SagaId, history: Sequence[Entry], mismatch: ReplayMismatch
+) -> str | None:
+    """Where the code stood before the turn in which it decides otherwise."""
+    before = [turn for turn in turns(history) if turn.version + len(turn) <= mismatch.version]
+    try:
+        state = replayed(decider, saga_id, History(before))
+    except ReplayMismatch:
+        return None
+    if state.program is None:
+        return None
+    where = state.program.stands_at(None)
+    state.program.close()
+    return where
 
 
 def _runs(history: Sequence[Entry], summary: SagaSummary) -> list[tuple[int, str, int]]:

@@ -22,7 +22,15 @@ from saga.authoring.listening import check_key_field as check_field
 from saga.authoring.mapping import check_rolled_back
 from saga.authoring.messages import RolledBack
 from saga.authoring.source import referenced_contracts
-from saga.contracts import ContractRegistry, Event, Kind, accepting, contract_of, reads_as
+from saga.contracts import (
+    ContractRegistry,
+    Event,
+    Kind,
+    accepting,
+    as_read,
+    contract_of,
+    reads_as,
+)
 from saga.contracts.between_sagas import ChildEnded, ChildStarted
 from saga.contracts.keys import key_text
 from saga.core.durations import Duration, duration_us
@@ -182,6 +190,9 @@ class RegisteredContracts:
 
     def reads_as(self, recorded: Message, message: Message) -> bool:
         return reads_as(self._registry, recorded, message)
+
+    def as_read(self, recorded: Message) -> Message:
+        return as_read(self._registry, recorded)
 
     def accepting(self, recorded: Iterable[Message]) -> AbstractContextManager[None]:
         return accepting(self._registry, recorded)

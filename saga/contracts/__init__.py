@@ -8,6 +8,7 @@ from saga.contracts.accepted import read_accepted_as
 from saga.contracts.codec import (
     Decoded,
     accepting,
+    as_read,
     decode,
     decode_accepted,
     decode_record,
@@ -79,6 +80,7 @@ __all__ = [
     "Unreadable",
     "UnreadableCode",
     "accepting",
+    "as_read",
     "business_key",
     "canonical",
     "canonical_text",

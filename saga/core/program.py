@@ -293,6 +293,9 @@ class Program(Protocol):
     def place_of(self, step: StepId) -> str | None:
         """File and line of what asks for *step*, where that is known."""
 
+    def stands_at(self, name: str | None) -> str | None:
+        """File and line of what asks for a wait or sleep of this *name*; else where it stands."""
+
     def accepts(self, wait: str, arrival: Arrival) -> bool:
         """Whether a wait that selects takes this; asked in the live turn only."""
 
@@ -321,6 +324,9 @@ class Contracts(Protocol):
     def reads_as(self, recorded: Message, message: Message) -> bool:
         """Whether *recorded*, read by today's contracts, is *message*."""
 
+    def as_read(self, recorded: Message) -> Message:
+        """What today's contracts read in *recorded*; itself where they cannot read it."""
+
     def accepting(self, recorded: Iterable[Message]) -> AbstractContextManager[None]:
         """While it is open, a program may make these again, however strict their contracts are."""
 
@@ -330,6 +336,9 @@ class PlainContracts:
 
     def reads_as(self, recorded: Message, message: Message) -> bool:
         return recorded == message
+
+    def as_read(self, recorded: Message) -> Message:
+        return recorded
 
     def accepting(self, _: Iterable[Message]) -> AbstractContextManager[None]:
         return nullcontext()

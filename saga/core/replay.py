@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final, TypeAlias
 
 from saga.core import fold, format_1, intents
@@ -21,9 +22,11 @@ from saga.core.history import NAME_OF, Entry, RecordedTurn, turns
 from saga.core.identity import DO, SagaId, StepId, TimerId
 from saga.core.intents import APART, Intent, TimerArmed, TimerPurpose
 from saga.core.piecewise import Piecewise, at_once
+from saga.core.program import Program
 from saga.core.state import SagaState, Untold
 from saga.core.status import ISSUED, UNDOING, SagaStatus
 from saga.core.texts import storable
+from saga.core.values import value
 from saga.errors import ReplayMismatch
 
 _ReadsAs: TypeAlias = Callable[[Message, Message], bool]
@@ -37,7 +40,7 @@ _WITH_OUTCOME: Final = (
 _SAGA: Final = TimerPurpose.SAGA
 _WITH_PAYLOAD: Final = intents.IntentIssued | intents.EventPublished | intents.IntentTold
 _CONTINUED: Final = ("trigger", "definition_version", "fingerprint", "began_with")
-_STANDS: Final[dict[type, tuple[str, ...]]] = {
+STANDS: Final[dict[type, tuple[str, ...]]] = {
     # The recorded kind and order stand; they matter to a rollback, which is recorded itself.
     intents.IntentIssued: ("payload", "kind", "after", "undoes"),
     intents.EventPublished: ("payload",),
@@ -48,6 +51,16 @@ _STANDS: Final[dict[type, tuple[str, ...]]] = {
 """What of a decision is not compared as it is: messages are read first."""
 _ENDS_LIVES: Final = frozenset({intents.Continued, intents.SagaParked})
 """Behind these a live program is not what a replay of the whole history makes."""
+
+
+@value
+class Compared:
+    """A turn as it was *recorded*, and what is *decided* now; *entry* and *intent* differ first."""
+
+    entry: Entry | None
+    intent: Intent | None
+    recorded: Sequence[Entry]
+    decided: Sequence[Intent]
 
 
 def replay(decider: Decider, saga_id: SagaId, entries: Iterable[Entry]) -> SagaState:
@@ -99,8 +112,10 @@ def _taking(
             for turn in recorded:
                 yield
                 _take(decider, state, turn)
-    except BaseException:
+    except BaseException as error:
         if state.program is not None:
+            if type(error) is ReplayMismatch:
+                error.where = _place(state.program, error.compared)
             state.program.close()
         raise
     if state.program is not None:
@@ -115,7 +130,13 @@ def _take(decider: Decider, state: SagaState, turn: RecordedTurn) -> None:
         return
     decision = decider.handle(state, event, decided)
     if decision.disposition is not RECORDED:
-        raise ReplayMismatch(turn.version, describe(event.fact), decision.disposition.value)
+        compared = Compared(turn.entries[0], None, turn.entries, ())
+        raise ReplayMismatch(
+            turn.version,
+            describe(event.fact),
+            decision.disposition.value,
+            compared=compared,
+        )
     if decision.intents != decided:
         _reconcile(decider, decision, *turn.entries)
     if state.unarmed:
@@ -205,20 +226,61 @@ def _compare(
     ours = [intent for intent in decided if type(intent) not in APART]
     theirs = [entry for entry in recorded if type(entry.body) not in APART]
     armed, was_armed = _armed(decided), _armed(entry.body for entry in recorded)
-    only_ours = [_detail(timer) for id_, timer in armed.items() if id_ not in was_armed]
+    only_ours: list[Intent] = [timer for id_, timer in armed.items() if id_ not in was_armed]
+    differs = partial(_mismatch, fact, decided, recorded)
     for intent, entry in zip(ours, theirs, strict=False):
         if not _same(intent, entry.body, reads_as):
-            raise ReplayMismatch(entry.version, _detail(entry.body), _detail(intent))
+            raise differs(entry, intent)
     for entry in recorded:
         if isinstance(entry.body, TimerArmed) and entry.body.timer_id not in armed:
-            raise ReplayMismatch(entry.version, _detail(entry.body), "nothing")
+            raise differs(entry, None)
     if len(ours) < len(theirs):
-        entry = theirs[len(ours)]
-        raise ReplayMismatch(entry.version, _detail(entry.body), *(only_ours or ["nothing"])[:1])
-    only_ours += [_detail(intent) for intent in ours[len(theirs) :]]
+        raise differs(theirs[len(ours)], next(iter(only_ours), None))
+    only_ours += ours[len(theirs) :]
     if only_ours:
-        after = recorded[-1].version if recorded else fact.version
-        raise ReplayMismatch(after + 1, "nothing", only_ours[0])
+        raise differs(None, only_ours[0])
+
+
+def _mismatch(
+    fact: Entry,
+    decided: Sequence[Intent],
+    recorded: Sequence[Entry],
+    entry: Entry | None,
+    intent: Intent | None,
+) -> ReplayMismatch:
+    behind = (recorded[-1] if recorded else fact).version + 1
+    return ReplayMismatch(
+        behind if entry is None else entry.version,
+        "nothing" if entry is None else _detail(entry.body),
+        "nothing" if intent is None else _detail(intent),
+        compared=Compared(entry, intent, [fact, *recorded], decided),
+    )
+
+
+def _place(program: Program, compared: Compared) -> str | None:
+    """File and line of what decides otherwise."""
+    match compared.intent:
+        case intents.IntentIssued(step=step):
+            return _place_of_step(program, step)
+        case TimerArmed(purpose=TimerPurpose.DEADLINE | TimerPurpose.RETRY, target=target):
+            return _place_of_step(program, StepId(target.rsplit("/", 1)[0]))
+        case TimerArmed(target=name):
+            return program.stands_at(name)
+        case intents.SignalAwaited(wait=name) | intents.EventAwaited(wait=name):
+            return program.stands_at(name)
+    match None if compared.entry is None else compared.entry.body:
+        case intents.IntentIssued(step=name):
+            return program.stands_at(name)
+        case intents.SignalAwaited(wait=name) | intents.EventAwaited(wait=name):
+            return program.stands_at(name)
+    return program.stands_at(None)
+
+
+def _place_of_step(program: Program, step: StepId) -> str | None:
+    try:
+        return program.place_of(step) or program.stands_at(step)
+    except KeyError:
+        return program.stands_at(None)  # it is of a run that this turn has ended
 
 
 def _restate(decision: Decision, recorded: Sequence[Entry], *, is_format_1: bool) -> None:
@@ -238,7 +300,9 @@ def _check_open(state: SagaState, *, after: int) -> None:
         del state.unarmed[timer.timer_id]  # it would change nothing any more
     for unarmed in state.unarmed.values():
         if not _is_open(state, unarmed.timer):
-            raise ReplayMismatch(after, "nothing", _detail(unarmed.timer))
+            timer = unarmed.timer
+            compared = Compared(None, timer, (), [timer])
+            raise ReplayMismatch(after, "nothing", _detail(timer), compared=compared)
 
 
 def _is_open(state: SagaState, timer: TimerArmed) -> bool:
@@ -266,7 +330,7 @@ def _same(decided: Intent, recorded: Fact | Intent, reads_as: _ReadsAs) -> bool:
     if isinstance(decided, intents.EventAwaited) and isinstance(recorded, intents.EventAwaited):
         is_for_the_same = set(channels_of(decided)) == set(channels_of(recorded))
         return decided.wait == recorded.wait and is_for_the_same
-    stands = _STANDS.get(type(recorded))
+    stands = STANDS.get(type(recorded))
     if stands is None or type(decided) is not type(recorded):
         return decided == recorded
     kept: dict[str, Any] = {name: getattr(recorded, name) for name in stands}

@@ -138,6 +138,9 @@ class Table(Program):
     def place_of(self, step: str) -> str | None:
         return "table.py:7"
 
+    def stands_at(self, name: str | None) -> str | None:
+        return "table.py:7"
+
     def refusal_of(self, wait: str, arrival: Arrival) -> str | None:
         return None
 

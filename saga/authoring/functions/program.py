@@ -32,6 +32,7 @@ from saga.authoring.messages import (
 )
 from saga.authoring.requests import Request
 from saga.authoring.seclusion import secluded
+from saga.authoring.source import place_of
 from saga.authoring.steps import (
     Steps,
     read_reply,
@@ -185,6 +186,13 @@ class FunctionProgram:
 
     def place_of(self, step: StepId) -> str | None:
         return awaits_at(task_of(self._scheduler.steps[step][0]).coroutine)
+
+    def stands_at(self, name: str | None) -> str | None:
+        waits, sleeps = self._scheduler.waits, self._scheduler.sleeps
+        found = (waits.get(name) or sleeps.get(name)) if name is not None else None
+        task = self._scheduler.main if found is None else task_of(found[0])
+        where = None if task is None else awaits_at(task.coroutine)
+        return where or place_of(self._function)
 
     def accepts(self, wait: str, arrival: Arrival) -> bool:
         call = self._scheduler.waits[wait][1]

@@ -274,6 +274,16 @@ class GraphProgram:
     def place_of(self, step: StepId) -> str | None:
         return self._place(self._graph.nodes[self._steps[step].at])
 
+    def stands_at(self, name: str | None) -> str | None:
+        """The node that has this name, else the first one that runs."""
+        own = (name or "").removeprefix(self._prefix)
+        named = (own, own.rpartition("-")[0])  # each item but the first has a number behind it
+        nodes = self._graph.nodes
+        found = next((node for each in named for node in nodes if node.id == each), None)
+        running = (node for at, node in enumerate(nodes) if self._stands[at] is Stand.RUNNING)
+        found = found or next(running, None)
+        return None if found is None else self._place(found)
+
     def accepts(self, wait: str, arrival: Arrival) -> bool:
         action = self._graph.nodes[self._waits[wait]].action
         assert isinstance(action, NextEvent), action

@@ -230,6 +230,9 @@ class MachineProgram:
     def place_of(self, step: StepId) -> str | None:
         return place_of(self._givers[step])
 
+    def stands_at(self, _: str | None) -> str | None:
+        return place_of(self._giver)
+
     def accepts(self, _: str, arrival: Arrival) -> bool:
         """Another version of an event may come, which nobody reads as this one."""
         if not isinstance(arrival, EventReceived):

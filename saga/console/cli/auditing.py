@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from time import perf_counter
 from typing import Annotated
 
 import typer
 
-from saga.audit.replaying import Replayed, replay_all, replay_some
+from saga.audit.replaying import replay_all, replay_some
 from saga.console.cli.commands import DefinitionName
+from saga.console.cli.gate.verdicts import Verdict, verdict_on
 from saga.console.cli.output import ExitCode, Misused, Printer
 from saga.console.cli.session import Session, find_saga, tune_gc
 
@@ -49,7 +49,7 @@ async def replay(
             count += 1
             entries += replayed.entries
             different += not replayed.is_ok
-            _print(session.printer, replayed)
+            _print(session.printer, verdict_on(replayed))
     took_s = perf_counter() - began
     per_s = round(entries / took_s) if took_s > 0 else 0
     row = {"sagas": count, "entries": entries, "ok": different == 0, "different": different}
@@ -60,13 +60,9 @@ async def replay(
     return ExitCode.NOT_SO if different else ExitCode.OK
 
 
-def _print(printer: Printer, replayed: Replayed) -> None:
-    saga, difference = replayed.summary, replayed.difference
+def _print(printer: Printer, verdict: Verdict) -> None:
     if printer.is_json:
-        row = {"id": saga.saga_id, "entries": replayed.entries, "ok": replayed.is_ok}
-        printer.json(row | {"difference": None if difference is None else asdict(difference)})
-    elif difference is not None:
-        name = f"{saga.definition}/{saga.key}"
-        printer.say(f"{saga.saga_id} ({name}) differs at entry {difference.version}:")
-        printer.say(f"  the history says      {difference.recorded}")
-        printer.say(f"  the code at hand says {difference.decided}", style="red")
+        printer.json(verdict.row())
+    elif not verdict.is_ok:
+        printer.say(f"{verdict.saga_id} ({verdict.name}) differs: {verdict.line}", style="red")
+        printer.say(*verdict.told())

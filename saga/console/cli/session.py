@@ -11,8 +11,6 @@ import gc
 import importlib
 import re
 import sys
-import sysconfig
-import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -42,10 +40,9 @@ from saga.publishing.writer import EventWriter
 from saga.runtime.publisher import Publisher
 from saga.runtime.trial import PossibleAct
 from saga.settings import Settings, file_of, is_contract_file
+from saga.users_code import raised_at
 
 GC_THRESHOLDS: Final = (50_000, 20, 50)
-_ENGINE: Final = Path(__file__).parents[2]
-_LIBRARIES: Final = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
 _TYPEABLE: Final = re.compile(r"[\w][\w ./:@+,=-]{0,200}")
 _REASONS: Final = {
     CommandAct.RELEASE: "the cause is mended",
@@ -252,18 +249,7 @@ def _why_not_imported(module_name: str, error: BaseException) -> str:
 
 def _place(error: BaseException) -> str:
     """File and line of the mistake: the innermost frame in the user's own code."""
-    if isinstance(error, SyntaxError) and error.filename:
-        return f"{error.filename}:{error.lineno}"
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith("<") and _ENGINE not in Path(frame.filename).parents
-    ]
-    own = [frame for frame in frames if not frame.filename.startswith(_LIBRARIES)]
-    if not frames:
-        return "nowhere in particular"
-    innermost = (own or frames)[-1]
-    return f"{innermost.filename}:{innermost.lineno}"
+    return raised_at(error) or "nowhere in particular"
 
 
 def _no_such(module: ModuleType, attribute: str) -> str:

@@ -12,7 +12,7 @@ def test_unchanged_code_decides_the_same(looking):
     *rows, summary = called.rows
 
     assert called.code == 0
-    assert [list(row) for row in rows] == [["id", "entries", "ok", "difference"]] * 4
+    assert [list(row)[:4] for row in rows] == [["id", "entries", "ok", "difference"]] * 4
     assert all(row["ok"] and row["difference"] is None for row in rows)
     assert (summary["sagas"], summary["ok"], summary["different"]) == (4, True, 0)
     assert summary["entries"] == sum(row["entries"] for row in rows)
