@@ -11,6 +11,7 @@ from saga.ports.store import (
     DueTimer,
     EventStore,
     HistoryAppend,
+    PutOffTimer,
     SagaSummary,
     UnhandledRecord,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "HistoryAppend",
     "Inbound",
     "Position",
+    "PutOffTimer",
     "Record",
     "SagaSummary",
     "Source",

@@ -78,6 +78,14 @@ class DueTimer:
 
 
 @value
+class PutOffTimer:
+    """A timer that was *found* due and does not fire before *due_at*."""
+
+    found: DueTimer
+    due_at: Instant
+
+
+@value
 class SagaSummary:
     """A row of the saga index: a projection of the history, committed with it."""
 
@@ -253,6 +261,8 @@ class Batch:
     Args:
         histories: a saga at most once, and a new saga together with its summary.
         positions: of each source the highest offset that this batch accounts for.
+        timers_put_off: before the others; only where the due-index still has what was found, as
+            no history is checked for them, and another worker may have moved the timer.
         timers_armed: only of sagas that have a summary.
         timers_cleared: one that is not there is no error.
         handled: ids of unhandled records to remove.
@@ -267,6 +277,7 @@ class Batch:
 
     histories: list[HistoryAppend] = field(default_factory=list)
     positions: dict[Source, int] = field(default_factory=dict)
+    timers_put_off: list[PutOffTimer] = field(default_factory=list)
     timers_armed: list[DueTimer] = field(default_factory=list)
     timers_cleared: list[TimerId] = field(default_factory=list)
     summaries: list[SagaSummary] = field(default_factory=list)

@@ -286,7 +286,7 @@ class Dispatcher:
             case Disposition.DUPLICATE:
                 unit.settle(delivery)
             case Disposition.NO_NEWS if isinstance(fact := delivery.event.fact, TimerFired):
-                unit.timers.arm_again([saga.state.timers[fact.timer_id]], saga.saga_id)
+                unit.put_off(delivery, saga.state.timers[fact.timer_id].due_at)
             case Disposition.NO_NEWS:
                 unit.settle(delivery)
             case Disposition.AFTER_END:

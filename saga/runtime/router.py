@@ -78,7 +78,7 @@ from saga.core.identity import (
 from saga.core.state import SagaState
 from saga.core.texts import described
 from saga.core.values import value
-from saga.ports import Inbound
+from saga.ports import DueTimer, Inbound
 from saga.ports.bus import why_set_aside
 from saga.ports.store import DeadLetterReason, Skip, SkipReason
 from saga.runtime import reruns
@@ -126,6 +126,8 @@ class Delivery:
     heard_by: Collection[int] = ()
     early_us: int = 0
     definition: str = ""
+    timer: DueTimer | None = None
+    """What the due-index had, where it was found there."""
 
     def hear(self) -> None:
         """Take what would have started the saga for an event that reaches it: it runs already."""

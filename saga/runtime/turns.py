@@ -270,7 +270,7 @@ class Turns:
             # It was due: where a later measurement of the clock says less, that one is coarser.
             due = max(at, timer.due_at)
             event = Event(TimerFired(timer_id=timer.timer_id), due, MessageId(timer.timer_id))
-            deliveries.append(Delivery(timer.saga_id, event, None))
+            deliveries.append(Delivery(timer.saga_id, event, None, timer=timer))
         for saga_id in batch.resumes:
             event = Event(_NUDGE, at, MessageId(f"{saga_id}/resume"))
             deliveries.append(Delivery(saga_id, event, None, is_nudge=True))

@@ -28,6 +28,7 @@ from saga.ports import (
     DueTimer,
     HistoryAppend,
     Inbound,
+    PutOffTimer,
     Record,
     SagaSummary,
     Source,
@@ -106,10 +107,15 @@ def issued(bodies: Iterable[Fact | Intent]) -> Iterator[tuple[object, ...]]:
 
 @dataclass(slots=True)
 class TimerChanges:
-    """What is to change in the due-index; *moved* are due at another time, where not cleared."""
+    """What is to change in the due-index.
+
+    *moved* are due at another time, where not cleared. *put_off* were found due and do not fire
+    now, which is in no history.
+    """
 
     armed: dict[TimerId, DueTimer] = field(default_factory=dict)
     moved: dict[TimerId, DueTimer] = field(default_factory=dict)
+    put_off: dict[TimerId, PutOffTimer] = field(default_factory=dict)
     cleared: list[TimerId] = field(default_factory=list)
 
     def arm_again(self, timers: Iterable[TimerArmed], saga_id: SagaId) -> None:
@@ -133,6 +139,8 @@ class TimerChanges:
             if due.saga_id in saga_ids:
                 self.armed.pop(due.timer_id, None)
                 self.moved.pop(due.timer_id, None)
+        for off in [each for each in self.put_off.values() if each.found.saga_id in saga_ids]:
+            del self.put_off[off.found.timer_id]
         self.cleared = [each for each in self.cleared if each.partition("/")[0] not in saga_ids]
 
 
@@ -247,7 +255,9 @@ class UnitOfWork:
         if delivery.is_nudge:
             return
         if delivery.inbound is None:
-            self._postpone(delivery, self.at if since is None else since)
+            stands_us = 0 if since is None else self.at - since
+            least, most = POSTPONED_S * SECOND_US, POSTPONED_S_MAX * SECOND_US
+            self.put_off(delivery, Instant(self.at + min(max(least, stands_us), most)))
             return
         behind = self.unhandled.deferred_behind
         known = behind.get(delivery.saga_id)
@@ -259,6 +269,12 @@ class UnitOfWork:
         self.unhandled.deferred.append(record)
         if reason is DeferralReason.EARLY_EVENT:
             self.unhandled.early_events.append((delivery, record))
+
+    def put_off(self, delivery: Delivery, due_at: Instant) -> None:
+        """Have a timer that was found due found again later, unless it is moved meanwhile."""
+        timer = delivery.timer
+        assert timer is not None, delivery
+        self.timers.put_off[timer.timer_id] = PutOffTimer(timer, due_at)
 
     def stand_still(self, delivery: Delivery, saga: UnloadableSaga) -> None:
         """Keep what came for a saga whose history cannot be brought to life here."""
@@ -323,6 +339,7 @@ class UnitOfWork:
         return Batch(
             histories=list(self.histories.values()),
             positions=self.positions,
+            timers_put_off=list(timers.put_off.values()),
             timers_armed=armed,
             timers_cleared=timers.cleared,
             summaries=[*map(summary_of, self.changed.values()), *self.summaries],
@@ -334,10 +351,3 @@ class UnitOfWork:
             pauses_seen=self.pauses_seen,
             runs=self.runs,
         )
-
-    def _postpone(self, delivery: Delivery, since: Instant) -> None:
-        fact = delivery.event.fact
-        assert isinstance(fact, TimerFired), fact
-        least, most = POSTPONED_S * SECOND_US, POSTPONED_S_MAX * SECOND_US
-        due_at = Instant(self.at + min(max(least, self.at - since), most))
-        self.timers.moved[fact.timer_id] = DueTimer(fact.timer_id, delivery.saga_id, due_at)

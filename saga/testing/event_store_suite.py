@@ -19,7 +19,15 @@ from saga.core.identity import Instant, TimerId
 from saga.core.status import SagaStatus
 from saga.errors import AlreadyRecorded, HistoryConflict, PausesChanged
 from saga.ports.bus import Origin, Source
-from saga.ports.store import Batch, Catalogue, DefinitionPause, EventStore, Place, Rebase
+from saga.ports.store import (
+    Batch,
+    Catalogue,
+    DefinitionPause,
+    EventStore,
+    Place,
+    PutOffTimer,
+    Rebase,
+)
 from saga.testing.samples import (
     MOMENT,
     append,
@@ -385,6 +393,34 @@ class EventStoreSuite:
         await append(store, timers_armed=[second], timers_cleared=cleared)
 
         assert await store.due_timers(until=FAR, limit=10) == []
+
+    async def test_a_timer_that_is_put_off_is_due_later(self, store: EventStore) -> None:
+        """One that the same batch arms or clears is armed or cleared."""
+        found = [timer(saga(1), name, 10) for name in ("a", "b", "c")]
+        await append(store, history(saga(1)), timers_armed=found)
+
+        put_off = [PutOffTimer(each, Instant(MOMENT + 30)) for each in found]
+        moved = timer(saga(1), "b", 20)
+        cleared = [found[2].timer_id]
+        await append(store, timers_put_off=put_off, timers_armed=[moved], timers_cleared=cleared)
+
+        due = await store.due_timers(until=FAR, limit=10)
+        assert due == [moved, timer(saga(1), "a", 30)]
+
+    async def test_a_timer_that_was_moved_since_it_was_found_is_not_put_off(
+        self, store: EventStore
+    ) -> None:
+        """Nor does one come back that is gone; one of a saga that is not there is no error."""
+        found = [timer(saga(1), name, 10) for name in ("sooner", "later", "gone")]
+        await append(store, history(saga(1)), timers_armed=found)
+        moved = [timer(saga(1), "sooner", 5), timer(saga(1), "later", 99)]
+        await append(store, timers_armed=moved, timers_cleared=[found[2].timer_id])
+
+        nobodys = timer(saga(2), "a", 10)
+        put_off = [PutOffTimer(each, Instant(MOMENT + 30)) for each in (*found, nobodys)]
+        await append(store, timers_put_off=put_off)
+
+        assert await store.due_timers(until=FAR, limit=10) == moved
 
     async def test_index_rows_are_written_whole(
         self, store: EventStore, catalogue: Catalogue

@@ -1,20 +1,31 @@
 """Services are told of intents for which nobody waits any more, and say that they work on."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from saga import Context, saga
 from saga.contracts import CommandAct
 from saga.contracts import cloudevents as ce
+from saga.core.durations import SECOND_US
 from saga.core.events import CancelMode, ProgressReceived
+from saga.core.identity import Instant
 from saga.core.intents import TimerMoved
+from saga.ports import Appended, Batch, DueTimer
 from tests.records import header
 from tests.runtime.fixtures import NAMES, Scenario, order_id
 from tests.runtime.toys import OrderPlaced, Reserve, Reserved, Ship, Unreserve
 
 CANCELLED = "toys.ctl.intent-cancelled.v1"
 PROGRESS = "toys.evt.intent-progress.v1"
+
+
+async def move(scenario: Scenario, timer: DueTimer, *, to_s: int, id: str) -> None:
+    """An operator moves *timer*, which was due after 30 s."""
+    due_at = timer.due_at + (to_s - 30) * SECOND_US
+    said = {"timer": timer.timer_id, "due_at": due_at, "reason": "not yet"}
+    await scenario.take(scenario.command(timer.saga_id, CommandAct.MOVE_TIMER, id=id, **said))
 
 
 @saga("order", version=1, starts_on=OrderPlaced)
@@ -160,6 +171,47 @@ async def test_a_timer_that_another_worker_has_moved_fires_at_its_new_time(
     await scenario.take_due()
 
     assert scenario.bodies(order_id())[-2:] == ["TimerFired", "TimerArmed"]  # to try again
+    scenario.check()
+
+
+async def test_a_move_is_not_written_over_by_a_worker_that_knew_an_earlier_one(
+    scenario: Scenario, monkeypatch
+) -> None:
+    """It had found the timer due before both; that it does not fire yet is in no history."""
+    await begun(scenario)
+    (found,) = scenario.store.inner.timers(9)
+    await move(scenario, found, to_s=60, id="c-1")
+    scenario.restart()
+    append = scenario.store.append
+
+    async def append_late(batch: Batch, *, at: Instant) -> Appended:
+        monkeypatch.setattr(scenario.store, "append", append)
+        behind = scenario.turns, scenario.cache, scenario.router
+        scenario.restart()
+        await move(scenario, found, to_s=45, id="c-2")
+        scenario.turns, scenario.cache, scenario.router = behind
+        return await append(batch, at=at)
+
+    monkeypatch.setattr(scenario.store, "append", append_late)
+    scenario.clock.advance(31)
+    await scenario.take(due=[found])
+
+    (timer,) = scenario.store.inner.timers(9)
+    assert timer.due_at - found.due_at == 15 * SECOND_US
+
+
+async def test_a_timer_whose_move_was_not_written_to_the_due_index_is_written_there(
+    scenario: Scenario,
+) -> None:
+    """Else it would be found due again and again."""
+    await begun(scenario)
+    (timer,) = scenario.store.inner.timers(9)
+    early = replace(timer, due_at=Instant(timer.due_at - 10 * SECOND_US))
+    await scenario.store.append(Batch(timers_armed=[early]), at=scenario.clock.now())
+    scenario.clock.advance(25)
+    await scenario.take_due()
+
+    assert scenario.store.inner.timers(9) == [timer]
     scenario.check()
 
 

@@ -122,9 +122,9 @@ MUTATIONS = (
     _mutation(
         "a postponed timer is cleared",
         "saga/runtime/unit_of_work.py",
-        "        self.timers.moved[fact.timer_id] = ",
-        "        self.timers.cleared.append(fact.timer_id)\n"
-        "        self.timers.moved[fact.timer_id] = ",
+        "        self.timers.put_off[timer.timer_id] = ",
+        "        self.timers.cleared.append(timer.timer_id)\n"
+        "        self.timers.put_off[timer.timer_id] = ",
     ),
     _mutation(
         "timers fire early",

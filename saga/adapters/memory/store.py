@@ -207,10 +207,11 @@ class MemoryEventStore(EventStore):
             if before is not None and summary.shown is None and before.shown is not None:
                 summary = replace(summary, shown=before.shown)  # noqa: PLW2901  # as an update
             self.summaries[summary.saga_id] = summary
+        for off in batch.timers_put_off:
+            if self._timers.get(off.found.timer_id) == off.found:
+                self._arm(replace(off.found, due_at=off.due_at))
         for timer in batch.timers_armed:
-            self._clear(timer.timer_id)
-            self._timers[timer.timer_id] = timer
-            insort(self._due, (timer.due_at, timer.timer_id))
+            self._arm(timer)
         for timer_id in batch.timers_cleared:
             self._clear(timer_id)
         for record in batch.unhandled:
@@ -226,6 +227,11 @@ class MemoryEventStore(EventStore):
     def _turns(self, saga_id: SagaId) -> int:
         history = self._histories.get(saga_id)
         return 0 if history is None else history.turns
+
+    def _arm(self, timer: DueTimer) -> None:
+        self._clear(timer.timer_id)
+        self._timers[timer.timer_id] = timer
+        insort(self._due, (timer.due_at, timer.timer_id))
 
     def _clear(self, timer_id: TimerId) -> None:
         timer = self._timers.pop(timer_id, None)

@@ -116,6 +116,11 @@ INDEX_SHOWN: Final = ManyRows(
     f"{_INDEX_CHANGED}, shown = coalesce(excluded.shown, i.shown)",
     f"{_INDEX_TYPES} text",
 )
+PUT_OFF: Final = ManyRows(
+    "UPDATE timers AS t SET due_at = r.due_at FROM {rows} AS r (id, name, found, due_at) "
+    "WHERE t.originator_id = r.id AND t.name = r.name AND t.due_at = r.found",
+    "uuid text bigint bigint",
+)
 ARM: Final = ManyRows(
     "INSERT INTO timers SELECT * FROM {rows} "
     "ON CONFLICT (originator_id, name) DO UPDATE SET due_at = excluded.due_at",
@@ -242,6 +247,11 @@ def calls_of(
     summaries = {each.saga_id: row_of(each) for each in batch.summaries}
     timers = {each.timer_id: each for each in batch.timers_armed}.values()
     armed = [(originators[t.saga_id], timer_name(t.timer_id)[1], t.due_at) for t in timers]
+    put_off = [
+        (originators[found.saga_id], timer_name(found.timer_id)[1], found.due_at, off.due_at)
+        for off in batch.timers_put_off
+        if (found := off.found).saga_id in originators
+    ]
     cleared = map(timer_name, batch.timers_cleared)
     seen = batch.pauses_seen
     return [
@@ -253,6 +263,7 @@ def calls_of(
         *([EVENTS_AND_BACKLOG.call(turns, at)] if batch.outgoing else EVENTS.calls(turns)),
         *index.calls(sorted((originators[saga_id], *row) for saga_id, row in summaries.items())),
         *RUNS.calls(sorted((originators[saga_id], turn) for saga_id, turn in batch.runs.items())),
+        *PUT_OFF.calls(sorted(put_off)),
         *ARM.calls(armed),
         *CLEAR.calls([(originators[saga], name) for saga, name in cleared if saga in originators]),
         *KEEP_UNHANDLED.calls([from_unhandled(record) for record in batch.unhandled]),

@@ -356,9 +356,10 @@ class PostgresEventStore(EventStore, TellsOfAppends):
         """The originator ids of the sagas of *batch*, and those sagas that are new."""
         new = [each.saga_id for each in batch.histories if not each.expected_turns]
         originators = {saga_id: self._ids.draw(at) for saga_id in new}
-        cleared = dict.fromkeys(timer_name(timer_id)[0] for timer_id in batch.timers_cleared)
+        others = dict.fromkeys(timer_name(timer_id)[0] for timer_id in batch.timers_cleared)
+        others |= dict.fromkeys(off.found.saga_id for off in batch.timers_put_off)
         missing = []
-        for saga_id in (sql.sagas_written(batch) | cleared).keys() - originators:
+        for saga_id in (sql.sagas_written(batch) | others).keys() - originators:
             if known := self._known.get(saga_id):
                 originators[saga_id] = known[1]
             elif is_saga_id(saga_id):

@@ -139,6 +139,7 @@ _NUMBERS: Final = ManyRows(
     1,
 )
 _ARM: Final = ManyRows("INSERT OR REPLACE INTO timers VALUES {values}", 3)
+_PUT_OFF: Final = "UPDATE timers SET due_at = ? WHERE saga = ? AND name = ? AND due_at = ?"
 _CLEAR: Final = ManyRows("DELETE FROM timers WHERE (saga, name) IN {rows}", 2)
 _SET_ASIDE: Final = ManyRows(
     f"INSERT INTO unhandled ({UNHANDLED_COLUMNS}) VALUES {{values}}",
@@ -469,7 +470,7 @@ class SqliteEventStore(EventStore):
             raise HistoryConflict(tuple(each.saga_id for each in batch.histories)) from error
         if batch.runs:
             _RUNS.execute(cursor, [(numbers[each], turn) for each, turn in batch.runs.items()])
-        if batch.timers_armed or batch.timers_cleared:
+        if batch.timers_put_off or batch.timers_armed or batch.timers_cleared:
             _write_timers(cursor, batch, numbers)
         _write_others(cursor, batch)
         return numbers, last
@@ -478,6 +479,7 @@ class SqliteEventStore(EventStore):
         """The numbers of sagas that are not new; HistoryConflict where turns are missing."""
         expected = {history.saga_id: history.expected_turns for history in batch.histories}
         others = {*map(saga_id_in, batch.summaries), *map(saga_id_in, batch.timers_armed)}
+        others.update(off.found.saga_id for off in batch.timers_put_off)
         others.update(timer_name(timer_id)[0] for timer_id in batch.timers_cleared)
         expected |= dict.fromkeys(others - expected.keys(), _ANY)
         numbers: dict[SagaId, int] = {}
@@ -692,6 +694,12 @@ def _write_others(cursor: sqlite3.Cursor, batch: Batch) -> None:
 
 
 def _write_timers(cursor: sqlite3.Cursor, batch: Batch, numbers: Mapping[SagaId, int]) -> None:
+    put_off = [
+        (off.due_at, numbers[found.saga_id], timer_name(found.timer_id)[1], found.due_at)
+        for off in batch.timers_put_off
+        if (found := off.found).saga_id in numbers
+    ]
+    cursor.executemany(_PUT_OFF, put_off)
     armed = [
         (numbers[timer.saga_id], timer_name(timer.timer_id)[1], timer.due_at)
         for timer in batch.timers_armed

@@ -25,6 +25,7 @@ from saga.core.intents import TimerMoved, TimerPurpose
 from saga.core.status import SagaStatus
 from saga.ports import Appended, Batch, Record
 from saga.ports.store import DefinitionPause
+from saga.runtime.unit_of_work import POSTPONED_S_MAX
 from saga.testing.world.acting import armed_in
 from saga.testing.world.broker import SimulatedBus, WorldClock
 from saga.testing.world.faults import Fault
@@ -63,6 +64,7 @@ class WorldStore(MemoryEventStore):
                     self.stored_at[entry.saga_id, entry.version] = number
         self._compare_timers(touched)
         self._compare_moved(batch)
+        self._compare_put_off(batch)
         return appended
 
     @property
@@ -121,6 +123,18 @@ class WorldStore(MemoryEventStore):
             if (due_at := self._timers[timer_id].due_at) != armed.due_at:
                 self.problems.append(
                     f"timer {timer_id} was moved to {armed.due_at}, and the due-index has {due_at}"
+                )
+
+    def _compare_put_off(self, batch: Batch) -> None:
+        """A timer that does not fire when it is found is not kept back beyond its time for long."""
+        postponed_until = self._clock.now() + POSTPONED_S_MAX * SECOND_US
+        for found in (off.found for off in batch.timers_put_off):
+            armed = armed_in(self.history(found.saga_id)).get(found.timer_id)
+            timer = self._timers.get(found.timer_id)
+            if armed and timer and timer.due_at > max(armed.due_at, postponed_until):
+                self.problems.append(
+                    f"timer {found.timer_id} is due at {armed.due_at}, and was put off until "
+                    f"{timer.due_at}"
                 )
 
 
