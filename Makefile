@@ -83,7 +83,7 @@ lock: $(READY) ## Resolve the dependencies anew (ARGS=--upgrade for the latest)
 bench: $(READY) ## Measure sagas on this machine; ARGS="--vs REV": beside older code; ARGS=--curves: how costs grow
 	@$(BIN)/python -m benchmarks $(ARGS)
 
-bench-kafka: $(READY) ## Measure them on a real Kafka and PostgreSQL; ARGS=--loaded: on a store with a past; ARGS=--events; ARGS=--curves
+bench-kafka: $(READY) ## Measure them on a real Kafka and PostgreSQL; ARGS=--loaded: on a store with a past; ARGS=--mixed, --events, --curves
 	@$(BIN)/python -m infra with --fast -- sh -c 'exec $(BIN)/python -m benchmarks \
 		--bus "$$SAGA_BUS" --store "$$SAGA_STORE" $(ARGS)'
 

@@ -31,6 +31,7 @@ MEASUREMENTS: Final = {
     "weigh-servers": "benchmarks.server_weights:weigh_on_servers",
     "fill": "benchmarks.past:fill",
     "hearing": "benchmarks.hearing:hearing",
+    "mixed": "benchmarks.mixed:mixed",
     "curve": "benchmarks.curves:points_of",
 }
 WRITING: Final = "writing"
@@ -41,6 +42,8 @@ PROCESSES: Final = {
     "orchestrator": "benchmarks.product:orchestrator",
     "effects": "benchmarks.product:effects",
     "hearing-orchestrator": "benchmarks.hearing:orchestrator",
+    "mixed-orchestrator": "benchmarks.mixed:orchestrator",
+    "mixed-effects": "benchmarks.mixed:effects",
     "floor-orchestrator": "benchmarks.kafka_floor:orchestrator",
     "floor-effects": "benchmarks.kafka_floor:effects",
 }

@@ -23,6 +23,17 @@ OPEN_SAGAS: Final = 100_000
 FINISHED_IN_STORE: Final = 1_000_000
 OPEN_IN_STORE: Final = 100_000
 
+Revision = Annotated[
+    str | None,
+    typer.Option("--vs", metavar="REV", help="Run the code of this commit in turns with it."),
+]
+Loaded = Annotated[
+    bool, typer.Option("--loaded", help="There: a store with many sagas beside an empty one.")
+]
+Mixed = Annotated[
+    bool, typer.Option("--mixed", help="As --loaded: sagas of all kinds, events, children, timers.")
+]
+
 
 def program() -> typer.Typer:
     made = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -40,10 +51,7 @@ def benchmark(
     folder: Annotated[
         Path, typer.Option("--in", help="Where the files go; the disk counts.")
     ] = Path(),
-    revision: Annotated[
-        str | None,
-        typer.Option("--vs", metavar="REV", help="Run the code of this commit in turns with it."),
-    ] = None,
+    revision: Revision = None,
     bus: Annotated[
         str | None,
         typer.Option(metavar="ADDRESS", help="Measure on a Kafka, kafka://HOST:PORT, …"),
@@ -58,11 +66,9 @@ def benchmark(
     contracts: Annotated[
         str, typer.Option(metavar="N,…", help="There: contracts of the application.")
     ] = CONTRACTS,
-    is_loaded: Annotated[
-        bool,
-        typer.Option("--loaded", help="There: a store with many sagas beside an empty one."),
-    ] = False,
+    is_loaded: Loaded = False,
     is_hearing: Annotated[bool, typer.Option("--events", help="Events of other keys.")] = False,
+    is_mixed: Mixed = False,
     finished: Annotated[
         int, typer.Option(min=0, help="Finished sagas in the loaded store.")
     ] = FINISHED_IN_STORE,
@@ -82,13 +88,15 @@ def benchmark(
     try:
         plan = _plan(in_flight, sagas, runs, revision, is_quick=is_quick)
         sizes = _sizes(partitions, contracts, is_quick=is_quick)
-        on_servers = _servers(bus, store, sizes, is_loaded=is_loaded, is_hearing=is_hearing)
+        options = {"--loaded": is_loaded, "--mixed": is_mixed, "--events": is_hearing}
+        on_servers = _servers(bus, store, sizes, [name for name, on in options.items() if on])
         if on_servers is not None and is_hearing:
             section, report, parts = _heard(plan, on_servers, printer)
         elif is_curves:
             section, report, parts = _curves(plan, on_servers, printer, is_quick=is_quick)
         else:
-            past = servers.Past(finished, still_open) if is_loaded else None
+            sizes_of_past = (finished, still_open) if is_loaded or is_mixed else None
+            past = sizes_of_past and servers.Past(*sizes_of_past, is_beside_mixed_load=is_mixed)
             section, report, parts = _measured(plan, on_servers, past, folder, printer)
         if is_for_docs or (is_curves and not is_quick):
             put_into_page(section, parts)
@@ -139,7 +147,8 @@ def _measured(
         report = servers.measure(plan, on_servers, printer)
         return "servers", report, servers.parts(report)
     report = servers.measure_loaded(plan, past, on_servers, printer)
-    return "loaded", report, servers.parts_loaded(report)
+    section = "mixed" if past.is_beside_mixed_load else "loaded"
+    return section, report, servers.parts_loaded(report)
 
 
 def _plan(in_flight: str, sagas: int, runs: int, revision: str | None, *, is_quick: bool) -> Plan:
@@ -165,14 +174,13 @@ def _servers(
     bus: str | None,
     store: str | None,
     sizes: tuple[tuple[int, ...], tuple[int, ...]],
-    *,
-    is_loaded: bool,
-    is_hearing: bool,
+    needing: Sequence[str],
 ) -> servers.Servers | None:
+    """The servers, where they are given; *needing* are options that need them."""
     if bus is None and store is None:
-        if is_loaded or is_hearing:
-            option = "--loaded" if is_loaded else "--events"
-            raise Misused(f"{option} needs servers: --bus kafka://… and --store postgresql://…")
+        if needing:
+            named = " and ".join(needing)
+            raise Misused(f"{named}: needs servers, --bus kafka://… and --store postgresql://…")
         return None
     if bus is None or store is None:
         raise Misused("--bus and --store go together: kafka://… and postgresql://…")

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final
 
@@ -22,7 +23,7 @@ from saga import Context, Event, Intent, SagaApp, on, saga
 from saga.adapters.ids import new_id
 from saga.adapters.opening import open_bus
 from saga.console.cli.output import NotSo
-from saga.contracts import ContractModel, contract_of, encode
+from saga.contracts import ContractModel, business_key, contract_of, encode
 from saga.contracts import cloudevents as ce
 from saga.ports import Bus, Consumer, Inbound, Record, Source
 from saga.settings import Settings
@@ -87,18 +88,39 @@ async def orchestrator(settings: dict[str, Any]) -> Stop:
     return service.stop
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """What is asked of an application, and what tells the end of that, under the same key.
+
+    *is_apart*: every second event of a parcel travels under a key of its own.
+    """
+
+    app: SagaApp
+    asked: Callable[[int], Event]
+    ends: Sequence[type[Event]]
+    is_apart: bool
+
+
 def hearing(rival: str, place: Place, first: int, sagas: int, in_flight: int) -> Measured:
     """*sagas* at a *place*, numbered from *first*, whose events come as the *rival* says."""
-    return run_fast(_drive(rival, place, range(first, first + sagas), in_flight))
+    load = Load(app=app, asked=sent, ends=[ParcelDone], is_apart=rival == APART)
+    return run_fast(driven(load, ORCHESTRATORS, place, range(first, first + sagas), in_flight))
 
 
-async def _drive(rival: str, place: Place, numbers: range, in_flight: int) -> Measured:
+def sent(number: int) -> ParcelSent:
+    return ParcelSent(order_id=f"parcel-{number}")
+
+
+async def driven(
+    load: Load, names: Sequence[str], place: Place, numbers: range, in_flight: int
+) -> Measured:
+    """The sagas of these *numbers*, run by the processes of these *names*."""
     settings, sagas = Settings.read({}, **place["settings"]), len(numbers)
     opened = open_bus(settings)
     try:
-        await create(app.topic_specs(settings), opened.bus)
-        async with running(ORCHESTRATORS, [place["settings"]], place["folder"]) as processes:
-            carrier = await Carrier.listening(opened.bus, settings, is_apart=rival == APART)
+        await create(load.app.topic_specs(settings), opened.bus)
+        async with running(names, [place["settings"]], place["folder"]) as processes:
+            carrier = await Carrier.listening(opened.bus, settings, load)
             warm_up = range(numbers.stop, numbers.stop + min(sagas, WARM_UP_SAGAS))
             await carrier.run(warm_up, in_flight)
             tune_gc()
@@ -106,35 +128,33 @@ async def _drive(rival: str, place: Place, numbers: range, in_flight: int) -> Me
             began_at = time.perf_counter()
             latencies = await carrier.run(numbers, in_flight)
             seconds = time.perf_counter() - began_at
-            used = await _cpu_s(processes) - used
+            used = {name: after - used[name] for name, after in (await _cpu_s(processes)).items()}
     finally:
         await opened.close()
-    cpu_us = used / sagas * 1e6
-    figures = {"sagas_per_s": sagas / seconds, "cpu_us_orchestrator": cpu_us}
-    return figures | {"cpu_us_per_saga": cpu_us} | percentiles(latencies)
+    cpu = {f"cpu_us_{name}": cpu_s / sagas * 1e6 for name, cpu_s in used.items()}
+    cpu["cpu_us_per_saga"] = sum(cpu.values())
+    return cpu | {"sagas_per_s": sagas / seconds} | percentiles(latencies)
 
 
 class Carrier:
-    """Sends parcels on their way, answers bookings, and says what became of each."""
+    """Asks for sagas, answers bookings, and says what became of each parcel."""
 
-    def __init__(self, bus: Bus, consumer: Consumer, settings: Settings, *, is_apart: bool) -> None:
+    def __init__(self, bus: Bus, consumer: Consumer, settings: Settings, load: Load) -> None:
         self._bus = bus
         self._consumer = consumer
-        self._is_apart = is_apart
-        self._topic: dict[type[ContractModel], str] = {
-            model: settings.topic_names.topic(contract_of(model).contract_name)
-            for model in (ParcelSent, Book, Booked, PickedUp, Delivered, ParcelDone)
-        }
+        self._names = settings.topic_names
+        self._load = load
         self._flying: dict[bytes, float] = {}
         self._later: deque[tuple[float, Record]] = deque()
         """What is said of parcels, and when, in order of time."""
         self._publishing: set[asyncio.Task[None]] = set()
 
     @classmethod
-    async def listening(cls, bus: Bus, settings: Settings, *, is_apart: bool) -> Carrier:
+    async def listening(cls, bus: Bus, settings: Settings, load: Load) -> Carrier:
         """One that sees every booking and every end from now on."""
+        watched: list[type[ContractModel]] = [Book, *load.ends]
         names = settings.topic_names
-        topics = [names.topic(contract_of(model).contract_name) for model in (Book, ParcelDone)]
+        topics = [names.topic(contract_of(model).contract_name) for model in watched]
 
         async def from_now_on(sources: Sequence[Source]) -> Mapping[Source, int]:
             return {source: end for source, (_, end) in (await bus.bounds(sources)).items()}
@@ -143,17 +163,17 @@ class Carrier:
         async with asyncio.timeout(TOPICS_S):
             while not consumer.assignment():
                 await consumer.fetch(records_max=1, timeout_s=FETCH_S)
-        return cls(bus, consumer, settings, is_apart=is_apart)
+        return cls(bus, consumer, settings, load)
 
     async def run(self, numbers: range, in_flight: int) -> list[float]:
-        """Latencies in seconds, from before a parcel is sent until its saga's end is read.
+        """Latencies in seconds, from before a saga is asked for until its end is read.
 
         Raises:
             NotSo: no saga ends any more.
         """
-        waiting = iter(numbers)
+        waiting, booking = iter(numbers), self._topic(Book)
         latencies: list[float] = []
-        self._send(islice(waiting, in_flight))
+        self._ask(islice(waiting, in_flight))
         heard_at = time.perf_counter()
         while self._flying:
             records = await self._consumer.fetch(records_max=10_000, timeout_s=FETCH_S / 5)
@@ -161,7 +181,7 @@ class Carrier:
             said = list(self._due(now))
             ended = 0
             for record in records:
-                if record.topic == self._topic[Book]:
+                if record.topic == booking:
                     said.append(self._booked(record, now))
                 elif (began_at := self._flying.pop(record.key or b"", None)) is not None:
                     latencies.append(now - began_at)
@@ -169,19 +189,21 @@ class Carrier:
             self._publish(said)
             if records:
                 heard_at = now
-                self._send(islice(waiting, ended))
+                self._ask(islice(waiting, ended))
             elif now - heard_at > STALL_S:
                 raise NotSo(f"{len(self._flying)} sagas have not ended after {STALL_S:g} s")
         await asyncio.gather(*self._publishing)
         return latencies
 
-    def _send(self, numbers: Iterator[int]) -> None:
+    def _ask(self, numbers: Iterator[int]) -> None:
         records = []
         began_at = time.perf_counter()
         for number in numbers:
-            key = f"parcel-{number}"
+            asked = self._load.asked(number)
+            key = business_key(asked)
+            assert key is not None, asked
             self._flying[key.encode()] = began_at
-            records.append(self._event(ParcelSent(order_id=key), key))
+            records.append(self._event(asked, key))
         self._publish(records)
 
     def _booked(self, booking: Inbound, now: float) -> Record:
@@ -189,19 +211,19 @@ class Carrier:
         assert booking.key is not None
         key, headers = booking.key.decode(), dict(booking.headers)
         number = f"p-{key}"
-        elsewhere = number if self._is_apart else key
+        elsewhere = number if self._load.is_apart else key
         picked_up = self._event(PickedUp(order_id=key, parcel=number), elsewhere)
         self._later.append((now + GAP_S, picked_up))
         booked = encode(Booked(parcel=number)).encode()
         cause = ((ce.CAUSATION_ID, headers[ce.ID]),)
-        return Record(self._topic[Booked], booking.key, booked, cause)
+        return Record(self._topic(Booked), booking.key, booked, cause)
 
     def _due(self, now: float) -> Iterator[Record]:
         """What is to be said by now; a parcel that is picked up is delivered next."""
         while self._later and self._later[0][0] <= now:
             _, record = self._later.popleft()
             yield record
-            if record.topic == self._topic[PickedUp]:
+            if record.topic == self._topic(PickedUp):
                 picked_up = PickedUp.model_validate_json(record.value or b"")
                 delivered = Delivered(order_id=picked_up.order_id, parcel=picked_up.parcel)
                 event = self._event(delivered, picked_up.order_id)
@@ -209,7 +231,10 @@ class Carrier:
 
     def _event(self, event: Event, key: str) -> Record:
         headers = ((ce.ID, new_id().encode()),)
-        return Record(self._topic[type(event)], key.encode(), encode(event).encode(), headers)
+        return Record(self._topic(type(event)), key.encode(), encode(event).encode(), headers)
+
+    def _topic(self, model: type[ContractModel]) -> str:
+        return self._names.topic(contract_of(model).contract_name)
 
     def _publish(self, records: Sequence[Record]) -> None:
         if records:
@@ -218,5 +243,10 @@ class Carrier:
             task.add_done_callback(self._publishing.discard)
 
 
-async def _cpu_s(processes: Sequence[Process]) -> float:
-    return sum([await process.cpu_s() for process in processes])
+async def _cpu_s(processes: Sequence[Process]) -> dict[str, float]:
+    """By what the processes are for, whatever load they are of."""
+    used: dict[str, float] = {}
+    for process in processes:
+        role = process.name.partition("-")[2]
+        used[role] = used.get(role, 0.0) + await process.cpu_s()
+    return used

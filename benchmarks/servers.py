@@ -58,6 +58,8 @@ class Servers:
 class Past:
     finished: int
     still_open: int
+    is_beside_mixed_load: bool = False
+    """Whether sagas of all kinds run beside it, and not only orders."""
 
 
 def measure(plan: Plan, servers: Servers, printer: Printer) -> dict[str, Any]:
@@ -112,12 +114,13 @@ def measure_loaded(plan: Plan, past: Past, servers: Servers, printer: Printer) -
             for name, settings in ((LOADED, loaded), (EMPTY, empty))
         }
         filled = bar.run("filling a store", "fill", loaded, past.finished, past.still_open)
-        levels = measure_levels(
-            plan,
-            list(places),
-            [LOADED],
-            lambda name, *size: turns.take(name, SAGA, places[name], *size),
-        )
+
+        def take(name: str, *size: int) -> Measured:
+            if past.is_beside_mixed_load:
+                return turns.mix(name, places[name], *size)
+            return turns.take(name, SAGA, places[name], *size)
+
+        levels = measure_levels(plan, list(places), [LOADED], take)
     sizes = {"finished": past.finished, "open": past.still_open}
     return circumstances(plan) | {"past": sizes | filled, "levels": levels}
 
@@ -227,6 +230,11 @@ class _Turns:
         first, self._first = self._first, self._first + sagas + WARM_UP_SAGAS
         text = f"measuring: {rival}, {in_flight} in flight"
         return self._bar.run(text, "hearing", rival, place, first, sagas, in_flight)
+
+    def mix(self, name: str, place: Place, sagas: int, in_flight: int) -> Measured:
+        first, self._first = self._first, self._first + sagas + WARM_UP_SAGAS
+        text = f"measuring: a mixed load, {name}, {in_flight} in flight"
+        return self._bar.run(text, "mixed", place, first, sagas, in_flight)
 
     def take(self, name: str, rival: str, place: Place, sagas: int, in_flight: int) -> Measured:
         first, self._first = self._first, self._first + sagas + WARM_UP_SAGAS

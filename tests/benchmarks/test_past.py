@@ -97,9 +97,10 @@ def test_loaded_and_empty_take_turns(kafka, postgres):
     assert ratio == pytest.approx(rates[LOADED] / rates[EMPTY])
 
 
-def test_a_past_without_servers_is_refused():
+@pytest.mark.parametrize("option", ["--loaded", "--mixed", "--events"])
+def test_what_needs_servers_is_refused_without(option):
     """It is the servers' store that is filled."""
-    called = call("--loaded")
+    called = call(option)
 
     assert called.code == 2
-    assert "--loaded needs servers" in called.err
+    assert f"{option}: needs servers" in called.err
