@@ -41,6 +41,9 @@ from saga.core.texts import is_storable, storable
 from saga.errors import ChildRolledBack, DefinitionError, TimedOut
 
 UndoSpec = type[Intent[Any]] | Callable[[Any, Any], Intent[Any]]
+ReplyT = TypeVar("ReplyT", bound=Event | None)
+UndoOf = type[Intent[Any]] | Callable[[Any, ReplyT | None], Intent[Any]]
+"""An `UndoSpec` that can take the reply to be undone, or None where none came."""
 StepKindName = Literal["compensatable", "pivot", "retriable", "read_only", "harmless"]
 STEP_ID_CHARS_MAX = 200
 NAME_SHOWN_CHARS_MAX = 60

@@ -5,11 +5,11 @@ from __future__ import annotations
 import inspect
 import math
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import field
 from functools import partial
 from types import CodeType
-from typing import Any, Final, TypeVar, get_type_hints
+from typing import Any, Final, Generic, TypeVar, get_type_hints, overload
 
 from saga.contracts import Contract, ContractModel, Event, Intent, contract_of
 from saga.contracts.models import NAME_PART
@@ -25,6 +25,13 @@ Middleware = Callable[[Any, "EffectContext", "CallNext"], Awaitable[Any]]
 CallNext = Callable[[Any, "EffectContext"], Awaitable[Any]]
 MiddlewareT = TypeVar("MiddlewareT", bound=Middleware)
 MIDDLEWARE_ARGUMENTS: Final = 3
+Message = TypeVar("Message")
+Message_co = TypeVar("Message_co", covariant=True)
+IntentT = TypeVar("IntentT", bound=Intent[Any])
+EventT = TypeVar("EventT", bound=Event)
+ReplyT = TypeVar("ReplyT", bound=Event | None)
+AsyncHandler = Callable[[Message, "EffectContext"], Coroutine[Any, Any, ReplyT]]
+ThreadHandler = Callable[[Message, "EffectContext"], ReplyT]
 
 _UNKNOWN: Final = object()
 NOBODY: Final = Link()
@@ -96,6 +103,35 @@ class Handler:
         return f"{_name(self.function)} ({self.where})"
 
 
+class HandlerOf(Generic[Message_co]):
+    """Registers the handler of one contract: `(message, ctx) -> reply`, as type checkers know it.
+
+    Like `type`, it is covariant: what replies to `Pay` is found in it as an `Intent[Paid]`.
+    """
+
+    def __init__(self, register: Callable[[Any], Any]) -> None:
+        self._register = register
+
+    @overload
+    def __call__(
+        self: HandlerOf[Intent[ReplyT]], handler: AsyncHandler[Message_co, ReplyT], /
+    ) -> AsyncHandler[Message_co, ReplyT]: ...
+    @overload
+    def __call__(
+        self: HandlerOf[Intent[ReplyT]], handler: ThreadHandler[Message_co, ReplyT], /
+    ) -> ThreadHandler[Message_co, ReplyT]: ...
+    @overload
+    def __call__(
+        self: HandlerOf[Event], handler: AsyncHandler[Message_co, None], /
+    ) -> AsyncHandler[Message_co, None]: ...
+    @overload
+    def __call__(
+        self: HandlerOf[Event], handler: ThreadHandler[Message_co, None], /
+    ) -> ThreadHandler[Message_co, None]: ...
+    def __call__(self, handler: Any, /) -> Any:
+        return self._register(handler)
+
+
 @value
 class Starter:
     """A function that makes the service's tables."""
@@ -129,11 +165,11 @@ class Effects:
 
     def on(
         self,
-        intent: type[Intent[Any]],
+        intent: type[IntentT],
         *,
         at_once: int | None = None,
         per_second: float | None = None,
-    ) -> Callable[[HandlerT], HandlerT]:
+    ) -> HandlerOf[IntentT]:
         """Handle an intent: `(intent, ctx) -> reply`, `async def` or `def` (then run in a thread).
 
         Args:
@@ -147,16 +183,16 @@ class Effects:
         contract = self._contract(intent, Intent, "on", where)
         reply = type(None) if contract.reply is None else contract.reply
         limits = _limits(f"{self.name}.on({intent.__qualname__})", at_once, per_second, where)
-        return self._register(self.intents, contract, reply, limits)
+        return HandlerOf(self._register(self.intents, contract, reply, limits))
 
-    def listens(self, event: type[Event]) -> Callable[[HandlerT], HandlerT]:
+    def listens(self, event: type[EventT]) -> HandlerOf[EventT]:
         """Listen to a fact: `(event, ctx) -> None`, called once for each id of a message.
 
         Raises:
             DefinitionError: it has no topic or has a listener, or the function does not fit.
         """
         contract = self._contract(event, Event, "listens", _caller())
-        return self._register(self.facts, contract, type(None))
+        return HandlerOf(self._register(self.facts, contract, type(None)))
 
     def around(self, function: MiddlewareT) -> MiddlewareT:
         """Call *function* `async (message, ctx, call_next)` around every handler of this service.

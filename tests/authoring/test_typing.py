@@ -1,9 +1,8 @@
 """What a user's type checker makes of groups, sleeps and failures: results have their types."""
 
-import subprocess
-import sys
-
 import pytest
+
+from tests.type_checkers import check_with_mypy
 
 pytestmark = pytest.mark.slow
 
@@ -38,6 +37,10 @@ class I3(Intent[None], topic="a.i3", version=1):
     k: str
 
 
+def taken_back(asked: I1, reply: R1 | None) -> I3:
+    return I3(k=asked.k if reply is None else str(reply.n))
+
+
 async def named(ctx: Context) -> str:
     return (await ctx.do(I2(k="x"))).s
 
@@ -63,6 +66,12 @@ async def order(ctx: Context, p: P) -> None:
     except StepFailed as failure:
         print(failure.details["x"])
         raise Refused("no", details={"x": 1}) from failure
+    await ctx.do(I1(k="k"), undo=I3)
+    await ctx.do(I1(k="k"), undo=taken_back)
+    await ctx.do(I1(k="k"), undo=P)  # type: ignore[arg-type]
+    await ctx.do(I2(k="k"), undo=taken_back)  # type: ignore[arg-type]
+    await ctx.do(I1(n="k"))  # type: ignore[call-arg]
+    (await ctx.do(I1(k="k"))).s  # type: ignore[attr-defined]
     await ctx.all(ctx.do(I1(k="")), fail="quick")  # type: ignore[call-overload]
     await ctx.some("2", ctx.do(I1(k="")))  # type: ignore[call-overload]
     ctx.tell(p)  # type: ignore[arg-type]
@@ -70,9 +79,4 @@ async def order(ctx: Context, p: P) -> None:
 
 
 def test_a_strict_type_checker_knows_results_and_finds_mistakes(tmp_path):
-    (tmp_path / "user.py").write_text(USER)
-    words = ["-m", "mypy", "--strict", "--config-file=", f"--cache-dir={tmp_path}", "user.py"]
-    checked = subprocess.run(
-        [sys.executable, *words], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert checked.returncode == 0, checked.stdout + checked.stderr
+    check_with_mypy(tmp_path, USER)

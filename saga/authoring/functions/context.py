@@ -45,7 +45,7 @@ from saga.authoring.steps import (
     STEP_ID_CHARS_MAX,
     StepKindName,
     Steps,
-    UndoSpec,
+    UndoOf,
     check_id,
     shown_name,
 )
@@ -116,7 +116,7 @@ class Context(TurnContext):
         self,
         intent: Intent[R],
         *,
-        undo: UndoSpec | None = None,
+        undo: UndoOf[R] | None = None,
         id: str | None = None,
         kind: StepKindName | None = None,
         retry: Retry | None = None,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, Final, TypeAlias, TypeVar
 
 from saga.authoring.machines.states import State
-from saga.authoring.steps import StepKindName, UndoSpec
+from saga.authoring.steps import StepKindName, UndoOf, UndoSpec
 from saga.contracts import Event, Intent
 from saga.core.durations import Duration
 from saga.core.retry import Retry
@@ -87,14 +87,15 @@ Acts: TypeAlias = Act | tuple[Act, ...]
 """What `enter` gives: one act, several, or `()`."""
 
 S = TypeVar("S", bound=State)
+ReplyT = TypeVar("ReplyT", bound=Event | None)
 Next: TypeAlias = S | tuple[S, *tuple[Act, ...]]
 """What `handle` gives: a state, alone or followed by acts."""
 
 
 def do(
-    intent: Intent[Any],
+    intent: Intent[ReplyT],
     *,
-    undo: UndoSpec | None = None,
+    undo: UndoOf[ReplyT] | None = None,
     id: str | None = None,
     kind: StepKindName | None = None,
     retry: Retry | None = None,

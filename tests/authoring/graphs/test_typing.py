@@ -1,9 +1,8 @@
 """What a user's type checker makes of handlers: a result is found before anything runs."""
 
-import subprocess
-import sys
-
 import pytest
+
+from tests.type_checkers import check_with_mypy
 
 pytestmark = pytest.mark.slow
 
@@ -52,9 +51,4 @@ contract(7)  # type: ignore[arg-type]
 
 
 def test_mypy_finds_the_mistakes_of_a_handler(tmp_path):
-    (tmp_path / "user.py").write_text(USER)
-    words = ["-m", "mypy", "--strict", "--config-file=", f"--cache-dir={tmp_path}", "user.py"]
-    checked = subprocess.run(
-        [sys.executable, *words], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert checked.returncode == 0, checked.stdout + checked.stderr
+    check_with_mypy(tmp_path, USER)

@@ -1,7 +1,10 @@
 """A strict type checker finds the mistakes of machines: each `type: ignore` here is one, needed."""
 
-import subprocess
-import sys
+import pytest
+
+from tests.type_checkers import check_with_mypy
+
+pytestmark = pytest.mark.slow
 
 USER = """
 from __future__ import annotations
@@ -63,6 +66,19 @@ class Grinding(State):
         return Done(), Began(id=self.id)
 
 
+def swept(grind: Grind, ground: Ground | None) -> Sweep:
+    return Sweep(id=grind.id)
+
+
+def swept_done(grind: Grind, ground: Ground) -> Sweep:
+    return Sweep(id=grind.id)
+
+
+do(Grind(id="x"), undo=swept)
+do(Grind(id="x"), undo=lambda grind, ground: Sweep(id="x" if ground is None else "y"))
+do(Sweep(id="x"), undo=lambda sweep, nothing: Sweep(id="x"))
+
+
 class Done(State): ...
 
 
@@ -93,7 +109,7 @@ class WrongNextBeside(State):
 
 class MissingCase(State):
     def handle(self, event: Ground | StepFailed) -> Next[Done]:  # type: ignore[return]
-        match event:
+        match event:  # pyright: ignore[reportMatchNotExhaustive]
             case Ground():
                 return Done()
 
@@ -112,6 +128,9 @@ Grinding("x", 1)  # type: ignore[call-arg]
 Grinding(id="x", bags=1).bags = 2  # type: ignore[misc]
 Grinding(id="x", bags=1).bag  # type: ignore[attr-defined]
 do(Grind(id="x"), undo=Ground)  # type: ignore[arg-type]
+do(Grind(id="x"), undo=swept_done)  # type: ignore[arg-type]
+do(Sweep(id="x"), undo=swept)
+do(Grind(id="x"), undo=lambda grind, ground: Sweep(id=ground.id))  # type: ignore[union-attr]
 do(Ground(bags=1))  # type: ignore[arg-type]
 do(Grind(id="x"), kind="pivotal")  # type: ignore[arg-type]
 tell(Ground(bags=1))  # type: ignore[arg-type]
@@ -124,9 +143,4 @@ NOT_FROM_A_STATE: Transitions = {Go: {Ground: Done}}  # type: ignore[dict-item]
 
 
 def test_mypy_finds_the_mistakes_of_a_machine(tmp_path):
-    (tmp_path / "user.py").write_text(USER)
-    words = ["-m", "mypy", "--strict", "--config-file=", f"--cache-dir={tmp_path}", "user.py"]
-    checked = subprocess.run(
-        [sys.executable, *words], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert checked.returncode == 0, checked.stdout + checked.stderr
+    check_with_mypy(tmp_path, USER)
