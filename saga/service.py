@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -24,6 +25,7 @@ from uuid import UUID
 
 from pydantic_core import from_json, to_jsonable_python
 
+from saga.authoring.registry import SagaRegistry
 from saga.contracts import CommandAct, Event, canonical, message_of
 from saga.contracts.registry import Entered
 from saga.core.durations import SECOND_US, Duration, duration_us
@@ -36,6 +38,7 @@ from saga.ports import Catalogue, EventStore
 from saga.publishing.writer import PublishOptions
 from saga.runtime.answers import AnswerSearch, raise_refusal, read_answer, wait_for_answer
 from saga.runtime.idle import Left, Waits
+from saga.runtime.migrations import ALL, Move, SagaMove, migrate, why_not
 from saga.runtime.outcomes import Outcome, OutcomePoller, OutcomeWaiters
 from saga.runtime.pauses import wait_for_definition
 from saga.runtime.publisher import Commands
@@ -67,10 +70,12 @@ class Service:
         commands: Commands,
         waiters: OutcomeWaiters,
         is_running: Callable[[SagaId], bool],
+        sagas: SagaRegistry,
         health: Sequence[Health] = (),
         waits: Waits | None = None,
     ) -> None:
         self._store = store
+        self._sagas = sagas
         self._waiters = waiters
         self._health = health
         self._waits = waits
@@ -403,6 +408,55 @@ class Service:
         due_at = (to - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
         said: dict[str, Any] = {"timer": timer, "due_at": due_at, "reason": reason}
         return await self.command(_saga_of(timer), CommandAct.MOVE_TIMER, actor=actor, **said)
+
+    async def migrate(
+        self,
+        definition: str,
+        *,
+        from_version: int,
+        to_version: int,
+        reason: str,
+        steps: Mapping[str, str] = MappingProxyType({}),
+        percent: float = ALL,
+        actor: str | None = None,
+        id: str | None = None,
+        dry_run: bool = False,
+        timeout: float = WAIT_S,
+    ) -> AsyncIterator[SagaMove]:
+        """Have the open sagas of one version go on with another; yields what came of each.
+
+        Each history is replayed first, with the code here; what that would decide otherwise is
+        `refused`, with the first difference. Those that no worker has moved within *timeout*
+        seconds a page are `unknown`: the command stays in line.
+
+        Args:
+            steps: old names of steps, waits, sleeps, scopes, nodes and states that have new ones.
+            percent: only this share of the sagas; a larger one has the same, and more.
+            id: of the request: the same one again does nothing twice.
+            dry_run: send nothing; what would go on is `possible`.
+
+        Raises:
+            ValueError: this application does not have that version, or *steps* are no names.
+            StoreUnavailable: the store cannot be read.
+            BusUnavailable: commands cannot be sent.
+        """
+        self._raise_if_failed()
+        move = Move(
+            id=id or self.commands.new_id(),
+            definition=definition,
+            from_version=from_version,
+            to_version=to_version,
+            reason=reason,
+            actor=actor,
+            steps=steps,
+            percent=percent,
+        )
+        if (problem := why_not(self._sagas, move)) is not None:
+            raise ValueError(problem)
+        send = None if dry_run else self.publisher.commands
+        moved = migrate(self._store, self.catalogue, self._sagas, move, send=send, wait_s=timeout)
+        async for each in moved:
+            yield each
 
     async def receipt(
         self, saga_id: SagaNamed, command_id: str, *, timeout: float = WAIT_S

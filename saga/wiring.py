@@ -93,6 +93,7 @@ def _service(
         catalogue=opened.catalogue,
         commands=assembly.commands,
         waiters=assembly.waiters,
+        sagas=assembly.app.registry,
         is_running=assembly.turns.is_running if "orchestrator" in roles else _nothing_runs,
         health=health,
         waits=waits,

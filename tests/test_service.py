@@ -195,6 +195,7 @@ class Bench:
             commands=Commands(publisher, self.catalogue, new_id=new_id),
             waiters=self.waiters,
             is_running=self.running.__contains__,
+            sagas=APP.registry,
         )
 
     async def store_ending(self, key: str, status: SagaStatus, body=None, reason=None) -> None:

@@ -20,7 +20,15 @@ from saga.audit.differences import (
 )
 from saga.authoring.registry import Registered, SagaRegistry
 from saga.core.decider import Decider
-from saga.core.history import Entry, History, RecordedTurn, beginning_of, continued_in, turns
+from saga.core.history import (
+    Entry,
+    History,
+    RecordedTurn,
+    beginning_of,
+    continued_in,
+    migration_in,
+    turns,
+)
 from saga.core.identity import SagaId
 from saga.core.intents import Continued
 from saga.core.replay import describe, replaying
@@ -189,7 +197,7 @@ def _stood_at(
 
 
 def _runs(history: Sequence[Entry], summary: SagaSummary) -> list[tuple[int, str, int]]:
-    """Of each run in which of the turns it begins, and the definition that decides it.
+    """Of each run in which of the turns it begins, and the definition that decides it now.
 
     Where the very first turn failed, the index names that.
     """
@@ -197,9 +205,9 @@ def _runs(history: Sequence[Entry], summary: SagaSummary) -> list[tuple[int, str
     name = summary.definition if begun is None else begun.definition
     version = summary.definition_version if begun is None else begun.definition_version
     runs = [(0, name, version)]
-    runs += [
-        (number, run.definition, run.definition_version)
-        for number, turn in enumerate(turns(history))
-        if Continued in map(type, turn.decided) and (run := continued_in(turn)) is not None
-    ]
+    for number, turn in enumerate(turns(history)):
+        if (moved := migration_in(turn)) is not None:
+            runs[-1] = (*runs[-1][:2], moved.definition_version)
+        elif Continued in map(type, turn.decided) and (run := continued_in(turn)) is not None:
+            runs.append((number, run.definition, run.definition_version))
     return runs

@@ -232,6 +232,12 @@ class CommandAct(StrEnum):
     RERUN = "rerun"
     FIRE_TIMER = "fire-timer"
     MOVE_TIMER = "move-timer"
+    MIGRATE = "migrate"
+
+
+VERSION_MAX: Final = 2**31 - 1
+RENAMED_MAX: Final = 1_000
+"""So many names may change in one migration."""
 
 
 class Entered(ContractModel):
@@ -248,8 +254,9 @@ class Command(ContractModel):
     is the saga's: whose application does not have it leaves the command alone. Without a saga a
     definition is meant, which can be paused and resumed. *name* and *payload* belong to signals and
     updates, *mode* to cancels, *step* to acts about one step, *state*, *evidence* and *reply* to
-    marks, *timer* and *due_at* to acts about timers, *key* and *trigger* to reruns. *requested_at*
-    and *due_at* are in microseconds UTC.
+    marks, *timer* and *due_at* to acts about timers, *key* and *trigger* to reruns, *from_version*,
+    *to_version* and *steps* (old names and new ones) to migrations. *requested_at* and *due_at* are
+    in microseconds UTC.
     """
 
     command_id: Name
@@ -270,6 +277,9 @@ class Command(ContractModel):
     due_at: int | None = Field(default=None, ge=0, lt=TIME_END)
     key: Name | None = None
     trigger: Entered | None = None
+    from_version: int | None = Field(default=None, ge=1, le=VERSION_MAX)
+    to_version: int | None = Field(default=None, ge=1, le=VERSION_MAX)
+    steps: dict[Name, Name] | None = Field(default=None, max_length=RENAMED_MAX)
 
     @property
     def is_for_all(self) -> bool:
@@ -301,6 +311,20 @@ class Command(ContractModel):
                 return "to move a timer needs when it is due"
             case CommandAct.RERUN if self.key is None or self.definition is None:
                 return "a rerun needs the definition, and a key of its own"
+            case CommandAct.MIGRATE:
+                return self._lacks_to_migrate()
+        return None
+
+    def _lacks_to_migrate(self) -> str | None:
+        if self.definition is None or self.from_version is None or self.to_version is None:
+            return "a migration needs the definition, and the versions from which and to which"
+        if self.from_version == self.to_version:
+            return "a migration needs two versions that are not the same"
+        if not self.reason:
+            return "to migrate a saga needs a reason"
+        steps = self.steps or {}
+        if len({*steps.values()}) < len(steps):
+            return "steps: two names would be one"
         return None
 
 

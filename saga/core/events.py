@@ -6,6 +6,7 @@ entry of the turn it leads to. Payloads are opaque here: canonical JSON text of 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import StrEnum
 from typing import Final, NamedTuple, NewType
 
@@ -292,6 +293,27 @@ class Resumed:
 
 
 @value(kw_only=True)
+class Migrated:
+    """An operator moved the saga to another version of its definition.
+
+    *steps* are the names that changed, each with the one that it has in the new code.
+    """
+
+    from_version: int
+    definition_version: int
+    reason: str
+    actor: str | None = None
+    steps: tuple[tuple[str, str], ...] = ()
+    from_fingerprint: str | None = None
+    fingerprint: str | None = None
+    """Of the code that was replayed; None where it was refused before there was any."""
+
+    def as_asked(self) -> Migrated:
+        """What the command said, which knows nothing of anybody's code."""
+        return replace(self, from_fingerprint=None, fingerprint=None)
+
+
+@value(kw_only=True)
 class TurnFailed:
     """The code at hand raised while it took a turn; *position* is the record that it took."""
 
@@ -322,6 +344,7 @@ Fact = (
     | ChildEnded
     | Paused
     | Resumed
+    | Migrated
     | TurnFailed
     | TimersAdded
 )

@@ -46,6 +46,7 @@ _SAID_BY_OTHERS: Final = frozenset(
         events.ChildEnded,
         events.Paused,
         events.Resumed,
+        events.Migrated,
     }
 )
 _LATE: Final = frozenset(
@@ -117,6 +118,8 @@ def know(state: SagaState, event: Event) -> None:
 
 def said(fact: events.Fact) -> str | None:
     """A digest of what others said; None of what the trigger, steps and timers keep themselves."""
+    if type(fact) is events.Migrated:
+        fact = fact.as_asked()
     return digest(body_to_plain(fact, _plainly)) if type(fact) in _SAID_BY_OTHERS else None
 
 
@@ -583,7 +586,7 @@ def _without_effect(_: SagaState, __: events.Fact | intents.Intent, ___: Instant
     """It concerns nobody's state."""
 
 
-_OF_ALL_RUNS: Final = frozenset({"saga_id", "version", "untold"})
+_OF_ALL_RUNS: Final = frozenset({"saga_id", "version", "untold", "migrations"})
 _PARTS: Final = tuple(part.name for part in fields(SagaState) if part.name not in _OF_ALL_RUNS)
 _Effect: TypeAlias = Callable[[SagaState, Any, Instant], None]
 
@@ -601,6 +604,7 @@ FACT_EFFECTS: Final[dict[type[events.Fact], _Effect]] = {
     events.ChildEnded: _child_ended,
     events.Paused: _paused,
     events.Resumed: _pause_ended,
+    events.Migrated: _without_effect,
     events.TurnFailed: _turn_failed,
     events.TimersAdded: _without_effect,
 }

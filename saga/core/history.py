@@ -17,12 +17,22 @@ from operator import attrgetter, itemgetter
 from types import NoneType
 from typing import Any, Final, NamedTuple, get_args, get_origin, get_type_hints, overload
 
-from saga.core.events import Arrival, Event, Fact, Json, Message, Parent, SagaStarted
+from saga.core.events import (
+    Arrival,
+    Event,
+    Fact,
+    Json,
+    Message,
+    Migrated,
+    Parent,
+    SagaStarted,
+)
 from saga.core.identity import Instant, IntentId, MessageId, SagaId
 from saga.core.intents import (
     Continued,
     Intent,
     KnownCause,
+    Noted,
     PlannedUndo,
     RollbackPlanned,
     Shown,
@@ -72,6 +82,14 @@ class RecordedTurn:
                 for version, body in enumerate((event.fact, *self.decided), self.version)
             ]
         return self.made
+
+
+class Pinned(NamedTuple):
+    """What decides a saga."""
+
+    definition: str
+    version: int
+    fingerprint: str
 
 
 class History(Sequence[Entry]):
@@ -333,6 +351,36 @@ def beginning_of(history: Sequence[Entry]) -> SagaStarted | Continued | None:
     return next(filter(None, map(continued_in, recorded)), None)
 
 
+def pinned_in(history: Sequence[Entry]) -> Pinned | None:
+    """What decides a saga, or its last run: as it began, or where it was migrated to since."""
+    begun = beginning_of(history)
+    moved = last_migration(turns(history))
+    if moved is not None and begun is not None:
+        return Pinned(begun.definition, moved.definition_version, moved.fingerprint or "")
+    if begun is None:
+        return None
+    return Pinned(begun.definition, begun.definition_version, begun.fingerprint)
+
+
+def last_migration(recorded: Iterable[RecordedTurn]) -> Migrated | None:
+    """The last migration of the last run, if it had any."""
+    moved: Migrated | None = None
+    for turn in recorded:
+        if (migrated := migration_in(turn)) is not None:
+            moved = migrated
+        elif moved is not None and continued_in(turn) is not None:
+            moved = None
+    return moved
+
+
+def migration_in(turn: RecordedTurn) -> Migrated | None:
+    """The migration that *turn* is, if it was not refused."""
+    fact = turn.event.fact
+    if type(fact) is not Migrated or (turn.decided and type(turn.decided[0]) is Noted):
+        return None
+    return fact
+
+
 def continued_in(turn: RecordedTurn) -> Continued | None:
     """What says which run is the last one that *turn* begins, if it begins any."""
     return next((each for each in reversed(turn.decided) if isinstance(each, Continued)), None)
@@ -391,6 +439,8 @@ def body_to_plain(body: Fact | Intent, embed: Callable[[Json], object]) -> dict[
                 plain[field] = embed(getattr(body, field))
         if type(body) is SagaStarted and body.parent is not None:
             plain["parent"] = {"intent_id": body.parent.intent_id, "key": body.parent.key}
+        if type(body) is Migrated and body.steps:
+            plain["steps"] = dict(body.steps)
         if type(body) is Continued:
             _embed_past(plain, body, embed)
     return plain
@@ -465,6 +515,15 @@ def _read_shown(_: _At, plain: dict[str, Any], values: list[Any], text: _Text) -
             values[place] = tuple((each, text(said)) for each, said in told.items())
 
 
+def _read_steps(_: _At, plain: dict[str, Any], values: list[Any], __: _Text) -> None:
+    """Read which names changed."""
+    for place, (name, told) in enumerate(plain.items()):
+        if name == "steps":
+            if not all(type(new) is str for new in told.values()):
+                raise ValueError(f"steps is {told!r:.60}, no names by their old ones")
+            values[place] = [*told.items()]
+
+
 def _read_past(at: _At, plain: dict[str, Any], values: list[Any], text: _Text) -> None:
     """Read what passes over to the next run."""
     for place, (name, told) in enumerate(plain.items()):
@@ -485,7 +544,7 @@ def _unread(at: _At, plain: dict[str, Any], text: _Text) -> Unread:
     )
 
 
-_READ_MORE: Final = {Shown: _read_shown, Continued: _read_past}
+_READ_MORE: Final = {Shown: _read_shown, Continued: _read_past, Migrated: _read_steps}
 
 
 def _reading(saga_id: SagaId, version: int, plain: dict[str, Any]) -> _Reading:

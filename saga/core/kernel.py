@@ -18,6 +18,7 @@ from saga.core import (
     events,
     forward,
     marks,
+    migrating,
     parents,
     parking,
     pausing,
@@ -102,6 +103,7 @@ _Others: TypeAlias = (
     | events.ChildEnded
     | events.Paused
     | events.Resumed
+    | events.Migrated
     | events.TimersAdded
 )
 """Facts whose repetition is known by their cause alone."""
@@ -145,6 +147,8 @@ def _take_new(turn: Turn, fact: _Others) -> Disposition:
             return child_answers.take(turn, fact)
         case events.Paused() | events.Resumed():
             return pausing.take(turn, fact)
+        case events.Migrated():
+            return migrating.take(turn, fact)
         case events.TimersAdded():
             turn.take_fact()
             turn.arm_unarmed()

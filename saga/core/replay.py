@@ -17,10 +17,11 @@ from typing import Any, Final, TypeAlias
 from saga.core import fold, format_1, intents
 from saga.core.arrivals import channels_of
 from saga.core.decider import RECORDED, Decider, Decision
-from saga.core.events import CancelRequested, Fact, Message, SagaStarted
+from saga.core.events import CancelRequested, Fact, Message, Migrated, SagaStarted
 from saga.core.history import NAME_OF, Entry, RecordedTurn, turns
 from saga.core.identity import DO, SagaId, StepId, TimerId
 from saga.core.intents import APART, Intent, TimerArmed, TimerPurpose
+from saga.core.migrations import migrations_of
 from saga.core.piecewise import Piecewise, at_once
 from saga.core.program import Program
 from saga.core.state import SagaState, Untold
@@ -49,6 +50,7 @@ STANDS: Final[dict[type, tuple[str, ...]]] = {
     intents.Continued: _CONTINUED,
 }
 """What of a decision is not compared as it is: messages are read first."""
+_OTHER_CODE: Final = frozenset({SagaStarted, Migrated})
 _ENDS_LIVES: Final = frozenset({intents.Continued, intents.SagaParked})
 """Behind these a live program is not what a replay of the whole history makes."""
 
@@ -63,18 +65,34 @@ class Compared:
     decided: Sequence[Intent]
 
 
-def replay(decider: Decider, saga_id: SagaId, entries: Iterable[Entry]) -> SagaState:
-    """The state after a whole history; ReplayMismatch where the code at hand decides otherwise."""
-    return at_once(replaying(decider, saga_id, entries))
+def replay(
+    decider: Decider,
+    saga_id: SagaId,
+    entries: Iterable[Entry],
+    *,
+    ahead: RecordedTurn | None = None,
+) -> SagaState:
+    """The state after a whole history; ReplayMismatch where the code at hand decides otherwise.
+
+    *ahead* is a migration that is about to be recorded, whose new names count already.
+    """
+    return at_once(replaying(decider, saga_id, entries, ahead=ahead))
 
 
-def replaying(decider: Decider, saga_id: SagaId, entries: Iterable[Entry]) -> Piecewise[SagaState]:
+def replaying(
+    decider: Decider,
+    saga_id: SagaId,
+    entries: Iterable[Entry],
+    *,
+    ahead: RecordedTurn | None = None,
+) -> Piecewise[SagaState]:
     """`replay`, turn by turn."""
     state = decider.initial_state(saga_id)
     recorded = turns(entries)
-    state.untold = Untold(recorded)
+    told = recorded if ahead is None else [*recorded, ahead]
+    state.untold, state.migrations = Untold(recorded), migrations_of(told)
     yield from _taking(decider, state, recorded)
-    state.untold = None
+    state.untold = state.migrations = None
     return state
 
 
@@ -83,16 +101,16 @@ def following(
 ) -> Piecewise[bool]:
     """Bring a live *state* up to date by turns that somebody else has *recorded* behind it.
 
-    Returns whether it can be: not where the saga or a run of it begins in them, as other code may
-    decide from there on, or a saga parked on a failure that its program here may have been told of.
-    Then, or where it raises, the state is of no use.
+    Returns whether it can be: not where the saga or a run of it begins in them, or is migrated, as
+    other code may decide from there on, or a saga parked on a failure that its program here may
+    have been told of. Then, or where it raises, the state is of no use.
 
     Raises:
         ReplayMismatch: the code at hand decides otherwise.
     """
     assert not state.is_ahead, state.saga_id
     for turn in recorded:
-        if type(turn.event.fact) is SagaStarted or not _ENDS_LIVES.isdisjoint(
+        if type(turn.event.fact) in _OTHER_CODE or not _ENDS_LIVES.isdisjoint(
             map(type, turn.decided)
         ):
             return False

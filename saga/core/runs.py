@@ -145,9 +145,12 @@ def _recorded(turn: Turn, number: int) -> Continued | None:
 
 
 def _definition(turn: Turn, recorded: Continued | None) -> Definition:
-    """The newest version, or the one that was the newest then."""
-    find = turn.definition.find
-    version = None if recorded is None else recorded.definition_version
+    """The newest version, or the one that decided that run: it may have been migrated since."""
+    find, migrations = turn.definition.find, turn.state.migrations
+    version = None
+    if recorded is not None:
+        moved_to = None if migrations is None else migrations.version_in(recorded.run)
+        version = moved_to or recorded.definition_version
     found = turn.definition if find is None else find(version)
     if found is None:
         raise DefinitionError(

@@ -49,6 +49,7 @@ from saga.core.intents import (
     TimerArmed,
     TimerPurpose,
 )
+from saga.core.migrations import Migrations
 from saga.core.program import Definition, Program
 from saga.core.status import ISSUED, UNDOING, SagaStatus, StepKind, StepStatus
 from saga.core.values import value
@@ -345,6 +346,8 @@ class SagaState:
     program: Program | None = field(default=None, compare=False, repr=False)
     untold: Untold | None = field(default=None, compare=False, repr=False)
     """Of the history that is replayed: the failures that its program is not told of."""
+    migrations: Migrations | None = field(default=None, compare=False, repr=False)
+    """Of the history that is replayed; None where it was never migrated."""
     is_ahead: bool = field(default=False, compare=False)
     """Its program knows too much: before the next turn it is brought back from its entries."""
     late: deque[Any] | None = field(default=None, compare=False, repr=False)
@@ -494,7 +497,7 @@ def _some(names: Collection[str]) -> str:
     return f"{', '.join(islice(names, NAMED_MAX))} and {len(names) - NAMED_MAX} more"
 
 
-_BESIDE_THE_ENTRIES: Final = ("program", "unarmed", "untold", "is_ahead", "late")
+_BESIDE_THE_ENTRIES: Final = (*("program", "unarmed", "untold", "migrations", "is_ahead", "late"),)
 
 
 def snapshot(state: SagaState) -> dict[str, object]:

@@ -27,6 +27,7 @@ from saga.core.program import (
     Line,
     Program,
 )
+from saga.core.renaming import Renaming
 from saga.core.retry import Retry
 from saga.core.state import SagaState, Step, Unarmed, identity_of
 from saga.core.status import SagaStatus, StepStatus
@@ -91,6 +92,10 @@ class Turn:
 
     def begin(self, program: Program) -> None:
         """Have *program* decide for the saga from here on."""
+        migrations = self.state.migrations
+        names = None if migrations is None else migrations.names_in(self.state.run_number)
+        if names is not None:
+            program = Renaming(program, names)
         self.program = self.state.program = program
         if self.recorded is not None:
             program.patches = _patches_in(self.recorded)

@@ -20,6 +20,8 @@ def told(decided: Collection[intents.Intent], fact: events.Fact | None = None) -
             return f"starts the saga of key {fact.key} ({fact.saga_id})"
         case events.OperatorActed(act=events.Act.FIRE_TIMER):
             return "has the timer fire now"
+        case events.Migrated():
+            return f"goes on with version {fact.definition_version}"
         case events.Paused():
             return "records what comes, which acts when it is resumed"
         case events.CancelRequested() if not decided:

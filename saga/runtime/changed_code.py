@@ -37,12 +37,14 @@ class ChangedCode:
         found = self._registry.find
         ours = [each.saga_id for each in page if found(each.definition, each.definition_version)]
         turns = await self._store.beginnings(ours)
-        return [saga_id for saga_id, turn in turns.items() if self._has_changed(turn)]
+        versions = {each.saga_id: each.definition_version for each in page}
+        return [each for each, turn in turns.items() if self._has_changed(turn, versions[each])]
 
-    def _has_changed(self, turn: Sequence[Entry]) -> bool:
-        """Whether the run of this first *turn* may have begun under other code."""
+    def _has_changed(self, turn: Sequence[Entry], version: int) -> bool:
+        """Whether the run of this first *turn*, now of *version*, may have begun by other code."""
         started = beginning_of(turn)
-        if started is None:
-            return True  # its first turn failed: the history has to be looked at
+        if started is None or started.definition_version != version:
+            # Its first turn failed, or it was migrated: the history has to be looked at.
+            return True
         registered = self._registry.find(started.definition, started.definition_version)
         return registered is not None and registered.decider.fingerprint != started.fingerprint

@@ -11,14 +11,22 @@ from functools import partial
 from typing import Final
 
 from saga.core.decider import RECORDED, Disposition
-from saga.core.events import Event, Fact, SagaStarted, TimerFired, TimersAdded, TurnFailed
+from saga.core.events import (
+    Event,
+    Fact,
+    Migrated,
+    SagaStarted,
+    TimerFired,
+    TimersAdded,
+    TurnFailed,
+)
 from saga.core.history import RecordedTurn
 from saga.core.identity import MessageId, SagaId
 from saga.core.intents import Continued, Intent
 from saga.core.texts import described
 from saga.ports import HistoryAppend, Record
 from saga.ports.store import DeadLetterReason, DeferralReason, SkipReason
-from saga.runtime import acting
+from saga.runtime import acting, moving
 from saga.runtime.deferred import DeferredRecords
 from saga.runtime.middleware import AroundTurn, info_of, taken_within
 from saga.runtime.notices import GIVING_UP, notices
@@ -66,6 +74,9 @@ class Dispatcher:
         if delivery.rerun_of is not None and not acting.is_to_begin(unit, delivery):
             return
         saga = unit.sagas.get(delivery.saga_id)
+        if saga is not None and type(delivery.event.fact) is Migrated and failure is None:
+            self._migrate(unit, saga, delivery)
+            return
         if not isinstance(saga, LoadedSaga):
             saga = self._brought(unit, saga, delivery)
             if saga is None:
@@ -82,13 +93,7 @@ class Dispatcher:
         may_wait = state.is_poisoned or state.is_ahead or self._deferred.sagas
         if (may_wait or unit.unhandled.deferred_behind) and self._waits(unit, saga, delivery):
             return
-        if failure is not None:
-            self._take_failed(unit, saga, delivery, failure)
-        # A saga knows what it has asked for, though not whether in this batch.
-        elif saga.saga_id not in unit.changed or self._is_asked_for(unit, saga, delivery):
-            if state.unarmed:
-                self._add_timers(unit, saga)
-            self._handle(unit, saga, delivery)
+        self._take(unit, saga, delivery, failure)
 
     def look_at(self, unit: UnitOfWork, saga_ids: Sequence[SagaId]) -> None:
         """Arm the new timeouts of sagas that nothing may ever come for."""
@@ -96,6 +101,36 @@ class Dispatcher:
             saga = unit.sagas.get(saga_id)
             if isinstance(saga, LoadedSaga) and saga.state.unarmed and not saga.state.is_poisoned:
                 self._add_timers(unit, saga)
+
+    def _migrate(
+        self, unit: UnitOfWork, saga: LoadedSaga | UnloadableSaga, delivery: Delivery
+    ) -> None:
+        """Have a saga go on with the code of another version, or note why it cannot."""
+        stands = moving.standing(unit, saga)
+        if stands is None:
+            unit.stand_still(delivery, saga)  # type: ignore[arg-type]  # none is loaded
+            return
+        if moving.is_behind(unit, stands):
+            raise Outdated(delivery.saga_id)
+        if isinstance(saga, UnloadableSaga) and stands.state.has_ended:
+            unit.without_code[delivery.saga_id] = stands
+        moved = moving.moved_by(unit, saga, stands, delivery, self._router.sagas)
+        self._handle(unit, moved, delivery)
+        if moved is not stands:
+            self._go_on_as(unit, saga, moved)
+        elif isinstance(saga, UnloadableSaga):
+            moving.stay_unloadable(unit, saga)
+
+    def _go_on_as(
+        self, unit: UnitOfWork, saga: LoadedSaga | UnloadableSaga, moved: LoadedSaga
+    ) -> None:
+        """Have *moved* take the place of a saga; the timers of one that stood still are late."""
+        if isinstance(saga, LoadedSaga):
+            saga.let_go()
+        unit.sagas[saga.saga_id] = unit.changed[saga.saga_id] = moved
+        unit.timers.arm_again(moved.state.timers.values(), moved.saga_id)
+        if moved.state.unarmed and not moved.state.is_poisoned:
+            self._add_timers(unit, moved)
 
     def note(self, unit: UnitOfWork, saga: LoadedSaga, fact: Fact, cause: str) -> None:
         """Take a turn on a *fact* of our own; it is not dated before the entry before it."""
@@ -148,6 +183,21 @@ class Dispatcher:
         message = "no such intent was issued before this reply came"
         _reject(unit, delivery, DeadLetterReason.UNKNOWN_INTENT, message)
         return False
+
+    def _take(
+        self,
+        unit: UnitOfWork,
+        saga: LoadedSaga,
+        delivery: Delivery,
+        failure: BaseException | None,
+    ) -> None:
+        if failure is not None:
+            self._take_failed(unit, saga, delivery, failure)
+        # A saga knows what it has asked for, though not whether in this batch.
+        elif saga.saga_id not in unit.changed or self._is_asked_for(unit, saga, delivery):
+            if saga.state.unarmed:
+                self._add_timers(unit, saga)
+            self._handle(unit, saga, delivery)
 
     def _take_failed(
         self, unit: UnitOfWork, saga: LoadedSaga, delivery: Delivery, failure: BaseException

@@ -54,6 +54,11 @@ class Publisher:
         """
         await self.bus.publish([self.writer.command(command, key=key)])
 
+    async def commands(self, commands: Sequence[tuple[Command, str]]) -> None:
+        """Send these, each with its key, as `command` does."""
+        records = [self.writer.command(command, key=key) for command, key in commands]
+        await self.bus.publish(records)
+
 
 class Commands:
     """Sends commands to sagas, under the keys by which the *catalogue* knows them."""

@@ -13,7 +13,7 @@ from typing import Final
 
 import orjson
 
-from saga.core.events import Fact, TurnFailed, UpdateReceived
+from saga.core.events import Fact, Migrated, TurnFailed, UpdateReceived
 from saga.core.history import NAME_OF, History, RecordedTurn
 from saga.core.identity import SagaId
 from saga.core.intents import Noted, Verdict
@@ -26,6 +26,7 @@ from saga.runtime.answers import answer_in
 POLL_S: Final = 0.05
 WAIT_S: Final = 10.0
 """How long a receipt is waited for, where nobody says otherwise."""
+NOT_WAITED: Final = "sent; nobody has waited for what comes of it"
 _REFUSED: Final = frozenset({Verdict.REFUSED, Verdict.AFTER_END})
 
 
@@ -138,7 +139,10 @@ def _of_turn(
 
 def _is_conflict(turn: RecordedTurn, fact: Fact | None) -> bool:
     """Whether something else came under this id."""
-    return fact is not None and turn.event.fact != fact
+    recorded = turn.event.fact
+    if isinstance(recorded, Migrated):
+        recorded = recorded.as_asked()
+    return fact is not None and recorded != fact
 
 
 def _of_update(history: History, receipt: Receipt) -> Receipt | None:

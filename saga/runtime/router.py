@@ -51,6 +51,7 @@ from saga.core.events import (
     EventReceived,
     Fact,
     Message,
+    Migrated,
     OperatorActed,
     Parent,
     Paused,
@@ -227,7 +228,7 @@ class Router:
         *,
         signing: SigningKeys | None = None,
     ) -> None:
-        self._sagas = sagas
+        self._sagas = self.sagas = sagas
         self._signing = signing
         self._contracts = contracts
         self._own_source = names.source("sagas", "")
@@ -642,6 +643,14 @@ def command_fact(command: Command) -> Fact:
             return Paused(reason=reason, actor=actor)
         case CommandAct.RESUME:
             return Resumed(reason=reason, actor=actor)
+        case CommandAct.MIGRATE:
+            return Migrated(
+                from_version=command.from_version or 0,
+                definition_version=command.to_version or 0,
+                reason=reason,
+                actor=actor,
+                steps=tuple(sorted((command.steps or {}).items())),
+            )
         case _:
             return OperatorActed(
                 act=Act(command.act.value),

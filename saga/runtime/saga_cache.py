@@ -14,11 +14,11 @@ from itertools import chain
 from types import MappingProxyType
 from typing import Final
 
-from saga.authoring.registry import SagaRegistry
+from saga.authoring.registry import Registered, SagaRegistry
 from saga.core.decider import Decider
 from saga.core.events import Paused, PauseScope, Resumed, SagaStarted, TurnFailed
 from saga.core.fold import fold
-from saga.core.history import Entry, RecordedTurn, beginning_of
+from saga.core.history import Entry, RecordedTurn, beginning_of, pinned_in
 from saga.core.identity import Instant, SagaId
 from saga.core.intents import Continued
 from saga.core.kernel import decider_without_code
@@ -189,6 +189,20 @@ class SagaCache:
             let_go(sagas.values())
             raise
 
+    async def histories_of(
+        self,
+        sagas: Mapping[SagaId, LoadedSaga | UnloadableSaga],
+        saga_ids: Iterable[SagaId],
+    ) -> dict[SagaId, History]:
+        """What these *saga_ids* are loaded from; of one that cannot be loaded its entries say it.
+
+        Raises:
+            StoreUnavailable: the store cannot be asked.
+        """
+        loaded = [each for each in saga_ids if isinstance(sagas.get(each), LoadedSaga)]
+        histories = await self._store.load(loaded)
+        return {each: found for each, found in histories.items() if isinstance(found, History)}
+
     def keep(self, *sagas: LoadedSaga | UnloadableSaga) -> None:
         """Remember sagas whose turns, if there were any, are recorded.
 
@@ -310,6 +324,23 @@ def _reviving_by_code(
     return _loaded(saga_id, decider, state, history)
 
 
+def moving(
+    registered: Registered, saga_id: SagaId, history: History, migration: RecordedTurn
+) -> Piecewise[LoadedSaga | ReplayMismatch]:
+    """A saga as another version's code has it, about to take *migration*; or why that cannot be."""
+    decider = registered.decider
+    try:
+        state = yield from replaying(decider, saga_id, history, ahead=migration)
+    except ReplayMismatch as error:
+        return error
+    except BaseException as error:  # users' code
+        if is_ours(error):
+            raise
+        decided = f"nothing: the code of version {decider.version} raised {described(error)}"
+        return ReplayMismatch(history.version, "all that is recorded", storable(decided))
+    return _loaded(saga_id, decider, state, history)
+
+
 def _following(saga: LoadedSaga, tail: History | CorruptHistory) -> Piecewise[bool]:
     """Whether *saga* could take the turns behind its own; else to load it whole says why."""
     if isinstance(tail, CorruptHistory) or tail.recorded[0].version != saga.version + 1:
@@ -371,10 +402,10 @@ def _loaded(saga_id: SagaId, decider: Decider, state: SagaState, history: Histor
 
 
 def definition_of(history: Sequence[Entry]) -> tuple[str, int]:
-    """Name and version of the definition with which a history begins."""
-    begun = beginning_of(history)
-    if begun is not None:
-        return begun.definition, begun.definition_version
+    """Name and version of the definition that decides a saga: it began so, or was migrated."""
+    pinned = pinned_in(history)
+    if pinned is not None:
+        return pinned.definition, pinned.version
     first = history[0].body
     if isinstance(first, TurnFailed) and first.definition is not None:
         return first.definition, first.definition_version or 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
@@ -26,6 +26,7 @@ from saga.core.status import ENDED, SagaStatus
 from saga.ports import (
     Batch,
     DueTimer,
+    History,
     HistoryAppend,
     Inbound,
     PutOffTimer,
@@ -172,6 +173,7 @@ class UnitOfWork:
     Attributes:
         stood_still: sagas that could not take what came for them, as their code does not fit.
         without_code: ended sagas, as their entries say, where their code does not fit.
+        to_migrate: of sagas that may be migrated in it, and are loaded, their histories.
         remembered: the sagas that were in memory, and may be behind the store.
         changed: those that have taken turns.
         histories: what these turns add.
@@ -191,6 +193,7 @@ class UnitOfWork:
     sagas: dict[SagaId, LoadedSaga | UnloadableSaga] = field(default_factory=dict)
     stood_still: dict[SagaId, UnloadableSaga] = field(default_factory=dict)
     without_code: dict[SagaId, LoadedSaga] = field(default_factory=dict)
+    to_migrate: Mapping[SagaId, History] = field(default_factory=dict)
     remembered: Collection[SagaId] = ()
     changed: dict[SagaId, LoadedSaga] = field(default_factory=dict)
     histories: dict[SagaId, HistoryAppend] = field(default_factory=dict)
@@ -342,7 +345,7 @@ class UnitOfWork:
             timers_put_off=list(timers.put_off.values()),
             timers_armed=armed,
             timers_cleared=timers.cleared,
-            summaries=[*map(summary_of, self.changed.values()), *self.summaries],
+            summaries=[*map(summary_of, self._loaded_changed()), *self.summaries],
             unhandled=unhandled.dead_letters + unhandled.deferred,
             handled=unhandled.handled,
             outgoing=self.outgoing,
@@ -351,3 +354,10 @@ class UnitOfWork:
             pauses_seen=self.pauses_seen,
             runs=self.runs,
         )
+
+    def _loaded_changed(self) -> Iterable[LoadedSaga]:
+        """Sagas that have taken turns; of those whose code does not fit, *summaries* has rows."""
+        if not self.stood_still:
+            return self.changed.values()
+        unloadable = {saga.saga_id for saga in self.unloadable} - self.without_code.keys()
+        return [saga for saga_id, saga in self.changed.items() if saga_id not in unloadable]

@@ -29,6 +29,9 @@ SAMPLES = {
     "definition": "basket",
     "key": "o-2",
     "trigger": {"contract": "toys.evt.placed.v1", "payload": {}},
+    "from_version": 1,
+    "to_version": 2,
+    "steps": {"pay": "charge"},
     "reason": "late",
 }
 

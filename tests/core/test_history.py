@@ -120,6 +120,16 @@ BODIES = [
     ),
     events.Paused(reason="r", scope=events.PauseScope.DEFINITION),
     events.Resumed(reason="r", actor="a"),
+    events.Migrated(from_version=1, definition_version=2, reason="r"),
+    events.Migrated(
+        from_version=1,
+        definition_version=2,
+        reason="r",
+        actor="a",
+        steps=(("pay", "charge"), ("é", "-")),
+        from_fingerprint="f",
+        fingerprint="g",
+    ),
     events.TimersAdded(),
     events.TurnFailed(error="e"),
     events.TurnFailed(

@@ -38,6 +38,7 @@ COMMANDS: Final = {
     "acts": "operating.acts",
     "mark": "operating.mark",
     "rerun": "operating.rerun",
+    "migrate": "migrating.migrate",
     "timers fire": "operating.timers_fire",
     "timers move": "operating.timers_move",
     "replay": "auditing.replay",

@@ -7,7 +7,7 @@ turn, for which the sender waits.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
 
@@ -23,11 +23,9 @@ from saga.core.values import value
 from saga.errors import CorruptHistory
 from saga.ports import SagaSummary
 from saga.runtime.pauses import is_paused, receipt_from, wait_for_definition
-from saga.runtime.receipts import WAIT_S, Receipt, Result, receipt_of, wait_for_receipt
+from saga.runtime.receipts import NOT_WAITED, WAIT_S, Receipt, Result, receipt_of, wait_for_receipt
 from saga.runtime.router import command_fact
 from saga.runtime.trial import possible_acts, try_on
-
-NOT_WAITED: Final = "sent; nobody has waited for what comes of it"
 
 
 @value

@@ -219,7 +219,7 @@ def test_every_command_that_is_printed_can_be_called_so(command, monkeypatch):
 
 
 ACTS = ["cancel", "retry", "skip", "compensate", "release", "abandon", "store rebase"]
-ACTS += ["pause", "resume", "mark", "rerun", "timers fire", "timers move"]
+ACTS += ["pause", "resume", "mark", "rerun", "migrate", "timers fire", "timers move"]
 LISTS = ["dlq ls", "ls"]
 
 
