@@ -7,9 +7,10 @@ process may crash; `def` handlers run in line.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import wraps
+from itertools import chain
 from typing import Any, Final
 
 from saga.app import SagaApp
@@ -33,31 +34,82 @@ FAKES: Final = "world-fakes"
 """The service of those fakes whose intents no service of the application handles."""
 
 
-def with_fakes(app: SagaApp, replace: Mapping[type[Any], Function]) -> SagaApp:
-    """*app* with the functions of *replace* as handlers of their intents.
+def check_releases(applications: Sequence[Sequence[SagaApp]]) -> None:
+    """Refuse releases of another application, and applications that share a saga or a service.
 
     Raises:
-        DefinitionError: an intent is handled by nobody, or a fake stands for no intent of *app*.
+        DefinitionError: says which.
     """
-    left = dict(replace)
+    owners: dict[str, SagaApp] = {}
+    for app, *deploys in applications:
+        for release in deploys:
+            if release.name != app.name:
+                raise DefinitionError(
+                    f"{release.name!r} is no release of {app.name!r}: give both one name, "
+                    f"SagaApp(…, name={app.name!r}), or put it into World(…, beside=[…])"
+                )
+        releases = (app, *deploys)
+        sagas = {f"saga {saga.name!r}" for release in releases for saga in release.sagas}
+        services = {f"service {each.name!r}" for release in releases for each in release.effects}
+        for what in sorted(sagas | services):
+            other = owners.setdefault(what, app)
+            if other is not app:
+                raise DefinitionError(
+                    f"applications {other.name!r} and {app.name!r} both have {what}: both would do "
+                    f"its work"
+                )
+
+
+def with_fakes(
+    applications: Sequence[Sequence[SagaApp]], replace: Mapping[type[Any], Function]
+) -> list[list[SagaApp]]:
+    """All releases of each application with the functions of *replace* as handlers.
+
+    Raises:
+        DefinitionError: an intent is handled by nobody, or a fake stands for no intent of them.
+    """
+    everybody = [release for releases in applications for release in releases]
+    handled = {model for app in everybody for service in app.effects for model in service.intents}
+    owners: dict[type[Any], Sequence[SagaApp]] = {}
+    for model in replace:
+        name = contract_of(model).contract_name
+        knowing = [each for each in applications if any(name in app.contracts for app in each)]
+        if not knowing:
+            raise DefinitionError(f"replace has a fake for {name}, which no saga here issues")
+        owners[model] = knowing[0]
+    faked: list[list[SagaApp]] = []
+    for number, releases in enumerate(applications):
+        service = f"{FAKES}-{number}" if number else FAKES
+        own = {each: replace[each] for each, owner in owners.items() if owner is releases}
+        left = {each: fake for each, fake in own.items() if each not in handled}
+        faked.append([_with_fakes(app, replace, left, service) for app in releases])
+    for app in chain.from_iterable(faked):
+        known = {contract_of(model).contract_name for model in handled | replace.keys()}
+        nobody = [name for name in app.unhandled_intents() if name not in known]
+        if nobody:
+            raise DefinitionError(
+                f"nobody handles {', '.join(nobody)}: give a fake for each, World(…, replace={{…}})"
+            )
+    return faked
+
+
+def _with_fakes(
+    app: SagaApp,
+    replace: Mapping[type[Any], Function],
+    left: Mapping[type[Any], Function],
+    service: str,
+) -> SagaApp:
+    """*app* with those of *replace* that it handles, and a *service* for those *left* to it."""
 
     def function_of(model: type[ContractModel], handler: Handler) -> Function:
-        return left.pop(model, handler.function)
+        return replace.get(model, handler.function)
 
-    services = [_cloned(service, function_of) for service in app.effects]
-    fakes = Effects(FAKES)
+    services = [_cloned(each, function_of) for each in app.effects]
+    fakes = Effects(service)
     for model, fake in left.items():
-        name = contract_of(model).contract_name
-        if name not in app.contracts:
-            raise DefinitionError(f"replace has a fake for {name}, which no saga here issues")
-        _handle(fakes, model, fake)
-    faked = _copied(app, [*services, fakes] if left else services)
-    nobody = faked.unhandled_intents()
-    if nobody:
-        raise DefinitionError(
-            f"nobody handles {', '.join(nobody)}: give a fake for each, World(…, replace={{…}})"
-        )
-    return faked
+        if contract_of(model).contract_name in app.contracts:
+            _handle(fakes, model, fake)
+    return _copied(app, [*services, fakes] if fakes.intents else services)
 
 
 def watched(app: SagaApp) -> SagaApp:

@@ -22,14 +22,14 @@ from saga.effects import EffectsSettings
 from saga.errors import BusUnavailable, StoreUnavailable
 from saga.ports import Record
 from saga.runtime.dispatcher import Dispatcher
-from saga.runtime.router import Delivery, Router
+from saga.runtime.router import Delivery
 from saga.runtime.turns import CommittedBatch, Turns
 from saga.runtime.unit_of_work import InboundBatch, UnitOfWork
 from saga.settings import Settings
 from saga.testing.world.application import ledger
 from saga.testing.world.broker import SimulatedBus
 from saga.testing.world.evidence import Evidence, Log
-from saga.testing.world.hearing import heard
+from saga.testing.world.hearing import heard, topics_read
 from saga.testing.world.ports import (
     LATE_REPLY_S_MAX,
     ProcessBus,
@@ -48,7 +48,10 @@ SLOW_AFTER_S = 0.05
 
 @dataclass(slots=True)
 class Durable:
-    """What outlives the processes of a world."""
+    """What outlives the processes of one application in a world; all share the bus.
+
+    *app* is the release that is there first, *deploys* are those that follow.
+    """
 
     app: SagaApp
     bus: SimulatedBus
@@ -59,14 +62,26 @@ class Durable:
     counts: Counter[str] = field(default_factory=Counter)
     shadows: Shadows = field(default_factory=Shadows)
     names: TopicNames = NAMES
-    heard: frozenset[str] = frozenset()
+    deploys: Sequence[SagaApp] = ()
+    newest: SagaApp = field(init=False)
+    """The release that was deployed last."""
 
     def __post_init__(self) -> None:
-        self.heard = frozenset(Router(self.app.registry, self.app.contracts, self.names).topics)
+        self.newest = self.app
+
+    @property
+    def releases(self) -> Sequence[SagaApp]:
+        return (self.app, *self.deploys)
+
+    @property
+    def heard(self) -> frozenset[str]:
+        """The topics that its orchestrators read now."""
+        return topics_read(self.newest, self.names)
 
     async def busy(self, running: Iterable[AnyProcess]) -> str | None:
         """What is left to read, to handle or to publish; None where nothing is."""
-        heard = [source for source in self.bus.partitions if source.topic in self.heard]
+        topics = self.heard
+        heard = [source for source in self.bus.partitions if source.topic in topics]
         stored = await self.store.positions(heard)
         for source in heard:
             if stored.get(source, -1) < self.bus.partitions[source].end - 1:
@@ -83,6 +98,9 @@ class Durable:
     def evidence(self, log: Log, entries: Iterable[Entry], **found: Any) -> Evidence:
         """What the checks judge: *entries* of all sagas in order, and what else was *found*."""
         histories: dict[SagaId, list[Entry]] = {}
+        own_keys: dict[str, str] = {}
+        for release in self.releases:
+            own_keys |= release.contracts.own_keys
         for entry in entries:
             histories.setdefault(entry.saga_id, []).append(entry)
         return Evidence(
@@ -92,8 +110,8 @@ class Durable:
             ledger=ledger(self.database),
             heard=self.heard,
             names=self.names,
-            own_keys=self.app.contracts.own_keys,
-            heard_events=tuple(heard(self.app, self.bus.published, self.names)),
+            own_keys=own_keys,
+            heard_events=tuple(heard(self.releases, self.bus.published, self.names)),
             **found,
         )
 
@@ -143,8 +161,15 @@ def settings_of(names: TopicNames, *, live_sagas: int = 1) -> Settings:
 
 
 def assembled(
-    process: Process, durable: Durable, bus: ProcessBus, *, live_sagas: int = 1, **options: Any
+    process: Process,
+    durable: Durable,
+    bus: ProcessBus,
+    *,
+    release: SagaApp | None = None,
+    live_sagas: int = 1,
+    **options: Any,
 ) -> Assembly:
+    """The objects of one process, by the *release* that it runs: by default the first one."""
     parts = Parts(
         bus=bus.as_bus,
         store=store_of(process, durable.store),
@@ -153,9 +178,8 @@ def assembled(
         worker_id=process.name,
         new_id=process.new_id,
     )
-    return Assembly(
-        durable.app, settings_of(durable.names, live_sagas=live_sagas), parts, **options
-    )
+    settings = settings_of(durable.names, live_sagas=live_sagas)
+    return Assembly(release or durable.app, settings, parts, **options)
 
 
 class OrchestratorProcess:
@@ -165,13 +189,19 @@ class OrchestratorProcess:
         durable: Durable,
         *,
         live_sagas: int,
+        release: SagaApp | None = None,
         turns_type: type[WatchedTurns] = WatchedTurns,
     ) -> None:
         self.process = process
         self.bus = ProcessBus(process, durable.bus)
         self._durable = durable
         assembly = assembled(
-            process, durable, self.bus, live_sagas=live_sagas, turns_type=turns_type
+            process,
+            durable,
+            self.bus,
+            release=release,
+            live_sagas=live_sagas,
+            turns_type=turns_type,
         )
         assert isinstance(assembly.turns, WatchedTurns), turns_type
         assembly.turns.watch(durable)
@@ -195,12 +225,14 @@ class OrchestratorProcess:
 
 
 class EffectsProcess:
-    def __init__(self, process: Process, durable: Durable) -> None:
+    def __init__(
+        self, process: Process, durable: Durable, *, release: SagaApp | None = None
+    ) -> None:
         self.process = process
         self.bus = ProcessBus(process, durable.bus, losing=self._losing)
         self._durable = durable
         self._stopping = asyncio.Event()
-        assembly = assembled(process, durable, self.bus)
+        assembly = assembled(process, durable, self.bus, release=release)
         store = durable.database.store_for(process, self._losing)
         limits = EffectsSettings(threads=0, slow_after_s=SLOW_AFTER_S)
         self.services = [

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, Final
 
+from saga.app import SagaApp
+from saga.assembly import Assembly
 from saga.contracts import Command, CommandAct, Event, Unreadable, contract_of, decode, encode
 from saga.core.events import Act as OperatorsAct
 from saga.core.events import (
@@ -23,6 +25,7 @@ from saga.core.events import (
     Resumed,
     SignalReceived,
 )
+from saga.core.history import Entry
 from saga.core.identity import DO, UNDO, SagaId, saga_id
 from saga.errors import BusUnavailable, DefinitionError
 from saga.ports import Record, SagaSummary
@@ -31,6 +34,7 @@ from saga.testing.world.acting import armed_in, open_in
 from saga.testing.world.assembly import Durable, assembled
 from saga.testing.world.evidence import Log, SagaName, Trigger
 from saga.testing.world.faults import Faults
+from saga.testing.world.hearing import topics_read
 from saga.testing.world.ports import ProcessBus
 from saga.testing.world.process import Process
 
@@ -189,18 +193,21 @@ def command_of(trigger: Trigger | None, happens: Plain | Update | TimerAct) -> S
 class Driver:
     """A client of the bus, in a process that never crashes."""
 
-    def __init__(self, process: Process, durable: Durable, acts: Sequence[Act]) -> None:
-        app = self._app = durable.app
+    def __init__(self, process: Process, durables: Sequence[Durable], acts: Sequence[Act]) -> None:
+        self._durables = durables
         self._rng = process.surroundings.faults.rng
         self._numbers = 0
-        assembly = assembled(process, durable, ProcessBus(process, durable.bus))
+        bus = ProcessBus(process, durables[0].bus)
+        self._assemblies = {
+            release: assembled(process, durable, bus, release=release)
+            for durable in durables
+            for release in durable.releases
+        }
+        assembly = self._assemblies[durables[0].app]
         self._bus, self._clock = assembly.parts.bus, assembly.parts.clock
         self._publisher = assembly.publisher
-        intents = (contract_of(model) for service in app.effects for model in service.intents)
-        asked = (durable.names.topic(contract.contract_name) for contract in intents)
-        self._read = sorted({*assembly.router.topics, *asked})
+        self._read = sorted(frozenset().union(*map(_read_by, self._assemblies.values())))
         self._acts = acts
-        self._store = durable.store
         self.next_at_s: float | None = acts[0].at_s if acts else None
         """When something is done next; None when nothing is left, or while it is being done."""
         self.log = Log()
@@ -211,6 +218,11 @@ class Driver:
             await self._clock.sleep(act.at_s - self._clock.monotonic_s())
             self.next_at_s = None
             await self._do(act.deed)
+
+    def history(self, saga: SagaId) -> Sequence[Entry]:
+        """What is stored of a saga, of whichever application."""
+        stores = (durable.store for durable in self._durables)
+        return next((store.history(saga) for store in stores if saga in store.summaries), ())
 
     async def release(self, parked: SagaId, key: str) -> None:
         words = {"reason": "mended", "actor": "operator"}
@@ -251,7 +263,7 @@ class Driver:
     def _meant(self, trigger: Trigger | None) -> Sequence[SagaName]:
         if trigger is not None:
             return self._started_by(trigger.event)
-        found = list(self._store.summaries.values())
+        found = [row for durable in self._durables for row in durable.store.summaries.values()]
         if not found:
             return ()
         saga = self._rng.choice(found)
@@ -265,7 +277,7 @@ class Driver:
             return {"definition": name.definition}
         if send.act is CommandAct.MARK and not send.words["step"]:
             direction = UNDO if send.words["state"] is MarkedAs.UNDONE else DO
-            steps = open_in(self._store.history(name.saga_id), direction)
+            steps = open_in(self.history(name.saga_id), direction)
             return {"step": self._rng.choice(steps) if steps else "none"}
         return {}
 
@@ -274,7 +286,7 @@ class Driver:
 
         Where there is none, one that is not armed: that is refused.
         """
-        armed = list(armed_in(self._store.history(saga)).values())
+        armed = list(armed_in(self.history(saga)).values())
         meant = [timer for timer in armed if act.means(timer)] if act.target else armed
         timer = self._rng.choice(meant).timer_id if meant else f"{saga}/{act.target or 'none'}"
         if act.to_us is None:
@@ -282,22 +294,32 @@ class Driver:
         return {"timer": timer, "due_at": self._clock.now() + act.to_us}
 
     def _started_by(self, event: Event) -> tuple[SagaName, ...]:
-        current = self._current(event)
-        starters = self._app.registry.started_by(contract_of(type(current)).contract_name)
-        keys = [(starter.decider.name, starter.saga.key_of(current)) for starter in starters]
-        return tuple(SagaName(*named, saga_id(*named)) for named in keys)
+        """The sagas that any release of any application begins with it."""
+        found = (name for release in self._assemblies for name in started_by(release, event))
+        return tuple(dict.fromkeys(found))
 
-    def _current(self, event: Event) -> Event:
-        """*event* as the version that its readers know."""
-        name = contract_of(type(event)).contract_name
-        decoded = decode(self._app.contracts, name, encode(event).encode())
-        assert not isinstance(decoded, Unreadable), decoded
-        assert isinstance(decoded.model, Event), decoded
-        return decoded.model
+    def _perhaps_started_by(self, event: Event) -> frozenset[SagaName]:
+        """Those of them that another release, which reads the event too, does not begin."""
+        contract = contract_of(type(event)).contract_name
+        perhaps: set[SagaName] = set()
+        for durable in self._durables:
+            topic = durable.names.topic(contract)
+            reading = [
+                frozenset(started_by(release, event))
+                for release in durable.releases
+                if topic in topics_read(release, durable.names)
+            ]
+            if reading:
+                perhaps |= frozenset().union(*reading) - reading[0].intersection(*reading)
+        return frozenset(perhaps)
 
     async def _publish(self, trigger: Trigger) -> None:
-        prepared = self._publisher.writer.record(trigger.event, message_id=trigger.message_id)
+        contract = contract_of(type(trigger.event)).contract_name
+        knowing = (each for each in self._assemblies.values() if contract in each.app.contracts)
+        writer = next(knowing).writer
+        prepared = writer.record(trigger.event, message_id=trigger.message_id)
         trigger.starts = self._started_by(trigger.event)
+        trigger.perhaps = self._perhaps_started_by(trigger.event)
         if await self._send([prepared.record]):
             trigger.is_acknowledged = True
 
@@ -338,6 +360,33 @@ class Driver:
             else:
                 return True
         return False
+
+
+def starts_sagas(app: SagaApp, event: Event) -> bool:
+    contract = contract_of(type(event)).contract_name
+    if contract not in app.contracts:
+        return False
+    return bool(app.registry.started_by(app.contracts.current(contract).contract_name))
+
+
+def started_by(app: SagaApp, event: Event) -> tuple[SagaName, ...]:
+    """The sagas that *event* begins in *app*; none where that does not know it."""
+    if not starts_sagas(app, event):
+        return ()
+    contract = contract_of(type(event)).contract_name
+    starters = app.registry.started_by(app.contracts.current(contract).contract_name)
+    decoded = decode(app.contracts, contract, encode(event).encode())
+    assert not isinstance(decoded, Unreadable), decoded
+    assert isinstance(decoded.model, Event), decoded
+    keys = [(starter.decider.name, starter.saga.key_of(decoded.model)) for starter in starters]
+    return tuple(SagaName(*named, saga_id(*named)) for named in keys)
+
+
+def _read_by(assembly: Assembly) -> frozenset[str]:
+    """The topics that somebody in an application reads."""
+    intents = (contract_of(each) for service in assembly.app.effects for each in service.intents)
+    asked = (assembly.names.topic(contract.contract_name) for contract in intents)
+    return frozenset((*assembly.router.topics, *asked))
 
 
 def _checked(story: list[Happens]) -> list[Happens]:

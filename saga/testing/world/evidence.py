@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from saga.contracts import Command, Event, TopicNames
@@ -30,6 +30,8 @@ class Trigger:
     event: Event
     message_id: str
     starts: tuple[SagaName, ...] = ()
+    perhaps: frozenset[SagaName] = frozenset()
+    """Those of them that only some releases start, while others read the event too."""
     is_acknowledged: bool = False
     is_repeated: bool = False
     """Whether that was when it was sent once more, perhaps behind others."""
@@ -96,6 +98,30 @@ class Evidence:
             name == "ce_source" and (value or b"").startswith(prefix)
             for name, value in record.headers
         )
+
+
+def together(parts: Sequence[Evidence]) -> Evidence:
+    """What several applications on one bus have come to: no saga, timer or command is of two."""
+    first, *others = parts
+    if not others:
+        return first
+    return replace(
+        first,
+        histories={name: each for part in parts for name, each in part.histories.items()},
+        stored_at={at: number for part in parts for at, number in part.stored_at.items()},
+        summaries={name: each for part in parts for name, each in part.summaries.items()},
+        unhandled=[record for part in parts for record in part.unhandled],
+        timers=frozenset().union(*(part.timers for part in parts)),
+        ledger=sorted((line for part in parts for line in part.ledger), key=_number_of),
+        heard=frozenset().union(*(part.heard for part in parts)),
+        own_keys={name: key for part in parts for name, key in part.own_keys.items()},
+        acts=frozenset().union(*(part.acts for part in parts)),
+        heard_events=[each for part in parts for each in part.heard_events],
+    )
+
+
+def _number_of(line: Line) -> int:
+    return line.number
 
 
 def headers_of(record: Inbound) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from saga.app import SagaApp
@@ -10,40 +11,83 @@ from saga.contracts import Event, TopicNames, Unreadable, business_key, contract
 from saga.core.events import EventReceived, SagaStarted
 from saga.core.history import Entry
 from saga.core.identity import SagaId, saga_id
-from saga.core.intents import SagaAbandoned, SagaCompleted, SagaRolledBack
+from saga.core.intents import Continued, SagaAbandoned, SagaCompleted, SagaRolledBack
 from saga.ports import Batch, Inbound, Position, Source
 from saga.ports.store import UnhandledKind
+from saga.runtime.router import Router
 from saga.testing.world.broker import Published
 
 _ENDS = (SagaCompleted, SagaRolledBack, SagaAbandoned)
 
 
 class Heard(NamedTuple):
-    """A record that concerns a saga which listens to it."""
+    """A record that concerns a saga which listens to it, as *versions* of its definition do.
+
+    *early_us*: how long it waits for a saga that is not there yet.
+    """
 
     message_id: str
     record: Inbound
     saga_id: SagaId
+    versions: frozenset[int]
+    early_us: int
 
 
-def heard(app: SagaApp, published: Sequence[Published], names: TopicNames) -> Iterator[Heard]:
-    """What was published that sagas of *app* listen to, for each saga that it concerns."""
+@lru_cache(maxsize=16)
+def topics_read(app: SagaApp, names: TopicNames) -> frozenset[str]:
+    """What the orchestrators of *app* read."""
+    return frozenset(Router(app.registry, app.contracts, names).topics)
+
+
+def heard(
+    releases: Sequence[SagaApp], published: Sequence[Published], names: TopicNames
+) -> Iterator[Heard]:
+    """What was published that sagas listen to, for each saga that it concerns.
+
+    Whoever of the *releases* reads it may be the one that hears it, so they have to agree.
+    """
+    readers = [(release, topics_read(release, names)) for release in releases]
     for _, record in published:
-        contract = names.contract_name(record.topic)
-        if contract is None or contract not in app.contracts:
-            continue
-        listening = app.registry.listening_to(app.contracts.current(contract).contract_name)
-        decoded = decode(app.contracts, contract, record.value or b"") if listening else None
-        if decoded is None or isinstance(decoded, Unreadable):
-            continue
-        assert isinstance(decoded.model, Event), decoded
-        ids = [value for name, value in record.headers if name == "ce_id"]
-        message_id = (ids[0] or b"").decode() if ids else "/".join(map(str, record.position))
-        own_key = business_key(decoded.model) if contract_of(type(decoded.model)).key else None
-        for registered, one in listening:
-            key = one.key_of(decoded.model, own_key)
-            if key is not None:
-                yield Heard(message_id, record, saga_id(registered.decider.name, key))
+        agreed: dict[SagaId, Heard] | None = None
+        for release, topics in readers:
+            if record.topic not in topics:
+                continue
+            found = {each.saga_id: each for each in _heard_by(release, record, names)}
+            if agreed is None:
+                agreed = found
+                continue
+            agreed = {
+                concerned: each._replace(
+                    versions=each.versions & found[concerned].versions,
+                    early_us=min(each.early_us, found[concerned].early_us),
+                )
+                for concerned, each in agreed.items()
+                if concerned in found
+            }
+        yield from (agreed or {}).values()
+
+
+def _heard_by(app: SagaApp, record: Inbound, names: TopicNames) -> Iterator[Heard]:
+    contract = names.contract_name(record.topic)
+    if contract is None or contract not in app.contracts:
+        return
+    listening = app.registry.listening_to(app.contracts.current(contract).contract_name)
+    decoded = decode(app.contracts, contract, record.value or b"") if listening else None
+    if decoded is None or isinstance(decoded, Unreadable):
+        return
+    assert isinstance(decoded.model, Event), decoded
+    ids = [value for name, value in record.headers if name == "ce_id"]
+    message_id = (ids[0] or b"").decode() if ids else "/".join(map(str, record.position))
+    own_key = business_key(decoded.model) if contract_of(type(decoded.model)).key else None
+    reached: dict[SagaId, list[tuple[int, int]]] = {}
+    for registered, one in listening:
+        key = one.key_of(decoded.model, own_key)
+        if key is not None:
+            version = registered.saga.version, one.early_us or 0
+            reached.setdefault(saga_id(registered.decider.name, key), []).append(version)
+    for concerned, by in reached.items():
+        versions = frozenset(version for version, _ in by)
+        yield Heard(message_id, record, concerned, versions, min(early for _, early in by))
 
 
 class Reading:
@@ -94,8 +138,10 @@ def check_hearing(
     deferred: frozenset[tuple[SagaId | None, Position]],
 ) -> Iterator[str]:
     """Yields the events that a saga should have heard, and has not."""
-    for message_id, record, concerned in heard:
+    for message_id, record, concerned, versions, _ in heard:
         history = histories.get(concerned, ())
+        if not versions.issuperset(_pinned(history)):
+            continue
         if any(
             entry.cause == message_id and isinstance(entry.body, EventReceived | SagaStarted)
             for entry in history
@@ -105,3 +151,10 @@ def check_hearing(
             continue
         if reading.has_run_at_read(record, history):
             yield f"saga {concerned} has run, listened, and never heard {message_id}"
+
+
+def _pinned(history: Sequence[Entry]) -> Iterator[int]:
+    """The versions of its definition that a saga has run under."""
+    for entry in history:
+        if isinstance(entry.body, SagaStarted | Continued):
+            yield entry.body.definition_version

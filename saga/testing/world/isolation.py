@@ -15,7 +15,7 @@ import sys
 import sysconfig
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -33,6 +33,8 @@ _FOREIGN: Final = tuple(
     }
 )
 """Where code lies that belongs to no application."""
+
+_Named = tuple[str, Callable[..., Any]]
 
 _working_for: contextvars.ContextVar[str | None] = contextvars.ContextVar("working", default=None)
 
@@ -56,11 +58,12 @@ _GUARDED: Final = (
 
 
 class Isolation:
-    """Watches over the code of *app* while *loop* runs it."""
+    """Watches over the code of *apps* while *loop* runs it."""
 
-    def __init__(self, app: SagaApp, loop: SimulatedLoop) -> None:
-        self._owners = _owners(app)
-        self._modules = _modules(app)
+    def __init__(self, apps: Sequence[SagaApp], loop: SimulatedLoop) -> None:
+        functions = [each for app in apps for each in _functions(app)]
+        self._owners = _owners(functions)
+        self._modules = _modules(functions)
         self._loop = loop
         self._thread = threading.get_ident()
         self._refused: tuple[str, str, str] | None = None
@@ -130,7 +133,7 @@ def working_for(who: str) -> Iterator[None]:
         _working_for.reset(token)
 
 
-def _functions(app: SagaApp) -> Iterator[tuple[str, Callable[..., Any]]]:
+def _functions(app: SagaApp) -> Iterator[_Named]:
     for saga in app.sagas:
         for function in saga.code:
             yield f"saga {saga.name!r}", function
@@ -141,14 +144,14 @@ def _functions(app: SagaApp) -> Iterator[tuple[str, Callable[..., Any]]]:
             yield f"on_start of {service.name!r} ({starter.where})", starter.function
 
 
-def _owners(app: SagaApp) -> dict[CodeType, str]:
-    codes = ((getattr(_bare(function), "__code__", None), who) for who, function in _functions(app))
+def _owners(functions: Iterable[_Named]) -> dict[CodeType, str]:
+    codes = ((getattr(_bare(function), "__code__", None), who) for who, function in functions)
     return {code: who for code, who in codes if code is not None}
 
 
-def _modules(app: SagaApp) -> list[ModuleType]:
+def _modules(functions: Iterable[_Named]) -> list[ModuleType]:
     """The modules of the application: one may have imported `sleep` by its name."""
-    names = {getattr(_bare(function), "__module__", "") for _, function in _functions(app)}
+    names = {getattr(_bare(function), "__module__", "") for _, function in functions}
     return [sys.modules[name] for name in sorted(names) if name in sys.modules]
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
-from saga.testing.world.assembly import AnyProcess, Durable
+from saga.testing.world.assembly import AnyProcess
+from saga.testing.world.broker import SimulatedBus
 from saga.testing.world.process import Surroundings
 
 FREEZE_S_MAX = 2.0
@@ -17,11 +18,11 @@ REWOUND_SHARE = 0.5
 
 class Nemesis:
     def __init__(
-        self, surroundings: Surroundings, durable: Durable, running: Mapping[str, AnyProcess]
+        self, surroundings: Surroundings, bus: SimulatedBus, running: Mapping[str, AnyProcess]
     ) -> None:
         self._surroundings = surroundings
         self._rng = surroundings.faults.rng
-        self._durable = durable
+        self._bus = bus
         self._running = running
         self._strikes = {
             "kill": self._kill,
@@ -57,7 +58,7 @@ class Nemesis:
         victim.process.freeze()
         await asyncio.sleep(SESSION_S)
         for member in victim.bus.members:
-            self._durable.bus.cut_off(member)
+            self._bus.cut_off(member)
         await asyncio.sleep(self._rng.uniform(0, FREEZE_S_MAX))
         victim.process.thaw()
         await asyncio.sleep(self._rng.uniform(0, DEAF_S_MAX))
@@ -66,7 +67,7 @@ class Nemesis:
     async def _deafen(self, victim: AnyProcess) -> None:
         """Two members own a partition for a while."""
         for member in victim.bus.members:
-            self._durable.bus.cut_off(member)
+            self._bus.cut_off(member)
         await asyncio.sleep(self._rng.uniform(0, DEAF_S_MAX))
         self._readmit(victim)
 
@@ -80,11 +81,11 @@ class Nemesis:
     async def _reset(self, victim: AnyProcess) -> None:
         """The offsets of its groups are gone, and it has to begin anew."""
         for member in victim.bus.members:
-            self._durable.bus.forget_offsets(member.group)
-            self._durable.bus.cut_off(member)
-            self._durable.bus.readmit(member)
+            self._bus.forget_offsets(member.group)
+            self._bus.cut_off(member)
+            self._bus.readmit(member)
 
     def _readmit(self, victim: AnyProcess) -> None:
         if victim.process.is_alive:
             for member in victim.bus.members:
-                self._durable.bus.readmit(member)
+                self._bus.readmit(member)

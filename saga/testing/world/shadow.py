@@ -42,7 +42,7 @@ class Shadows:
         """Yields where *live* differs from what *history*, which led to it, gives."""
         saga_id = live.saga_id
         shadow = self._shadows.get(saga_id)
-        if shadow is None or not shadow.leads_to(history):
+        if shadow is None or shadow.decider is not decider or not shadow.leads_to(history):
             if shadow is not None:
                 _let_go(shadow.state)
             shadow = _Shadow(decider, decider.initial_state(saga_id), SagaState(saga_id))

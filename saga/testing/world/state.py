@@ -36,8 +36,7 @@ class WorldSaga:
 class WorldTopics:
     """Everything published, once each and in order, by contract class: `topics[OrderConfirmed]`."""
 
-    def __init__(self, app: SagaApp, evidence: Evidence) -> None:
-        self._app = app
+    def __init__(self, evidence: Evidence) -> None:
         self._evidence = evidence
 
     def __getitem__(self, model: type[ModelT]) -> list[ModelT]:
@@ -53,22 +52,22 @@ class WorldTopics:
 
 @dataclass(frozen=True, slots=True)
 class WorldState:
-    """What the functions of `check` get; all services in *db* share one database."""
+    """What the functions of `check` get; all services of an application share one database."""
 
     sagas: Sequence[WorldSaga]
     topics: WorldTopics
     db: Mapping[str, EffectsDatabase]
 
 
-def state_of(app: SagaApp, evidence: Evidence, database: EffectsDatabase) -> WorldState:
+def state_of(
+    apps: Sequence[SagaApp], evidence: Evidence, databases: Mapping[str, EffectsDatabase]
+) -> WorldState:
     return WorldState(
-        sagas=list(_sagas(app, evidence)),
-        topics=WorldTopics(app, evidence),
-        db=dict.fromkeys((service.name for service in app.effects), database),
+        sagas=list(_sagas(apps, evidence)), topics=WorldTopics(evidence), db=databases
     )
 
 
-def _sagas(app: SagaApp, evidence: Evidence) -> Iterator[WorldSaga]:
+def _sagas(apps: Sequence[SagaApp], evidence: Evidence) -> Iterator[WorldSaga]:
     for saga_id, summary in evidence.summaries.items():
         history = evidence.histories[saga_id]
         outcome: Message | None = None
@@ -84,13 +83,14 @@ def _sagas(app: SagaApp, evidence: Evidence) -> Iterator[WorldSaga]:
             key=summary.key,
             status=summary.status,
             reason=summary.reason,
-            outcome=None if outcome is None else _event(app, outcome),
+            outcome=None if outcome is None else _event(apps, outcome),
             residue=residue,
             history=history,
         )
 
 
-def _event(app: SagaApp, message: Message) -> Event:
+def _event(apps: Sequence[SagaApp], message: Message) -> Event:
+    app = next(app for app in apps if message.contract in app.contracts)
     decoded = decode(app.contracts, message.contract, message.payload.encode())
     assert not isinstance(decoded, Unreadable), decoded
     assert isinstance(decoded.model, Event), decoded

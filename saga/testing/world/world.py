@@ -12,27 +12,27 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
+from itertools import chain, starmap
 from random import Random
 from typing import Any, Final
 
 from saga.adapters.memory import MemoryCatalogue
 from saga.app import SagaApp
-from saga.contracts import CommandAct, Event, contract_of
+from saga.contracts import CommandAct, Event
 from saga.core.identity import SagaId
 from saga.core.intents import Noted, RollbackPlanned, StepSettled
 from saga.core.status import SagaStatus
-from saga.errors import BusUnavailable, StoreUnavailable
-from saga.ports import SagaSummary, TopicSpec
+from saga.ports import SagaSummary, TopicSpec, UnhandledRecord
 from saga.ports.store import PausedBy, UnhandledKind
 from saga.runtime.pauses import acts_of, is_paused
 from saga.testing.world.acting import came_of_acts
-from saga.testing.world.application import Function, watched, with_fakes
-from saga.testing.world.assembly import AnyProcess, Durable, EffectsProcess, OrchestratorProcess
+from saga.testing.world.application import Function, check_releases, watched, with_fakes
+from saga.testing.world.assembly import Durable
 from saga.testing.world.broker import SimulatedBus
 from saga.testing.world.checks import check_all, stuck_steps
-from saga.testing.world.driver import Driver, Triggers, planned, told
-from saga.testing.world.evidence import Evidence
+from saga.testing.world.driver import Driver, Triggers, planned, starts_sagas, told
+from saga.testing.world.evidence import Evidence, together
 from saga.testing.world.faults import Faults
 from saga.testing.world.hearing import check_hearing
 from saga.testing.world.isolation import Isolation
@@ -47,6 +47,7 @@ from saga.testing.world.nemesis import Nemesis
 from saga.testing.world.process import Process, Surroundings
 from saga.testing.world.state import WorldState, state_of
 from saga.testing.world.stores import EffectsDatabase, WorldStore
+from saga.testing.world.supervisor import Supervisor
 
 FAULTS_S: Final = 2.5
 """Before time leaps or the world heals."""
@@ -67,11 +68,14 @@ OWN_PUBLISHING_SHARE: Final = 0.5
 RELEASES_MAX: Final = 3
 """Of one saga, by the world's operator; what parks again after that stays parked."""
 CANCELS_MAX: Final = 100
-RESTART_S_MAX: Final = 0.6
-SESSION_S_MAX: Final = 0.6
-"""How long a group takes to notice that a member is gone."""
 APPS_MAX: Final = 16
 TIMERS_MAX: Final = 1_000_000
+
+DEPLOY_S_MAX: Final = 2.0
+"""How long after the one before it, or the begin, a release is deployed."""
+BACK_SHARE: Final = 0.3
+"""Of the releases that are taken back once, and deployed again."""
+BACK_S_MAX: Final = 1.5
 
 _PAUSED_ITSELF: Final = frozenset({PausedBy.SAGA, PausedBy.BOTH})
 
@@ -117,13 +121,17 @@ class World:
     Args:
         triggers: the events to publish, or a function of a `random.Random` that draws them. In
             place of an event may stand a story: `[OrderPlaced(…), after("1s"), signalled(…)]`.
+        deploys: releases of *app* that follow it. Its processes change over one by one at some
+            moment, now and then back and forth.
+        beside: other applications on the same bus, with stores and processes of their own.
         replace: functions in place of handlers, by intent: for whatever reaches out of the process,
             and for intents that other applications handle.
         check: functions `(WorldState)` that raise AssertionError, or return text, where something
             of the application's own does not hold at the end.
 
     Raises:
-        DefinitionError: an intent is handled by nobody, or a story cannot be told.
+        DefinitionError: an intent is handled by nobody, a story cannot be told, a release is of
+            another application, or two applications have a saga of one name.
     """
 
     def __init__(
@@ -132,22 +140,22 @@ class World:
         seed: int,
         *,
         triggers: Triggers,
+        deploys: Sequence[SagaApp] = (),
+        beside: Sequence[SagaApp] = (),
         replace: Mapping[type[Any], Function] | None = None,
         check: Check | Sequence[Check] = (),
     ) -> None:
         self.seed = seed
-        self._app, self._watched = _prepared(app, tuple((replace or {}).items()))
+        releases = ((app, *deploys), *((other,) for other in beside))
+        self._faked, self._watched = _prepared(releases, tuple((replace or {}).items()))
         self._checks = (check,) if callable(check) else tuple(check)
         self._rng = Random(seed)
         self._faults = Faults(self._rng)
         self._stories = told(triggers, self._rng)
-        self._running: dict[str, AnyProcess] = {}
-        self._absent: Counter[str] = Counter()
-        """Of processes that are gone, how many lives their groups have not missed yet."""
         self._released: Counter[SagaId] = Counter()
         self._cancelled: set[SagaId] = set()
+        self._deploying: list[asyncio.Future[None]] = []
         self._leapt_s = 0.0
-        self._is_closing = False
 
     def run(self) -> Verdict:
         """Let it happen, and judge it.
@@ -156,9 +164,10 @@ class World:
             DefinitionError: the application left its world; says who, where, and what to do.
         """
         self._loop = SimulatedLoop()
-        self._surroundings = Surroundings(self._loop, self._faults)
-        isolation = Isolation(self._app, self._loop)
-        durable = self._durable = self._make_durable()
+        surroundings = self._surroundings = Surroundings(self._loop, self._faults)
+        isolation = Isolation(self._faked, self._loop)
+        self._durables = self._make_durables()
+        self._supervisor = Supervisor(surroundings, self._durables)
         gc.disable()  # finalisers would run at moments that no seed decides
         try:
             with _quiet(), isolation.hold():
@@ -167,36 +176,39 @@ class World:
                 except LeftWorld:
                     pass  # it is raised below, with its place
                 except (WorldStandsStill, WorldSpins) as error:
-                    durable.violations.append(f"{type(error).__name__}: {error}")
+                    surroundings.violations.append(f"{type(error).__name__}: {error}")
                 finally:
                     self._end_loop()
             isolation.raise_if_refused()
             return self._judged()
         finally:
             gc.enable()
-            durable.database.close()
+            for durable in self._durables:
+                durable.database.close()
             self._loop.close()
 
     def _judged(self) -> Verdict:
-        durable, surroundings, evidence = self._durable, self._surroundings, self._evidence()
-        store = durable.store
-        waiting = frozenset(
-            (record.saga_id, record.position)
-            for record in evidence.unhandled
-            if record.kind is UnhandledKind.DEFERRED
-        )
+        surroundings, durables = self._surroundings, self._durables
+        parts = [(durable, self._evidence(durable)) for durable in durables]
+        evidence = together([part for _, part in parts])
         for saga_id, history in sorted(evidence.histories.items()):
             for entry in history:
                 surroundings.note(saga_id, f"{entry.version} {entry.at} {entry.cause} {entry.body}")
-        statistics = surroundings.faults.seen + durable.counts
+        statistics = surroundings.faults.seen.copy()
+        for durable in durables:
+            statistics += durable.counts
         statistics.update(_remarkable(evidence))
-        state = state_of(self._app, evidence, durable.database)
+        releases = [release for durable in durables for release in durable.releases]
+        databases = {
+            service.name: durable.database
+            for durable in durables
+            for release in durable.releases
+            for service in release.effects
+        }
+        state = state_of(releases, evidence, databases)
         violations = [
-            *durable.violations,
-            *durable.store.problems,
-            *check_hearing(evidence.heard_events, evidence.histories, store.reading, waiting),
-            *durable.database.problems(),
-            *durable.shadows.replay_all(evidence.histories),
+            *surroundings.violations,
+            *chain.from_iterable(starmap(_problems_of, parts)),
             *check_all(evidence),
             *(problem for check in self._checks for problem in _problems(check, state)),
         ]
@@ -214,9 +226,9 @@ class World:
             ),
         )
 
-    def _evidence(self) -> Evidence:
-        store = self._durable.store
-        return self._durable.evidence(
+    def _evidence(self, durable: Durable) -> Evidence:
+        store = durable.store
+        return durable.evidence(
             self._driver.log,
             (entry for _, entry in store.log),
             stored_at=store.stored_at,
@@ -226,108 +238,98 @@ class World:
             timers=frozenset(timer.timer_id for timer in store.timers(TIMERS_MAX)),
         )
 
-    def _make_durable(self) -> Durable:
-        bus = SimulatedBus(self._surroundings)
+    def _make_durables(self) -> list[Durable]:
+        """What each application has of its own, and the bus, which they share."""
+        bus = self._bus = SimulatedBus(self._surroundings)
         publishes_itself = self._rng.random() < OWN_PUBLISHING_SHARE
-        store = WorldStore(self._surroundings, bus if publishes_itself else None)
-        number = self._surroundings.next_number
-        database = EffectsDatabase(number, bus if publishes_itself else None)
-        catalogue, violations = MemoryCatalogue(store), self._surroundings.violations
-        return Durable(self._watched, bus, store, catalogue, database, violations)
+        own_bus = bus if publishes_itself else None
+        durables: list[Durable] = []
+        for app, *deploys in self._watched:
+            store = WorldStore(self._surroundings, own_bus)
+            database = EffectsDatabase(self._surroundings.next_number, own_bus)
+            catalogue, violations = MemoryCatalogue(store), self._surroundings.violations
+            durable = Durable(app, bus, store, catalogue, database, violations, deploys=deploys)
+            durables.append(durable)
+        return durables
 
     async def _happen(self) -> None:
-        durable, rng = self._durable, self._rng
-        partitions = rng.choice((1, 1, 2, 2, 3))
-        await durable.bus.create_topics(
-            [TopicSpec(topic, partitions) for topic in durable.app.topics(durable.names)]
-        )
+        partitions = self._rng.choice((1, 1, 2, 2, 3))
+        await self._bus.create_topics([TopicSpec(topic, partitions) for topic in self._topics()])
         driving = Process("driver", self._surroundings, can_crash=False)
-        acts = planned(self._stories, self._faults, partial(_starts, self._app))
-        self._driver = Driver(driving, durable, acts)
-        keepers = self._start_processes()
-        strikes = Nemesis(self._surroundings, durable, self._running).strike()
+        acts = planned(self._stories, self._faults, self._starts)
+        self._driver = Driver(driving, self._durables, acts)
+        self._supervisor.start()
+        strikes = Nemesis(self._surroundings, self._bus, self._supervisor.running).strike()
         nemesis = asyncio.ensure_future(strikes)
         self._driven = driving.spawn(self._driver.drive())
+        for durable in self._durables:
+            if durable.deploys:
+                self._deploying.append(asyncio.ensure_future(self._deploy(durable)))
         for _ in range(FAULTY_SPELLS_MAX):
             await asyncio.sleep(FAULTS_S)
             if await self._busy() is not None or not self._leap():
                 break
         nemesis.cancel()
-        self._heal()
-        await self._rest()
-        await self._close(keepers)
-
-    def _start_processes(self) -> list[asyncio.Future[None]]:
-        durable, rng = self._durable, self._rng
-        live_sagas = rng.choice((1, 3, 1000))
-        orchestrator = partial(OrchestratorProcess, durable=durable, live_sagas=live_sagas)
-        effects = partial(EffectsProcess, durable=durable)
-        builds: dict[str, Callable[[Process], AnyProcess]] = {
-            **{f"orchestrator-{n}": orchestrator for n in range(rng.choice((1, 2, 2, 3)))},
-            **{f"effects-{n}": effects for n in range(rng.randint(1, 2))},
-        }
-        self._roles = len(builds)
-        return [asyncio.ensure_future(self._keep_alive(*named)) for named in builds.items()]
-
-    async def _keep_alive(self, name: str, build: Callable[[Process], AnyProcess]) -> None:
-        """What a supervisor does: start it again whenever it is gone."""
-        incarnation = 0
-        while not self._is_closing:
-            incarnation += 1
-            process = Process(f"{name}.{incarnation}", self._surroundings)
-            life = await process.lives(self._build_and_live(process, name, build))
-            crashed = not process.is_alive
-            self._absent[name] += 1
-            role = self._running.pop(name, None)
-            if not crashed:
-                self._judge_end(process, life)
-            process.is_alive = False
-            await process.gone()
-            if role is None:
-                self._absent -= Counter([name])
-            else:
-                self._loop.create_task(self._expire(role, crashed=crashed))
-            if not self._is_closing:
-                await asyncio.sleep(self._rng.uniform(0, RESTART_S_MAX))
-
-    async def _build_and_live(
-        self, process: Process, name: str, build: Callable[[Process], AnyProcess]
-    ) -> None:
-        role = self._running[name] = build(process)
-        await role.live()
-
-    def _judge_end(self, process: Process, task: asyncio.Task[None]) -> None:
-        error = task.exception() if not task.cancelled() else None
-        if error is None:
-            return
-        starting = not process.has_started and isinstance(error, (BusUnavailable, StoreUnavailable))
-        if starting and self._faults.is_on:
-            self._faults.seen["did not start"] += 1
-        elif not starting or "made up" not in str(error):
-            problems = "; ".join(f"{type(each).__name__}: {each}" for each in _leaves(error))
-            self._durable.violations.append(f"{process.name} ended by itself: {problems}")
-
-    async def _expire(self, role: AnyProcess, *, crashed: bool) -> None:
-        """The group notices that its members are gone."""
-        if crashed and self._faults.is_on:
-            await asyncio.sleep(self._rng.uniform(0, SESSION_S_MAX))
-        for member in role.bus.members:
-            await member.close()
-        self._absent -= Counter([role.process.name.rpartition(".")[0]])
-
-    def _heal(self) -> None:
         self._surroundings.note("world", "heal")
         self._faults.heal()
-        for role in list(self._running.values()):
-            role.process.thaw()
-            for member in role.bus.members:
-                self._durable.bus.readmit(member)
+        self._supervisor.heal()
+        await self._rest()
+        self._surroundings.violations.extend(await self._supervisor.close())
+
+    def _topics(self) -> list[str]:
+        """Those of all releases of all applications; in the order of the first one's."""
+        topics = (
+            release.topics(durable.names)
+            for durable in self._durables
+            for release in durable.releases
+        )
+        return list(dict.fromkeys(chain.from_iterable(topics)))
+
+    def _starts(self, event: Event) -> bool:
+        releases = (release for durable in self._durables for release in durable.releases)
+        return any(starts_sagas(release, event) for release in releases)
+
+    async def _deploy(self, durable: Durable) -> None:
+        """Deploy each release at some moment; now and then go back first."""
+        before = durable.app
+        for release in durable.deploys:
+            await asyncio.sleep(self._rng.uniform(0, DEPLOY_S_MAX))
+            await self._supervisor.roll_out(durable, release)
+            if self._rng.random() < BACK_SHARE:
+                await asyncio.sleep(self._rng.uniform(0, BACK_S_MAX))
+                await self._supervisor.roll_out(durable, before)
+                await asyncio.sleep(self._rng.uniform(0, BACK_S_MAX))
+                await self._supervisor.roll_out(durable, release)
+            before = release
+
+    def _deploy_what_is_missed(self) -> None:
+        """Deploy a release that has the version of a saga which stalls, and whose version none has.
+
+        What waits for nobody but itself can end that way; what waits for people is cancelled.
+        """
+        self._deploying = [each for each in self._deploying if not each.done()]
+        if self._deploying or not self._driven.done():
+            return
+        for durable in self._durables:
+            for row in durable.store.summaries.values():
+                if row.status is not SagaStatus.STALLED:
+                    continue
+                name = row.definition, row.definition_version
+                if durable.newest.registry.find(*name) is not None:
+                    continue
+                having = [each for each in durable.releases if each.registry.find(*name)]
+                if having:
+                    self._faults.seen["deployed again"] += 1
+                    again = self._supervisor.roll_out(durable, having[-1])
+                    self._deploying.append(asyncio.ensure_future(again))
+                    break
 
     async def _rest(self) -> None:
         """Wait until nothing is left to do, acting as an operator does meanwhile."""
         began_s = self._loop.time() - self._leapt_s
         while True:
             self._surroundings.is_mended = self._driven.done()
+            self._deploy_what_is_missed()
             busy = await self._busy()
             if busy is None:
                 waiting = self._waiting()
@@ -337,33 +339,33 @@ class World:
                 if not self._leap():
                     await self._operate()
             if self._loop.time() - self._leapt_s - began_s > REST_S_MAX:
-                self._durable.violations.append(f"the world does not come to rest: {busy}")
+                self._surroundings.violations.append(f"the world does not come to rest: {busy}")
                 return
             await asyncio.sleep(REST_POLL_S)
 
     async def _busy(self) -> str | None:
         """What is under way at this moment; None where all wait for something to come."""
-        if self._absent:
-            return f"{min(self._absent)} is gone, and its groups have not missed it yet"
-        if len(self._running) < self._roles:
-            return "a process is down"
-        for record in self._durable.store.unhandled.values():
-            if record.kind is UnhandledKind.DEFERRED and not self._is_parked(record.saga_id):
-                return f"a record is deferred: {record.reason}, {record.message}"
-        return await self._durable.busy(self._running.values())
+        if (why := self._supervisor.why_busy) is not None:
+            return why
+        for durable in self._durables:
+            for record in durable.store.unhandled.values():
+                if record.kind is UnhandledKind.DEFERRED and not _is_parked(durable, record):
+                    return f"a record is deferred: {record.reason}, {record.message}"
+            if (busy := await durable.busy(self._supervisor.roles_of(durable))) is not None:
+                return busy
+        return None
+
+    def _summaries(self) -> list[SagaSummary]:
+        return [row for durable in self._durables for row in durable.store.summaries.values()]
 
     def _waiting(self) -> str | None:
-        for summary in self._durable.store.summaries.values():
+        for summary in self._summaries():
             if not self._is_settled(summary):
                 return (
                     f"saga {summary.definition}/{summary.key} is {summary.status.value}, "
                     f"waiting for {summary.waiting_for}: {summary.reason}"
                 )
         return None
-
-    def _is_parked(self, saga_id: SagaId | None) -> bool:
-        summary = None if saga_id is None else self._durable.store.summaries.get(saga_id)
-        return summary is not None and summary.status is SagaStatus.PARKED
 
     def _is_settled(self, summary: SagaSummary) -> bool:
         if summary.status is SagaStatus.PARKED:
@@ -372,12 +374,13 @@ class World:
 
     def _next_s(self) -> float | None:
         """When something happens next that everybody waits for."""
-        moments = self._durable.bus.arrivals[:1]
-        summaries = self._durable.store.summaries
-        for timer in self._durable.store.timers(TIMERS_MAX):
-            if not self._is_settled(summaries[timer.saga_id]):
-                moments.append((timer.due_at - WORLD_BEGAN_AT) / 1_000_000)
-                break
+        moments = self._bus.arrivals[:1]
+        for durable in self._durables:
+            summaries = durable.store.summaries
+            for timer in durable.store.timers(TIMERS_MAX):
+                if not self._is_settled(summaries[timer.saga_id]):
+                    moments.append((timer.due_at - WORLD_BEGAN_AT) / 1_000_000)
+                    break
         if not self._driven.done():
             moments.append(self._driver.next_at_s or self._loop.time())
         return min(moments, default=None)
@@ -401,13 +404,13 @@ class World:
         is_over = self._next_s() is None
         if self._driven.done():
             await self._resume()
-        for summary in list(self._durable.store.summaries.values()):
+        for summary in self._summaries():
             saga_id, key = summary.saga_id, summary.key
             if self._is_settled(summary) or not self._driven.done():
                 continue
             if summary.status is SagaStatus.PARKED:
                 self._released[saga_id] += 1
-                stuck = stuck_steps(self._durable.store.history(saga_id))
+                stuck = stuck_steps(self._driver.history(saga_id))
                 if stuck:
                     self._faults.seen["skipped"] += 1
                     await self._driver.act(CommandAct.SKIP, summary, stuck[0])
@@ -421,31 +424,17 @@ class World:
 
     async def _resume(self) -> None:
         """Have go on what is paused still."""
-        store = self._durable.store
-        for row in await store.pauses():
-            if is_paused(row):
-                await self._driver.resume_all(row.definition)
-        for summary in list(store.summaries.values()):
+        for durable in self._durables:
+            for row in await durable.store.pauses():
+                if is_paused(row):
+                    await self._driver.resume_all(row.definition)
+        for summary in self._summaries():
             if not summary.status.is_ended and summary.paused in _PAUSED_ITSELF:
                 await self._driver.act(CommandAct.RESUME, summary)
 
-    async def _close(self, keepers: Sequence[asyncio.Future[None]]) -> None:
-        """Stop everything as a deploy would."""
-        self._is_closing = True
-        for role in list(self._running.values()):
-            role.stop()
-        _, pending = await asyncio.wait(keepers, timeout=REST_S_MAX)
-        if pending:
-            names = ", ".join(self._running)
-            self._durable.violations.append(f"these do not stop: {names}")
-        for keeper in keepers:
-            if keeper.done() and not keeper.cancelled():
-                keeper.result()
-
     def _end_loop(self) -> None:
         self._loop.is_ending = True
-        for role in self._running.values():
-            role.process.is_alive = False
+        self._supervisor.abandon()
         for _ in range(CANCELS_MAX):
             tasks = asyncio.all_tasks(self._loop)
             if not tasks:
@@ -455,26 +444,35 @@ class World:
             self._loop.run_until_complete(asyncio.wait(tasks, timeout=1))
 
 
-def _starts(app: SagaApp, event: Event) -> bool:
-    current = app.contracts.current(contract_of(type(event)).contract_name)
-    return bool(app.registry.started_by(current.contract_name))
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for each in error.exceptions:
-            yield from _leaves(each)
-    else:
-        yield error
-
-
 @lru_cache(maxsize=APPS_MAX)
 def _prepared(
-    app: SagaApp, replace: tuple[tuple[type[Any], Function], ...]
-) -> tuple[SagaApp, SagaApp]:
-    """The application with its fakes, and the same as a world runs it; the same for all worlds."""
-    faked = with_fakes(app, dict(replace))
-    return faked, watched(faked)
+    applications: tuple[tuple[SagaApp, ...], ...], replace: tuple[tuple[type[Any], Function], ...]
+) -> tuple[list[SagaApp], list[list[SagaApp]]]:
+    """All releases with their fakes, and, by application, as a world runs them; for all worlds."""
+    check_releases(applications)
+    faked = with_fakes(applications, dict(replace))
+    return list(chain.from_iterable(faked)), [list(map(watched, releases)) for releases in faked]
+
+
+def _problems_of(durable: Durable, evidence: Evidence) -> Iterator[str]:
+    """What was seen, or can be seen, of one application alone."""
+    waiting = frozenset(
+        (record.saga_id, record.position)
+        for record in evidence.unhandled
+        if record.kind is UnhandledKind.DEFERRED
+    )
+    reading = durable.store.reading
+    yield from durable.store.problems
+    yield from check_hearing(evidence.heard_events, evidence.histories, reading, waiting)
+    yield from durable.database.problems()
+    yield from durable.shadows.replay_all(evidence.histories)
+
+
+def _is_parked(durable: Durable, record: UnhandledRecord) -> bool:
+    if record.saga_id is None:
+        return False
+    summary = durable.store.summaries.get(record.saga_id)
+    return summary is not None and summary.status is SagaStatus.PARKED
 
 
 def _problems(check: Check, state: WorldState) -> Iterable[str]:

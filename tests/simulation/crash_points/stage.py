@@ -179,7 +179,7 @@ class Stage:
         await bus.create_topics([TopicSpec(topic, 1) for topic in topics])
         driving = Process("driver", self._surroundings, can_crash=False)
         self._driving = driving
-        self._driver = Driver(driving, durable, self._script.acts)
+        self._driver = Driver(driving, [durable], self._script.acts)
         build = partial(OrchestratorProcess, live_sagas=LIVE_SAGAS, turns_type=StagedTurns)
         names = [f"orchestrator-{number}" for number in range(self._place.orchestrators)]
         roles = {**dict.fromkeys(names, build), "effects": EffectsProcess}
