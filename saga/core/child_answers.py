@@ -13,7 +13,7 @@ from typing import Final
 from saga.core import children, forward, intents, rollback, runs
 from saga.core.decider import RECORDED, Disposition
 from saga.core.events import REPLY_DONE, ChildEnded, ChildStarted, ChildStatus, ReplyReceived
-from saga.core.fold import know
+from saga.core.fold import know, meet
 from saga.core.identity import DO, UNDO, IntentName, parse_intent_id
 from saga.core.intents import Verdict
 from saga.core.program import StepFailure
@@ -70,6 +70,7 @@ def _ended(turn: Turn, fact: ChildEnded) -> Disposition:
     if name.direction is UNDO:
         disposition = rollback.undo_reply(turn, step, name, reply)
         know(turn.state, turn.event)  # of a reply less is kept
+        meet(child, fact)  # it may be all that was heard of it so far
         return disposition
     if step.status is not ISSUED:
         return _late(turn, step, child, fact, reply)

@@ -272,8 +272,8 @@ def has_had_its_end(state: SagaState) -> bool:
 def _child_started(state: SagaState, fact: events.ChildStarted, _: Instant) -> None:
     name = parse_intent_id(fact.intent_id)
     child = None if name is None or state.children is None else state.children.get(name.step)
-    if child is not None and child.saga_id is None:
-        child.saga_id, child.definition, child.key = fact.saga_id, fact.definition, fact.key
+    if child is not None:
+        meet(child, fact)
 
 
 def _child_ended(
@@ -283,10 +283,15 @@ def _child_ended(
     child = None if name is None or state.children is None else state.children.get(name.step)
     if name is None or child is None:
         return
+    meet(child, fact)
+    take_reply(state, state.steps[name.step], name, fact.as_reply(), is_noted=is_noted)
+
+
+def meet(child: Child, fact: events.ChildStarted | events.ChildEnded) -> None:
+    """The first saga that says so is the child."""
     if child.saga_id is None and fact.saga_id is not None:
         child.saga_id, child.definition = fact.saga_id, fact.definition or ""
         child.key = fact.key or ""
-    take_reply(state, state.steps[name.step], name, fact.as_reply(), is_noted=is_noted)
 
 
 def _operator_acted(state: SagaState, fact: events.OperatorActed, _: Instant) -> None:

@@ -4,6 +4,7 @@ import pytest
 
 from saga.authoring import ChildRolledBack, RollBack, StepFailed, TimedOut
 from saga.contracts import Event
+from saga.core.fold import fold
 from saga.errors import DefinitionError
 from saga.testing import (
     abandoned,
@@ -757,3 +758,13 @@ def test_a_call_that_no_source_shows_parks_with_what_to_do():
 
     scenario = given(as_saga(order), contracts=[ParcelAsked]).when(OrderPlaced())
     scenario.then_parked("write it in the saga's function, or in a helper of the same package")
+
+
+def test_a_child_that_is_first_heard_of_as_undone_is_known_from_then_on():
+    """As its history says: a worker that is behind may hear of that before all else."""
+    scenario = given(parent(), OrderPlaced(), replied(Reserve, Reserved()))
+    scenario = scenario.when(cancelled(mode="immediate")).when(child_undone("pack"))
+
+    folded = fold(scenario.state.saga_id, scenario.history)
+    assert scenario.state.children == folded.children
+    assert scenario.state.children["pack"].saga_id is not None
