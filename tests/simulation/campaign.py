@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 
 from saga.testing import Verdict, World
 from tests.simulation.everything import everything_world
+from tests.simulation.office.worlds import office_world
 from tests.simulation.sample import sample_world
 
 CHUNK_WORLDS = 500
 WORLDS: dict[str, Callable[[int], World]] = {
     "sample": sample_world,
     "everything": everything_world,
+    "office": office_world,
 }
 """What a campaign can be of."""
 DEFAULT_WORLDS = 2_000

@@ -447,19 +447,21 @@ def _story(rng: Random, keys: Sequence[str], number: int) -> Sequence[Happens]:
     story: list[Happens] = [asked]
     for _ in range(rng.randint(0, 5)):
         story.append(after(f"{rng.randint(0, 900)}ms"))
-        story.append(_happens(rng, keys) if rng.random() < 0.7 else _by_hand(rng, keys))
+        story.append(_happens(rng, keys) if rng.random() < 0.7 else by_hand(rng, keys))
     while rng.random() < 0.5:
         story.append(after(f"{rng.randint(0, 900)}ms"))
-        story.append(_by_hand(rng, keys))
+        story.append(by_hand(rng, keys))
     return story
 
 
-def _by_hand(rng: Random, keys: Sequence[str]) -> Happens:
+def by_hand(
+    rng: Random, keys: Sequence[str], *, steps: Sequence[str] = STEPS, entered: Event = ENTERED
+) -> Happens:
     """What an operator enters, moves or runs again: of some saga, or of the story's own."""
-    step = rng.choice((None, None, None, *STEPS))
+    step = rng.choice((None, None, None, *steps))
     match rng.randrange(7):
         case 0 | 1 | 2:
-            reply = rng.choice((None, ENTERED))
+            reply = rng.choice((None, entered))
             act = operator("mark", step, state="done", reply=reply)
         case 3:
             act = operator("mark", step, state="undone")

@@ -18,6 +18,7 @@ from saga.assembly import Assembly, Parts
 from saga.contracts import TopicNames
 from saga.core.history import Entry
 from saga.core.identity import SagaId
+from saga.core.status import SagaStatus
 from saga.effects import EffectsSettings
 from saga.errors import BusUnavailable, StoreUnavailable
 from saga.ports import Record
@@ -60,14 +61,17 @@ class Durable:
     database: EffectsDatabase
     violations: list[str]
     counts: Counter[str] = field(default_factory=Counter)
-    shadows: Shadows = field(default_factory=Shadows)
+    shadows: Shadows = field(init=False)
     names: TopicNames = NAMES
     deploys: Sequence[SagaApp] = ()
+    stalled: set[SagaId] = field(default_factory=set)
+    """The sagas that have waited for a deploy."""
     newest: SagaApp = field(init=False)
     """The release that was deployed last."""
 
     def __post_init__(self) -> None:
         self.newest = self.app
+        self.shadows = Shadows(changes=bool(self.deploys))
 
     @property
     def releases(self) -> Sequence[SagaApp]:
@@ -111,6 +115,7 @@ class Durable:
             heard=self.heard,
             names=self.names,
             own_keys=own_keys,
+            stalled=frozenset(self.stalled),
             heard_events=tuple(heard(self.releases, self.bus.published, self.names)),
             **found,
         )
@@ -145,6 +150,8 @@ class WatchedTurns(Turns):
     async def take_turns(self, batch: InboundBatch) -> CommittedBatch:
         committed = await super().take_turns(batch)
         self.durable.counts.update(committed.unit.counts)
+        stalled = (row for row in committed.unit.summaries if row.status is SagaStatus.STALLED)
+        self.durable.stalled.update(row.saga_id for row in stalled)
         return committed
 
 

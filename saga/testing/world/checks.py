@@ -125,7 +125,7 @@ def check_histories(evidence: Evidence) -> Iterator[str]:
             *_end(evidence, history),
             *_attempts(history),
             *check_holding(history),
-            *check_acts(history),
+            *check_acts(history, has_stalled=saga_id in evidence.stalled),
             *_of_each_run(history, is_parked=evidence.is_parked(saga_id)),
             *check_updates(history, has_ended=evidence.summaries[saga_id].status.is_ended),
         ):

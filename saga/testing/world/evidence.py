@@ -85,6 +85,8 @@ class Evidence:
     own_keys: Mapping[str, str] = field(default_factory=dict)
     acts: frozenset[str] = frozenset()
     """The commands that were taken for definitions as a whole."""
+    stalled: frozenset[SagaId] = frozenset()
+    """The sagas that have waited for a deploy, while no process had their version."""
     heard_events: Sequence[Heard] = ()
     """What was published that sagas listen to; it is accounted for saga by saga."""
 
@@ -116,6 +118,7 @@ def together(parts: Sequence[Evidence]) -> Evidence:
         heard=frozenset().union(*(part.heard for part in parts)),
         own_keys={name: key for part in parts for name, key in part.own_keys.items()},
         acts=frozenset().union(*(part.acts for part in parts)),
+        stalled=frozenset().union(*(part.stalled for part in parts)),
         heard_events=[each for part in parts for each in part.heard_events],
     )
 

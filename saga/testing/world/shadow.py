@@ -14,7 +14,7 @@ from saga.core.decider import Decider
 from saga.core.fold import fold, fold_turn
 from saga.core.history import Entry, turns
 from saga.core.identity import SagaId
-from saga.core.intents import Intent, Patched, Shown
+from saga.core.intents import Continued, Intent, Patched, Shown
 from saga.core.replay import is_without_code, take_without_code
 from saga.core.state import SagaState, snapshot
 from saga.errors import ReplayMismatch
@@ -35,18 +35,30 @@ class _Shadow:
 
 
 class Shadows:
-    def __init__(self) -> None:
+    """Where code *changes*, a shadow is made anew for each release that takes a turn of its saga.
+
+    As a worker does, it then goes by the last run alone, and by names where lengths may differ.
+    """
+
+    def __init__(self, *, changes: bool = False) -> None:
         self._shadows: dict[SagaId, _Shadow] = {}
+        self._changes = changes
 
     def compare(self, decider: Decider, live: SagaState, history: Sequence[Entry]) -> Iterator[str]:
         """Yields where *live* differs from what *history*, which led to it, gives."""
         saga_id = live.saga_id
         shadow = self._shadows.get(saga_id)
+        if self._changes and not decider.fingerprint:  # it has ended, and needs no code any more
+            yield from _differences(live, len(history), "folded", fold(saga_id, history))
+            return
         if shadow is None or shadow.decider is not decider or not shadow.leads_to(history):
             if shadow is not None:
                 _let_go(shadow.state)
-            shadow = _Shadow(decider, decider.initial_state(saga_id), SagaState(saga_id))
-            self._shadows[saga_id] = shadow
+            try:
+                shadow = self._shadows[saga_id] = self._made(decider, saga_id, history)
+            except ReplayMismatch as error:
+                yield f"saga {saga_id} cannot be replayed by the code that took its turn: {error}"
+                return
         for turn in turns(history[shadow.version :]):
             fold_turn(shadow.folded, turn)
             if is_without_code(shadow.state, turn.event.fact, turn.decided):
@@ -54,7 +66,8 @@ class Shadows:
                 continue
             if shadow.state.is_ahead:
                 _let_go(shadow.state)
-                shadow.state = replayed(decider, saga_id, history[: turn.version - 1])
+                known = self._replayable(decider, history[: turn.version - 1])
+                shadow.state = replayed(decider, saga_id, known)
             decision = decider.handle(shadow.state, turn.event, turn.decided)
             if shadow.state.program is not None:
                 taken = (body.patch for body in turn.decided if isinstance(body, Patched))
@@ -70,7 +83,9 @@ class Shadows:
         for saga_id, history in histories.items():
             shadow = self._shadows[saga_id]
             try:
-                rebuilt = replayed(shadow.decider, saga_id, history)
+                rebuilt = replayed(
+                    shadow.decider, saga_id, self._replayable(shadow.decider, history)
+                )
             except ReplayMismatch as error:
                 yield f"saga {saga_id} cannot be replayed: {error}"
                 continue
@@ -81,6 +96,28 @@ class Shadows:
             yield from _differences(live, len(history), "folded", fold(saga_id, history))
         for shadow in self._shadows.values():
             _let_go(shadow.state)
+
+    def _made(self, decider: Decider, saga_id: SagaId, history: Sequence[Entry]) -> _Shadow:
+        if not self._changes:
+            return _Shadow(decider, decider.initial_state(saga_id), SagaState(saga_id))
+        state = replayed(decider, saga_id, self._replayable(decider, history))
+        return _Shadow(decider, state, fold(saga_id, history), len(history), history[-1])
+
+    def _replayable(self, decider: Decider, history: Sequence[Entry]) -> Sequence[Entry]:
+        return _last_run_of(decider, history) if self._changes else history
+
+
+def _last_run_of(decider: Decider, history: Sequence[Entry]) -> Sequence[Entry]:
+    """A history from the turn on in which the last run begins that *decider* begins.
+
+    What it continues as another version it decides on, as long as it has the saga in memory.
+    """
+    begins = 0
+    for turn in turns(history):
+        runs = [body for body in turn.decided if isinstance(body, Continued)]
+        if runs and runs[-1].definition_version == decider.version:
+            begins = turn.version - 1
+    return history[begins:]
 
 
 def _compared(decided: Iterable[Intent]) -> list[Intent]:

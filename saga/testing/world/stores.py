@@ -56,6 +56,7 @@ class WorldStore(MemoryEventStore):
         number = self._surroundings.next_number()
         self.reading.note(number, batch)
         touched = {timer.saga_id for timer in batch.timers_armed}
+        touched |= {timer.saga_id for timer in batch.timers_postponed}
         touched |= {SagaId(timer_id.split("/", 1)[0]) for timer_id in batch.timers_cleared}
         for history in batch.histories:
             touched.add(history.saga_id)
@@ -90,9 +91,15 @@ class WorldStore(MemoryEventStore):
                 if isinstance(body, TimerMoved):
                     moved[body.timer_id] = body.due_at
                 elif isinstance(body, TimerFired) and (timer := self._timers.get(body.timer_id)):
-                    early_s = (moved.get(body.timer_id, timer.due_at) - now) / SECOND_US
-                    if early_s > 0:
+                    due_at = moved.get(body.timer_id, timer.due_at)
+                    if due_at > now and self._is_early(entry.saga_id, body.timer_id, now):
+                        early_s = (due_at - now) / SECOND_US
                         self.problems.append(f"timer {body.timer_id} fires {early_s} s early")
+
+    def _is_early(self, saga: SagaId, timer_id: TimerId, now: Instant) -> bool:
+        """By its history: in the index it may be postponed by who could not take its turn."""
+        armed = armed_in(self.history(saga)).get(timer_id)
+        return armed is None or armed.due_at > now
 
     def _compare_timers(self, saga_ids: set[SagaId]) -> None:
         """The due-index is a projection: it never differs from the histories."""
