@@ -397,6 +397,7 @@ def _finish(turn: Turn, plan: Plan) -> None:
             turn.complete(state.pending_outcome, residue)
         case RollbackGoal.CLEANED_UP:
             turn.record(intents.SagaCleanedUp(residue=residue))
+            turn.end_late_updates()
         case RollbackGoal.ROLLED_BACK:
             _roll_back(turn, plan, residue)
         case RollbackGoal.SCOPE_LEFT:
@@ -429,6 +430,8 @@ def _roll_back(turn: Turn, plan: Plan, residue: tuple[StepId, ...]) -> None:
     )
     if undo is None:  # else it was noted when the saga had completed
         turn.note_unread()
+    else:
+        turn.end_late_updates()
     turn.program.close()
 
 

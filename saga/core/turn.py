@@ -358,11 +358,17 @@ class Turn:
             for channel, kept in self.state.kept.items():
                 detail = f"nobody had read it at the end ({len(kept)} in all)"
                 self.note(Verdict.UNREAD, f"{channel.kind.value} {channel.name}", detail)
-        if self.state.updates is not None:
-            self._end_updates(self.state.updates)
+        self._end_updates()
 
-    def _end_updates(self, updates: dict[str, bool]) -> None:
+    def end_late_updates(self) -> None:
+        """Answer what was asked while the saga did something behind its end."""
+        # In releases before this one nobody did.
+        if self.recorded is None or any(map(_is_answer, self.recorded)):
+            self._end_updates()
+
+    def _end_updates(self) -> None:
         message = f"the saga is {self.state.status.value}"
+        updates = self.state.updates or {}
         for update in [each for each, is_open in updates.items() if is_open]:
             self.record(
                 intents.UpdateAnswered(update=update, code=intents.UPDATE_ENDED, message=message)
@@ -424,6 +430,10 @@ def _patches_in(recorded: Sequence[Intent]) -> frozenset[str]:
 
 def _is_unread(decided: Intent) -> bool:
     return isinstance(decided, intents.Noted) and decided.verdict is Verdict.UNREAD
+
+
+def _is_answer(decided: Intent) -> bool:
+    return isinstance(decided, intents.UpdateAnswered)
 
 
 def _target(step: Step, direction: Direction) -> str:

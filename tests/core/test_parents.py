@@ -8,6 +8,7 @@ from saga.core.intents import SagaAbandoned
 from saga.core.status import SagaStatus
 from saga.testing import (
     abandoned,
+    answered,
     as_child,
     cancelled,
     child_completed,
@@ -27,6 +28,7 @@ from saga.testing import (
     timed_out,
     undo_issued,
     undone_by_parent,
+    updated,
 )
 from tests.core.test_children import ParcelAsked
 from tests.toys import (
@@ -93,6 +95,12 @@ def test_a_completed_child_is_undone_as_if_its_last_step_had_failed():
         )
         .then_status("rolled_back")
     )
+
+
+def test_an_update_that_comes_while_a_completed_child_is_undone_is_answered_then():
+    scenario = given(order_saga(), *COMPLETED, undone_by_parent(), updated("change"))
+    scenario.when(replied(Unship), replied(Refund)).when(replied(Unreserve))
+    scenario.then(rolled_back(OrderRejected), answered(code="ended"))
 
 
 def test_the_undo_again_changes_nothing():

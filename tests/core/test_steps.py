@@ -12,6 +12,7 @@ from saga.core.durations import duration_us
 from saga.core.retry import Retry
 from saga.testing import (
     after,
+    answered,
     armed,
     cancelled,
     cleaned_up,
@@ -30,6 +31,7 @@ from saga.testing import (
     timed_out,
     undo_appended,
     undo_issued,
+    updated,
 )
 from tests.toys import (
     EXACT,
@@ -446,6 +448,18 @@ def test_late_success_after_the_rollback_reopens_the_saga_for_cleanup():
         .when(replied(Refund))
         .then(cleaned_up())
         .then_status("rolled_back")
+    )
+
+
+def test_an_update_that_comes_while_the_saga_cleans_up_is_answered_then():
+    """Nobody else would: its end was told before."""
+    (
+        given(doubtful(), *IN_DOUBT, replied(Refund), replied(Unreserve))
+        .when(replied(Pay, Paid(), attempt=1))
+        .when(updated("change"))
+        .then_nothing()
+        .when(replied(Refund))
+        .then(cleaned_up(), answered(code="ended", message="the saga is rolled_back"))
     )
 
 
