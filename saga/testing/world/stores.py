@@ -56,7 +56,7 @@ class WorldStore(MemoryEventStore):
         number = self._surroundings.next_number()
         self.reading.note(number, batch)
         touched = {timer.saga_id for timer in batch.timers_armed}
-        touched |= {timer.saga_id for timer in batch.timers_postponed}
+        touched |= {off.found.saga_id for off in batch.timers_put_off}
         touched |= {SagaId(timer_id.split("/", 1)[0]) for timer_id in batch.timers_cleared}
         for history in batch.histories:
             touched.add(history.saga_id)
