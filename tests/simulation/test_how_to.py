@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from saga import testing
+from saga import Effects, SagaApp, saga, testing
 from saga.testing import World
 
 # A world ends after so many rounds of its loop, on any machine.
@@ -61,6 +61,33 @@ def test_its_stories_can_be_told(program: ModuleType) -> None:
         seen += verdict.run().statistics
 
     assert {"SignalReceived", "mark taken", "rerun taken", "fire-timer refused"} <= seen.keys()
+
+
+def test_its_application_is_deployed_again_and_has_another_one_beside_it(
+    program: ModuleType,
+) -> None:
+    """The worlds that the page shows can be made, and hold."""
+    blocks = re.findall(r"```text\n(World\(.*?)```", PAGE.read_text(), re.DOTALL)
+    couriers = Effects("couriers")
+
+    @saga("parcel", version=1, starts_on=program.OrderConfirmed, key="order_id")
+    async def parcel(ctx, confirmed) -> None:
+        """Begins with what the first application says."""
+        await ctx.sleep("1s")
+
+    release = SagaApp(sagas=[program.order], effects=[program.stock, program.payments])
+    names = vars(testing) | vars(program)
+    names |= {"parcel": parcel, "couriers": couriers, "first": program.app}
+    names |= {"second": release, "third": program.app}
+    seen: Counter[str] = Counter()
+    for block in blocks:
+        for seed in range(WORLDS // 4):
+            verdict = eval(block, names | {"seed": seed}).run()
+            assert verdict.ok, verdict.report()
+            seen += verdict.statistics
+
+    assert len(blocks) == 3  # releases, the same once more, and beside
+    assert {"deploy", "saga completed", "saga rolled_back"} <= seen.keys()
 
 
 def test_a_release_that_does_nothing_is_found_by_its_check(program: ModuleType) -> None:

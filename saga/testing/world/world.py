@@ -499,6 +499,7 @@ def _quiet() -> Iterator[None]:
 
 def _remarkable(evidence: Evidence) -> Iterator[str]:
     """What is worth counting, to prove that the faults have had consequences."""
+    yield from ("stalled" for _ in evidence.stalled)
     for history in evidence.histories.values():
         yield f"saga {evidence.summaries[history[0].saga_id].status.value}"
         yield from came_of_acts(history)
