@@ -109,12 +109,12 @@ def main() -> int:
         parser.error(f"there is no mutant called {', '.join(sorted(unknown))}")
     chosen = [each for each in MUTATIONS if not given.names or each.name in given.names]
     survivors = 0
-    print(f"{'mutant':34} {'caught at':>9} {'s':>5}  by")
+    print(f"{'mutant':50} {'caught at':>9} {'s':>5}  by")
     with ThreadPoolExecutor(given.jobs) as pool:
         for fate in pool.map(hunt, chosen):
             survivors += fate.seed is None
             seed = "SURVIVED" if fate.seed is None else f"seed {fate.seed}"
-            print(f"{fate.name:34} {seed:>9} {fate.lasted_s:5.1f}  {fate.said[:90]}", flush=True)
+            print(f"{fate.name:50} {seed:>9} {fate.lasted_s:5.1f}  {fate.said[:90]}", flush=True)
     print(f"{len(chosen)} mutants, {survivors} survived")
     return 1 if survivors else 0
 

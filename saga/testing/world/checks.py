@@ -51,8 +51,16 @@ from saga.core.status import NEVER_UNDONE, SagaStatus, StepKind, StepStatus
 from saga.ports import Inbound, Position, UnhandledRecord
 from saga.ports.store import DeadLetterReason, UnhandledKind
 from saga.testing.world.acting import armed_in, check_acts, check_reruns, is_rerun, marked_in
+from saga.testing.world.branches import check_branches
 from saga.testing.world.children import children_of, is_answered_by_child, is_of_another, owed
-from saga.testing.world.evidence import Evidence, Line, SagaName, Trigger, headers_of
+from saga.testing.world.evidence import (
+    Evidence,
+    Line,
+    SagaName,
+    Trigger,
+    headers_of,
+    is_answered,
+)
 from saga.testing.world.holding import check_holding
 from saga.testing.world.kinship import check_kinship
 from saga.testing.world.updates import check_updates
@@ -110,10 +118,9 @@ def _kinds(history: Sequence[Entry]) -> dict[str, StepKind]:
 def _is_answered(
     history: Sequence[Entry], step: str, direction: str, outcome: ReplyOutcome
 ) -> bool:
-    return any(
-        reply.outcome is outcome and reply.intent_id.split("/")[1:3] == [step, direction]
-        for _, reply in _all(history, ReplyReceived)
-    ) or is_answered_by_child(history, step, direction, outcome)
+    return is_answered(history, step, direction, outcome) or is_answered_by_child(
+        history, step, direction, outcome
+    )
 
 
 def check_histories(evidence: Evidence) -> Iterator[str]:
@@ -125,6 +132,7 @@ def check_histories(evidence: Evidence) -> Iterator[str]:
             *_end(evidence, history),
             *_attempts(history),
             *check_holding(history),
+            *check_branches(history),
             *check_acts(history, has_stalled=saga_id in evidence.stalled),
             *_of_each_run(history, is_parked=evidence.is_parked(saga_id)),
             *check_updates(history, has_ended=evidence.summaries[saga_id].status.is_ended),
@@ -217,6 +225,8 @@ def _end(evidence: Evidence, history: Sequence[Entry]) -> Iterator[str]:
     if len(ends) != 1 + is_undone:  # a child that had completed may be undone, once
         yield f"has {len(ends)} outcomes"
         return
+    if is_undone and not isinstance(ends[0].body, SagaCompleted):
+        yield "is undone, and had not completed"
     yield from _behind_end(history, ends[0].version)
     last = ends[-1].body
     bodies = (entry.body for entry in history)

@@ -109,6 +109,15 @@ class Reading:
             if record.kind is UnhandledKind.DEFERRED:
                 self._deferred.add((record.saga_id, record.position))
 
+    def was_let_go(self, record: Inbound, concerned: SagaId, history: Sequence[Entry]) -> bool:
+        """Whether a record was read for good when its saga was not there, and does not wait."""
+        read = self._read.get(Source(record.topic, record.partition), ())
+        at = next((number for offset, number in read if offset >= record.offset), None)
+        began = self._number(history, (SagaStarted,))
+        if at is None or (began is not None and began <= at):
+            return False
+        return (concerned, record.position) not in self._deferred
+
     def has_run_at_read(self, record: Inbound, history: Sequence[Entry]) -> bool:
         """Whether a saga ran before and after this record was read for good.
 
@@ -138,7 +147,7 @@ def check_hearing(
     deferred: frozenset[tuple[SagaId | None, Position]],
 ) -> Iterator[str]:
     """Yields the events that a saga should have heard, and has not."""
-    for message_id, record, concerned, versions, _ in heard:
+    for message_id, record, concerned, versions, early_us in heard:
         history = histories.get(concerned, ())
         if not versions.issuperset(_pinned(history)):
             continue
@@ -151,6 +160,8 @@ def check_hearing(
             continue
         if reading.has_run_at_read(record, history):
             yield f"saga {concerned} has run, listened, and never heard {message_id}"
+        elif early_us and reading.was_let_go(record, concerned, history):
+            yield f"{message_id} came before saga {concerned}, and does not wait for it"
 
 
 def _pinned(history: Sequence[Entry]) -> Iterator[int]:
