@@ -19,8 +19,7 @@ from saga.core.intents import (
     WaitEnded,
 )
 from saga.core.status import StepStatus
-from saga.testing.world.children import is_answered_by_child
-from saga.testing.world.evidence import is_answered
+from saga.testing.world.histories import is_answered
 
 _OVER = frozenset(
     {StepStatus.UNDONE, StepStatus.SKIPPED, StepStatus.REFUSED, StepStatus.UNDO_STUCK}
@@ -75,7 +74,6 @@ def _is_over(before: Sequence[Entry], step: str) -> bool:
         return True
     return any(
         is_answered(before, step, direction, outcome)
-        or is_answered_by_child(before, step, direction, outcome)
         for direction, outcome in (("undo", ReplyOutcome.DONE), ("do", ReplyOutcome.REFUSED))
     )
 

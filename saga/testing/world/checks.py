@@ -9,28 +9,20 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, TypeVar
 
-import orjson
-
-from saga.contracts import contract_of
-from saga.contracts.between_sagas import CHILD_CONTRACTS
-from saga.contracts.models import INTENT_CANCELLED, INTENT_PROGRESS
 from saga.core.events import (
     ChildEnded,
     ChildStatus,
     MarkedAs,
     ReplyOutcome,
-    ReplyReceived,
-    SagaStarted,
     TimerFired,
     TimersAdded,
 )
-from saga.core.history import FACTS, Entry
-from saga.core.identity import DO, SagaId, intent_id
+from saga.core.history import Entry
+from saga.core.identity import DO, intent_id
 from saga.core.intents import (
     Continued,
-    EventPublished,
     IntentIssued,
     IntentTold,
     Noted,
@@ -48,21 +40,25 @@ from saga.core.intents import (
     Verdict,
 )
 from saga.core.status import NEVER_UNDONE, SagaStatus, StepKind, StepStatus
-from saga.ports import Inbound, Position, UnhandledRecord
-from saga.ports.store import DeadLetterReason, UnhandledKind
-from saga.testing.world.acting import armed_in, check_acts, check_reruns, is_rerun, marked_in
+from saga.testing.world.acting import armed_in, check_acts, check_reruns, marked_in
 from saga.testing.world.branches import check_branches
-from saga.testing.world.children import children_of, is_answered_by_child, is_of_another, owed
+from saga.testing.world.children import children_of, is_of_another
 from saga.testing.world.evidence import (
     Evidence,
     Line,
-    SagaName,
-    Trigger,
-    headers_of,
+)
+from saga.testing.world.histories import (
+    all_of,
+    facts_and_decisions,
+    id_of,
     is_answered,
+    is_fact,
+    issued_in,
+    kinds_in,
 )
 from saga.testing.world.holding import check_holding
 from saga.testing.world.kinship import check_kinship
+from saga.testing.world.records import check_records
 from saga.testing.world.updates import check_updates
 
 BodyT = TypeVar("BodyT")
@@ -78,49 +74,6 @@ def check_all(evidence: Evidence) -> Iterator[str]:
     still = frozenset(filter(evidence.is_parked, evidence.histories))
     yield from check_kinship(evidence.histories, still)
     yield from check_reruns(evidence.histories, evidence.is_parked)
-
-
-def _all(history: Sequence[Entry], kind: type[BodyT]) -> Iterator[tuple[int, BodyT]]:
-    for entry in history:
-        if isinstance(entry.body, kind):
-            yield entry.version, entry.body
-
-
-def _turns(history: Sequence[Entry]) -> Iterator[tuple[Entry, Sequence[Entry]]]:
-    """A history cut into turns: the fact, and what was decided on it."""
-    begins = [place for place, entry in enumerate(history) if not place or _is_fact(entry)]
-    for begin, end in pairwise([*begins, len(history)]):
-        yield history[begin], history[begin + 1 : end]
-
-
-def _is_fact(entry: Entry) -> bool:
-    return type(entry.body) in FACTS
-
-
-def _started(history: Sequence[Entry]) -> SagaStarted | None:
-    return next((started for _, started in _all(history, SagaStarted)), None)
-
-
-def _issued(history: Sequence[Entry], direction: str) -> dict[str, list[tuple[int, IntentIssued]]]:
-    """The intents to do or undo each step with their versions, in order of first issue."""
-    intents: dict[str, list[tuple[int, IntentIssued]]] = {}
-    for version, intent in _all(history, IntentIssued):
-        if intent.direction.value == direction:
-            intents.setdefault(intent.step, []).append((version, intent))
-    return intents
-
-
-def _kinds(history: Sequence[Entry]) -> dict[str, StepKind]:
-    """The steps in order of issue, each of the kind that its first intent says."""
-    return {step: intents[0][1].kind for step, intents in _issued(history, "do").items()}
-
-
-def _is_answered(
-    history: Sequence[Entry], step: str, direction: str, outcome: ReplyOutcome
-) -> bool:
-    return is_answered(history, step, direction, outcome) or is_answered_by_child(
-        history, step, direction, outcome
-    )
 
 
 def check_histories(evidence: Evidence) -> Iterator[str]:
@@ -169,10 +122,10 @@ def _numbering(history: Sequence[Entry]) -> Iterator[str]:
 
 
 def _causes(history: Sequence[Entry]) -> Iterator[str]:
-    if not _is_fact(history[0]):
+    if not is_fact(history[0]):
         yield f"begins with {history[0].body}"
     times: Counter[tuple[str, str | None]] = Counter()
-    for fact, decided in _turns(history):
+    for fact, decided in facts_and_decisions(history):
         times[fact.cause, fact.source] += 1
         for entry in decided:
             if (entry.cause, entry.at) != (fact.cause, fact.at):
@@ -256,12 +209,12 @@ def _behind_end(history: Sequence[Entry], end: int) -> Iterator[str]:
 
 def _attempts(history: Sequence[Entry]) -> Iterator[str]:
     for direction in ("do", "undo"):
-        for step, intents in _issued(history, direction).items():
+        for step, intents in issued_in(history, direction).items():
             numbers = [intent.attempt for _, intent in intents]
             if numbers != list(range(1, len(numbers) + 1)):
                 yield f"{direction} of {step} has attempts {numbers}"
     entered = marked_in(history, MarkedAs.DONE)
-    for version, noted in _all(history, Noted):
+    for version, noted in all_of(history, Noted):
         if noted.verdict is not Verdict.CONFLICTING or is_of_another(history[version - 1]):
             continue
         if noted.subject.split("/")[1] not in entered:
@@ -285,7 +238,7 @@ def _direction(history: Sequence[Entry]) -> Iterator[str]:
 
 def _plans(history: Sequence[Entry]) -> Iterator[str]:
     """A plan holds exactly what may have had an effect, what depended on a step before it."""
-    for version, plan in _all(history, RollbackPlanned):
+    for version, plan in all_of(history, RollbackPlanned):
         planned = [undo.step for undo in plan.steps]
         yield from _planned_too_early(version, planned, _dependencies(history[: version - 1]))
         if plan.goal in (RollbackGoal.ROLLED_BACK, RollbackGoal.SCOPE_LEFT):
@@ -294,7 +247,7 @@ def _plans(history: Sequence[Entry]) -> Iterator[str]:
 
 def _planned_set(before: Sequence[Entry], version: int, plan: RollbackPlanned) -> Iterator[str]:
     expected: set[str] = set()
-    undone = _issued(before, "undo").keys()
+    undone = issued_in(before, "undo").keys()
     """By a scope, or taken over from one."""
     ended = _children_ended(before)
     for step, kind in _kinds_in(before, plan.scope).items():
@@ -302,8 +255,8 @@ def _planned_set(before: Sequence[Entry], version: int, plan: RollbackPlanned) -
             if ended[step] is ChildStatus.COMPLETED:
                 expected.add(step)
             continue
-        is_done = _is_answered(before, step, "do", ReplyOutcome.DONE)
-        is_refused = _is_answered(before, step, "do", ReplyOutcome.REFUSED)
+        is_done = is_answered(before, step, "do", ReplyOutcome.DONE)
+        is_refused = is_answered(before, step, "do", ReplyOutcome.REFUSED)
         # A pivot that was in flight when the saga was cancelled may still succeed.
         # An operator may have all undone that can be.
         if kind is StepKind.PIVOT and is_done and plan.code not in _AT_ANY_TIME:
@@ -321,23 +274,23 @@ def _settled_undos(before: Sequence[Entry]) -> set[str]:
     """The steps that are undone, and of which no success came late."""
     late = {
         noted.subject.split("/")[1]
-        for _, noted in _all(before, Noted)
+        for _, noted in all_of(before, Noted)
         if noted.verdict is Verdict.LATE_SUCCESS
     }
-    undone = _issued(before, "undo").keys() - late
-    return {step for step in undone if _is_answered(before, step, "undo", ReplyOutcome.DONE)}
+    undone = issued_in(before, "undo").keys() - late
+    return {step for step in undone if is_answered(before, step, "undo", ReplyOutcome.DONE)}
 
 
 def _kinds_in(history: Sequence[Entry], scope: str | None) -> dict[str, StepKind]:
     """`_kinds` of the steps of a scope, and of those within it; None: of all."""
     if scope is None:
-        return _kinds(history)
+        return kinds_in(history)
     scopes: dict[str, str | None] = {
-        intent.step: intent.scope for _, intent in _all(history, IntentIssued)
+        intent.step: intent.scope for _, intent in all_of(history, IntentIssued)
     }
     return {
         step: kind
-        for step, kind in _kinds(history).items()
+        for step, kind in kinds_in(history).items()
         if f"{scopes[step]}/".startswith(f"{scope}/")
     }
 
@@ -345,7 +298,7 @@ def _kinds_in(history: Sequence[Entry], scope: str | None) -> dict[str, StepKind
 def _children_ended(history: Sequence[Entry]) -> dict[str, ChildStatus]:
     """By step how the child ended that it had started, as far as that was believed."""
     ended: dict[str, ChildStatus] = {}
-    for fact, decided in _turns(history):
+    for fact, decided in facts_and_decisions(history):
         body = fact.body
         if not isinstance(body, ChildEnded) or f"/{DO}/" not in body.intent_id:
             continue
@@ -368,7 +321,7 @@ def _dependencies(history: Sequence[Entry]) -> dict[str, set[str]]:
     """Of each step all those that it depended on, near and far."""
     dependencies: dict[str, set[str]] = {}
     last: tuple[str, ...] = ()
-    for _, intent in _all(history, IntentIssued):
+    for _, intent in all_of(history, IntentIssued):
         if intent.direction.value != "do" or intent.step in dependencies:
             continue
         nearest = last if intent.after is None else intent.after
@@ -380,7 +333,7 @@ def _dependencies(history: Sequence[Entry]) -> dict[str, set[str]]:
 
 def _stuck(history: Sequence[Entry]) -> set[str]:
     """The steps whose undo was stuck, or that were left as they are."""
-    settled = (each for _, each in _all(history, StepSettled))
+    settled = (each for _, each in all_of(history, StepSettled))
     return {each.step for each in settled if each.status in _GIVEN_UP}
 
 
@@ -398,7 +351,7 @@ def stuck_steps(history: Sequence[Entry]) -> list[str]:
 
 def _closed(history: Sequence[Entry]) -> set[str]:
     """The steps of which it was found out that there is nothing to undo, or nothing that can be."""
-    settled = (each for _, each in _all(history, StepSettled))
+    settled = (each for _, each in all_of(history, StepSettled))
     return {each.step for each in settled if each.status in _CLOSED}
 
 
@@ -408,7 +361,7 @@ _CLOSED: Final = frozenset({StepStatus.UNDONE, StepStatus.SKIPPED, StepStatus.RE
 def _undoing(history: Sequence[Entry]) -> Iterator[str]:
     """What depended on a step is undone before it, or stuck; in turn where the plan says so."""
     dependencies = _dependencies(history)
-    appended = {undo.step for _, undo in _all(history, UndoAppended)}
+    appended = {undo.step for _, undo in all_of(history, UndoAppended)}
     planned: dict[str, tuple[int, bool]] = {}
     """Of each step the plan that it is in now, and whether that goes step by step."""
     begun: set[str] = set()
@@ -423,10 +376,10 @@ def _undoing(history: Sequence[Entry]) -> Iterator[str]:
         before = history[: entry.version]
         settled = {body.step, *_stuck(before), *_closed(before)}
         for other, plan in planned.items():
-            if other in settled or _is_answered(before, other, "undo", ReplyOutcome.DONE):
+            if other in settled or is_answered(before, other, "undo", ReplyOutcome.DONE):
                 continue
             # Nothing had happened, as was known only once it was planned.
-            if other not in begun and _is_answered(before, other, "do", ReplyOutcome.REFUSED):
+            if other not in begun and is_answered(before, other, "do", ReplyOutcome.REFUSED):
                 continue
             is_in_turn = plan[1] and plan == planned.get(body.step) and body.attempt == 1
             if other in begun and is_in_turn:
@@ -438,10 +391,10 @@ def _undoing(history: Sequence[Entry]) -> Iterator[str]:
 
 def _late_successes(history: Sequence[Entry], *, is_parked: bool) -> Iterator[str]:
     """A step whose success came late is undone after that."""
-    kinds, undoes = _kinds(history), _issued(history, "undo")
-    if any(_all(history, SagaAbandoned)):
+    kinds, undoes = kinds_in(history), issued_in(history, "undo")
+    if any(all_of(history, SagaAbandoned)):
         return  # nobody undoes what it has done
-    for version, noted in _all(history, Noted):
+    for version, noted in all_of(history, Noted):
         if noted.verdict is not Verdict.LATE_SUCCESS:
             continue
         _, step, direction, _ = noted.subject.split("/")
@@ -452,271 +405,6 @@ def _late_successes(history: Sequence[Entry], *, is_parked: bool) -> Iterator[st
         is_taken_back = any(later > after for later, _ in undoes.get(step, ()))
         if not is_taken_back and not is_parked and step not in _stuck(history):
             yield f"entry {version}: the late success of {step} is never undone"
-
-
-class Due(NamedTuple):
-    topic: str
-    key: bytes
-    value: bytes
-    saga_id: SagaId
-    version: int
-
-
-def check_records(evidence: Evidence) -> Iterator[str]:
-    """Yields what is wrong between bus and store: invented, missing, or unaccounted for."""
-    due = _due(evidence)
-    yield from _acceptance(evidence, due)
-    yield from _outbox(evidence, due)
-    yield from _accounting(evidence)
-    yield from _unhandled(evidence)
-
-
-def _acceptance(evidence: Evidence, due: Mapping[str, Due]) -> Iterator[str]:
-    """Each acknowledged trigger has exactly one saga, and each saga a trigger."""
-    names = {
-        SagaName(summary.definition, summary.key, saga_id)
-        for saga_id, summary in evidence.summaries.items()
-    }
-    keys = {(name.definition, name.key) for name in names}
-    if len(keys) != len(evidence.histories) or len(names) != len(evidence.histories):
-        yield "two sagas have one definition and key, or a saga has no row in the index"
-    expected = evidence.log.by_saga()
-    for name in names - expected.keys():
-        history = evidence.histories[name.saga_id]
-        if history[0].cause not in due and not is_rerun(history):
-            yield f"saga {name.definition}/{name.key} has no trigger"
-    for name, triggers in expected.items():
-        if name in names:
-            yield from _beginning(evidence, name, triggers, due)
-            continue
-        for trigger in [each for each in triggers if each.is_acknowledged][:1]:
-            yield (
-                f"trigger {trigger.message_id} was acknowledged, and there is no saga "
-                f"{name.definition}/{name.key}"
-            )
-
-
-def _beginning(
-    evidence: Evidence, name: SagaName, triggers: Sequence[Trigger], due: Mapping[str, Due]
-) -> Iterator[str]:
-    """A saga begins with its first trigger, or with a later one if that was never acknowledged."""
-    history = evidence.histories[name.saga_id]
-    begun = _started(history)
-    if begun is None:
-        if not evidence.is_parked(name.saga_id):
-            yield f"saga {name.definition}/{name.key} never began"
-        return
-    if history[0].cause in due or is_rerun(history):
-        return
-    payload = orjson.loads(begun.trigger.payload)
-    for trigger in triggers:
-        if contract_of(type(trigger.event)).contract_name != begun.trigger.contract:
-            return  # of an older version, or on another topic: no order holds between topics
-        if payload == trigger.event.model_dump(mode="json"):
-            return
-        if trigger.is_acknowledged and not trigger.is_repeated:
-            break
-    yield f"saga {name.definition}/{name.key} began with another trigger: {payload}"
-
-
-def _due(evidence: Evidence) -> dict[str, Due]:
-    due: dict[str, Due] = {}
-    for saga_id, history in evidence.histories.items():
-        summary = evidence.summaries[saga_id]
-        saga_key = summary.key.encode()
-        for entry in history:
-            if (record := _due_to(entry)) is not None:
-                record_id, contract, payload = record
-                topic = evidence.names.topic(contract)
-                own = evidence.own_keys.get(contract)
-                own_key = None if own is None else orjson.loads(payload)[own]
-                key = saga_key if own_key is None else str(own_key).encode()
-                due[record_id] = Due(topic, key, payload.encode(), saga_id, entry.version)
-        summary = evidence.summaries[saga_id]
-        for record_id, contract, key_, value, version in owed(
-            history, summary.definition, summary.key
-        ):
-            topic = evidence.names.topic(contract)
-            of = f"{saga_id} " if contract in CHILD_CONTRACTS else ""
-            due[f"{of}{record_id}"] = Due(topic, key_.encode(), value.encode(), saga_id, version)
-    return due
-
-
-def _due_to(entry: Entry) -> tuple[str, str, str] | None:
-    body, saga_id = entry.body, entry.saga_id
-    if isinstance(body, IntentIssued):
-        if body.child and body.direction.value == "undo":
-            return None  # a command says it
-        return _id_of(saga_id, body), body.contract, body.payload
-    if isinstance(body, IntentTold):
-        return intent_id(saga_id, body.step, DO, 1), body.contract, body.payload
-    if isinstance(body, EventPublished):
-        return f"{saga_id}/event/{body.publication}", body.contract, body.payload
-    if isinstance(body, _ENDS) and body.outcome:
-        is_second = getattr(body, "undo", None) is not None
-        name = f"{saga_id}/outcome/undone" if is_second else f"{saga_id}/outcome"
-        return name, body.outcome.contract, body.outcome.payload
-    return None
-
-
-_NOTICE: Final = f".ctl.{INTENT_CANCELLED}."
-_PROGRESS: Final = f".evt.{INTENT_PROGRESS}."
-_OF_CHILDREN: Final = (".evt.child-started.", ".evt.child-ended.")
-
-
-def _id_of(saga_id: SagaId, intent: IntentIssued) -> str:
-    return f"{saga_id}/{intent.step}/{intent.direction.value}/{intent.attempt}"
-
-
-def _outbox(evidence: Evidence, due: Mapping[str, Due]) -> Iterator[str]:
-    """Nothing is published that is not stored, and nothing is stored that is not published."""
-    first: dict[str, Inbound] = {}
-    reached: dict[tuple[SagaId, str], int] = {}
-    for number, record in evidence.published:
-        if _NOTICE in record.topic:
-            continue  # no history has to say it
-        if ".dlq." in record.topic or not evidence.is_ours(record):
-            if ".int." in record.topic and record.value not in evidence.log.garbage:
-                yield f"an intent from nowhere: {record}"
-            continue
-        record_id = _published_id(record)
-        wanted = due.get(record_id)
-        if wanted is None:
-            yield f"{record_id} is published and not stored"
-            continue
-        if (record.topic, record.key, record.value) != wanted[:3]:
-            yield f"{record_id} is published with other bytes than are stored: {record.value!r}"
-        if record_id in first:
-            if record.headers != first[record_id].headers:
-                yield f"{record_id} is published twice, with different headers"
-            continue
-        first[record_id] = record
-        stored_at = evidence.stored_at.get((wanted.saga_id, wanted.version))
-        if stored_at is not None and number < stored_at:
-            yield f"{record_id} is published before it is stored"
-        line = (wanted.saga_id, "" if evidence.is_ordered else record.topic)
-        if wanted.version < reached.get(line, 0):
-            yield f"{record_id} is published out of order"
-        reached[line] = max(wanted.version, reached.get(line, 0))
-    for record_id in due.keys() - first.keys():
-        yield f"{record_id} is stored and not published"
-
-
-def _published_id(record: Inbound) -> str:
-    """Its id; of what two sagas may say to one parent it takes the saga too."""
-    headers = headers_of(record)
-    if any(topic in record.topic for topic in _OF_CHILDREN):
-        return f"{headers['ce_subject']} {headers['ce_id']}"
-    return headers["ce_id"]
-
-
-def _accounting(evidence: Evidence) -> Iterator[str]:
-    """Every record that the orchestrators have read is handled, a duplicate, or unhandled."""
-    unhandled = {record.position: record for record in evidence.unhandled}
-    entries = [entry for history in evidence.histories.values() for entry in history]
-    answers = {(r.intent_id, r.outcome.value) for _, r in _all(entries, ReplyReceived)}
-    causes = {entry.cause for entry in entries}
-    begun = {
-        start.trigger.payload for each in evidence.histories.values() if (start := _started(each))
-    }
-    heard = {each.record.position for each in evidence.heard_events}
-    for _, record in evidence.published:
-        if record.position in heard and record.position not in unhandled:
-            continue
-        if record.topic not in evidence.heard or record.value in evidence.log.garbage:
-            continue
-        if _PROGRESS in record.topic:
-            continue  # most of it is no news
-        kept = unhandled.get(record.position)
-        headers = headers_of(record)
-        record_id, answered = headers.get("ce_id", ""), headers.get("ce_causationid")
-        if kept is not None:
-            if not _may_be_unhandled(evidence, headers, kept):
-                yield f"{kept.reason}: a good record is unhandled: {record}, {kept.message}"
-        elif answered is not None and not evidence.is_ours(record):
-            outcome = _outcome_of(record)
-            if (answered, outcome) not in answers:
-                yield f"the reply {outcome} to {answered} is nowhere"
-        elif record_id in evidence.acts:
-            continue
-        elif record_id.removesuffix("/started") + "/ended" in causes:
-            continue  # a child that is known by its end need not say that it has begun
-        elif record_id not in causes and (record.value or b"").decode() not in begun:
-            yield f"{record_id} on {record.topic} is nowhere"
-
-
-def _outcome_of(record: Inbound) -> str:
-    if "intent-failed" not in record.topic:
-        return "done"
-    return str(orjson.loads(record.value or b"{}")["outcome"])
-
-
-def _may_be_unhandled(
-    evidence: Evidence, headers: Mapping[str, str], kept: UnhandledRecord
-) -> bool:
-    if kept.kind is UnhandledKind.DEFERRED:
-        return evidence.is_parked(kept.saga_id)
-    match kept.reason:
-        case DeadLetterReason.ID_CONFLICT | DeadLetterReason.KEY_TAKEN:
-            return any(
-                trigger.message_id == headers.get("ce_id", "")
-                for triggers in evidence.log.by_saga().values()
-                if any(trigger.event != triggers[0].event for trigger in triggers)
-                for trigger in triggers
-            ) or _is_taken_by_rerun(evidence, headers.get("ce_id", ""))
-        case DeadLetterReason.UNKNOWN_SAGA:
-            return headers.get("ce_subject", "") not in evidence.histories
-        case _:
-            return False
-
-
-def _is_taken_by_rerun(evidence: Evidence, trigger_id: str) -> bool:
-    """Whether an operator had begun a saga of the trigger's key before it came."""
-    return any(
-        trigger.message_id == trigger_id and is_rerun(evidence.histories.get(name.saga_id, ()))
-        for trigger in evidence.log.triggers
-        for name in trigger.starts
-    )
-
-
-def _unhandled(evidence: Evidence) -> Iterator[str]:
-    """Dead letters are on their topics as they came, and nothing waits but for a parked saga."""
-    originals = {record.position: record for _, record in evidence.published}
-    copies = dict(_copies(evidence))
-    seen: set[Position] = set()
-    for kept in evidence.unhandled:
-        at = kept.position
-        original = originals.get(at)
-        if original is None:
-            yield f"{at} is unhandled, and nothing was ever there"
-            continue
-        if (kept.key, kept.value, kept.headers) != (original.key, original.value, original.headers):
-            yield f"{at} is unhandled with other bytes than it came with"
-        if kept.kind is UnhandledKind.DEFERRED:
-            if not evidence.is_parked(kept.saga_id):
-                yield f"{at} is deferred for ever: {kept.reason}"
-            continue
-        seen.add(at)
-        copy = copies.get(at)
-        if copy is None:
-            yield f"{at} is a dead letter and not on its dlq topic"
-        elif (copy.key, copy.value) != (original.key, original.value):
-            yield f"{at} is on its dlq topic with other bytes"
-    for at in copies.keys() - seen:
-        yield f"{at} is on its dlq topic and no dead letter"
-    for at, record in originals.items():
-        is_garbage = record.value in evidence.log.garbage and ".dlq." not in record.topic
-        if is_garbage and at not in seen:
-            yield f"{at} cannot be read, and is no dead letter"
-
-
-def _copies(evidence: Evidence) -> Iterator[tuple[Position, Inbound]]:
-    """The records on dlq topics, by the place they came from."""
-    for _, record in evidence.published:
-        if ".dlq." in record.topic:
-            headers = headers_of(record)
-            place = int(headers["x-dlq-partition"]), int(headers["x-dlq-offset"])
-            yield Position(headers["x-dlq-topic"], *place), record
 
 
 def check_effects(evidence: Evidence) -> Iterator[str]:
@@ -733,8 +421,8 @@ def check_effects(evidence: Evidence) -> Iterator[str]:
 
 def _of_saga(evidence: Evidence, history: Sequence[Entry], lines: Sequence[Line]) -> Iterator[str]:
     saga_id = history[0].saga_id
-    intents = {_id_of(saga_id, intent) for _, intent in _all(history, IntentIssued)}
-    told = {intent_id(saga_id, each.step, DO, 1) for _, each in _all(history, IntentTold)}
+    intents = {id_of(saga_id, intent) for _, intent in all_of(history, IntentIssued)}
+    told = {intent_id(saga_id, each.step, DO, 1) for _, each in all_of(history, IntentTold)}
     done: dict[str, Line] = {}
     undone: dict[str, Line] = {}
     for line in lines:
@@ -758,7 +446,7 @@ def _standing(history: Sequence[Entry], standing: set[str]) -> Iterator[str]:
     """What stands of an ended saga's last run is what its outcome says."""
     begins = [place for place, entry in enumerate(history) if isinstance(entry.body, Continued)]
     history = history[begins[-1] :] if begins else history
-    own = _kinds(history).items()
+    own = kinds_in(history).items()
     steps = {step for step, kind in own if kind not in NEVER_UNDONE} - children_of(history)
     residue: set[str] = set()
     end: object = None
@@ -772,8 +460,8 @@ def _standing(history: Sequence[Entry], standing: set[str]) -> Iterator[str]:
         if left := (standing & steps) - residue:
             yield f"rolled back, and {sorted(left)} is not undone"
     elif isinstance(end, SagaCompleted):
-        undone = _issued(history, "undo")
-        is_done = {step for step in steps if _is_answered(history, step, "do", ReplyOutcome.DONE)}
+        undone = issued_in(history, "undo")
+        is_done = {step for step in steps if is_answered(history, step, "do", ReplyOutcome.DONE)}
         expected = is_done - undone.keys()
         if standing & steps != expected:
             yield f"completed: {sorted(standing & steps)} stands, expected {sorted(expected)}"
@@ -781,13 +469,13 @@ def _standing(history: Sequence[Entry], standing: set[str]) -> Iterator[str]:
 
 def _order(history: Sequence[Entry], undone: dict[str, Line]) -> Iterator[str]:
     """What depended on a step is undone before it, but for late successes and stuck undos."""
-    late = _stuck(history) | {appended.step for _, appended in _all(history, UndoAppended)}
-    for _, plan in _all(history, RollbackPlanned):
+    late = _stuck(history) | {appended.step for _, appended in all_of(history, UndoAppended)}
+    for _, plan in all_of(history, RollbackPlanned):
         if plan.goal is RollbackGoal.CLEANED_UP:
             late.update(undo.step for undo in plan.steps)
     dependencies = _dependencies(history)
-    begun = {step: intents[0][0] for step, intents in _issued(history, "do").items()}
-    undoing = {step: intents[0][0] for step, intents in _issued(history, "undo").items()}
+    begun = {step: intents[0][0] for step, intents in issued_in(history, "do").items()}
+    undoing = {step: intents[0][0] for step, intents in issued_in(history, "undo").items()}
     lines = sorted(undone.values(), key=lambda line: line.number)
     in_order = [line.step for line in lines if line.step not in late]
     for place, earlier in enumerate(in_order):

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from saga.contracts import Command, Event, TopicNames
-from saga.core.events import ReplyOutcome, ReplyReceived
 from saga.core.history import Entry
 from saga.core.identity import SagaId, TimerId
 from saga.core.status import SagaStatus
@@ -126,15 +125,6 @@ def together(parts: Sequence[Evidence]) -> Evidence:
 
 def _number_of(line: Line) -> int:
     return line.number
-
-
-def is_answered(history: Sequence[Entry], step: str, direction: str, outcome: ReplyOutcome) -> bool:
-    """Whether a service has said this of a step."""
-    replies = (entry.body for entry in history if isinstance(entry.body, ReplyReceived))
-    return any(
-        reply.outcome is outcome and reply.intent_id.split("/")[1:3] == [step, direction]
-        for reply in replies
-    )
 
 
 def headers_of(record: Inbound) -> dict[str, str]:

@@ -1,0 +1,65 @@
+"""How the checks read a history: what it says of its steps, in the words of its entries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import TypeVar
+
+from saga.core.events import ReplyOutcome, ReplyReceived, SagaStarted
+from saga.core.history import FACTS, Entry
+from saga.core.identity import SagaId
+from saga.core.intents import IntentIssued
+from saga.core.status import StepKind
+from saga.testing.world.children import is_answered_by_child
+
+BodyT = TypeVar("BodyT")
+
+
+def all_of(history: Sequence[Entry], kind: type[BodyT]) -> Iterator[tuple[int, BodyT]]:
+    for entry in history:
+        if isinstance(entry.body, kind):
+            yield entry.version, entry.body
+
+
+def facts_and_decisions(history: Sequence[Entry]) -> Iterator[tuple[Entry, Sequence[Entry]]]:
+    """A history cut into turns: the fact, and what was decided on it."""
+    begins = [place for place, entry in enumerate(history) if not place or is_fact(entry)]
+    for begin, end in pairwise([*begins, len(history)]):
+        yield history[begin], history[begin + 1 : end]
+
+
+def is_fact(entry: Entry) -> bool:
+    return type(entry.body) in FACTS
+
+
+def begun_in(history: Sequence[Entry]) -> SagaStarted | None:
+    return next((started for _, started in all_of(history, SagaStarted)), None)
+
+
+def issued_in(
+    history: Sequence[Entry], direction: str
+) -> dict[str, list[tuple[int, IntentIssued]]]:
+    """The intents to do or undo each step with their versions, in order of first issue."""
+    intents: dict[str, list[tuple[int, IntentIssued]]] = {}
+    for version, intent in all_of(history, IntentIssued):
+        if intent.direction.value == direction:
+            intents.setdefault(intent.step, []).append((version, intent))
+    return intents
+
+
+def kinds_in(history: Sequence[Entry]) -> dict[str, StepKind]:
+    """The steps in order of issue, each of the kind that its first intent says."""
+    return {step: intents[0][1].kind for step, intents in issued_in(history, "do").items()}
+
+
+def is_answered(history: Sequence[Entry], step: str, direction: str, outcome: ReplyOutcome) -> bool:
+    """Whether a service, or the child of a step, has said this of it."""
+    return any(
+        reply.outcome is outcome and reply.intent_id.split("/")[1:3] == [step, direction]
+        for _, reply in all_of(history, ReplyReceived)
+    ) or is_answered_by_child(history, step, direction, outcome)
+
+
+def id_of(saga_id: SagaId, intent: IntentIssued) -> str:
+    return f"{saga_id}/{intent.step}/{intent.direction.value}/{intent.attempt}"
