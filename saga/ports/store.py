@@ -445,6 +445,15 @@ class Catalogue(Protocol):
                 number is equal whether it is written `3` or `3.0`, a text is never a number.
         """
 
+    async def count(
+        self,
+        *,
+        status: SagaStatus | None = None,
+        definition: str | None = None,
+        since: Instant | None = None,
+    ) -> int:
+        """How many sagas there are of these; those that cannot be read are counted, too."""
+
     async def summaries(self, saga_ids: Sequence[SagaId]) -> Rows[SagaSummary]:
         """The summaries of these sagas; one that does not exist is left out."""
 

@@ -82,6 +82,20 @@ class CatalogueSuite:
             found = await catalogue.sagas(**query)
             assert [each.saga_id for each in found] == [saga(n) for n in expected], query
 
+    async def test_sagas_are_counted(self, store: EventStore, catalogue: Catalogue) -> None:
+        """All, or those of a status, a definition, a time, and all three together."""
+        await _start(store, 9)
+        since = Instant(MOMENT + 6)
+
+        assert await catalogue.count() == 9
+        assert await catalogue.count(status=SagaStatus.RUNNING) == 3
+        assert await catalogue.count(status=SagaStatus.COMPLETED) == 3
+        assert await catalogue.count(definition="return") == 4
+        assert await catalogue.count(definition="nothing") == 0
+        assert await catalogue.count(since=since) == 3
+        completed = SagaStatus.COMPLETED
+        assert await catalogue.count(status=completed, definition="return", since=since) == 1
+
     async def test_sagas_that_their_definition_pauses_are_found(
         self, store: EventStore, catalogue: Catalogue
     ) -> None:

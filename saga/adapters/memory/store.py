@@ -272,6 +272,18 @@ class MemoryCatalogue(Catalogue):
         return Rows(islice(matching, limit))
 
     @override
+    async def count(
+        self,
+        *,
+        status: SagaStatus | None = None,
+        definition: str | None = None,
+        since: Instant | None = None,
+    ) -> int:
+        every = sys.maxsize
+        found = await self.sagas(status=status, definition=definition, since=since, limit=every)
+        return len(found)
+
+    @override
     async def summaries(self, saga_ids: Sequence[SagaId]) -> Rows[SagaSummary]:
         known = self._store.summaries
         return Rows(known[each] for each in dict.fromkeys(saga_ids) if each in known)

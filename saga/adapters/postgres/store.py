@@ -507,6 +507,25 @@ class PostgresCatalogue(Catalogue):
         return await page_read(_summary, fetch, limit)
 
     @override
+    async def count(
+        self,
+        *,
+        status: SagaStatus | None = None,
+        definition: str | None = None,
+        since: Instant | None = None,
+    ) -> int:
+        # Only where the query says so is the index by status used: it leaves out completed sagas.
+        unfinished = "" if status is SagaStatus.COMPLETED else " AND status <> 'completed'"
+        conditions, values = where(
+            (f"status = %s{unfinished}", None if status is None else text(status)),
+            ("definition = %s", None if definition is None else text(definition)),
+            ("started_at >= %s::bigint", since),
+        )
+        query = f"SELECT count(*) FROM saga_index WHERE {conditions}"
+        [[count]] = await self._database.fetch(query, *values)
+        return int(count)
+
+    @override
     async def summaries(self, saga_ids: Sequence[SagaId]) -> Rows[SagaSummary]:
         rows = await self._database.fetch(_SUMMARIES, uuids(dict.fromkeys(saga_ids)))
         return in_order(saga_ids, rows_read(_summary, rows))

@@ -519,11 +519,9 @@ class SqliteCatalogue(Catalogue):
         after: SagaId | None = None,
         limit: int = 100,
     ) -> Rows[SagaSummary]:
-        # Only where the query says so is the index by status used: it leaves out completed sagas.
-        unfinished = "" if status is SagaStatus.COMPLETED else " AND status <> 'completed'"
         first = "SELECT number FROM saga_index WHERE saga_id = ?"
         conditions, values = where(
-            (f"status = ?{unfinished}", status and status.value),
+            _of_status(status),
             ("definition = ?", definition),
             ("key = ?", key),
             ("started_at >= ?", since),
@@ -542,6 +540,22 @@ class SqliteCatalogue(Catalogue):
             return await self._fetch(sql, *values, place or 0, left)
 
         return await page_read(to_summary, fetch, limit)
+
+    @override
+    async def count(
+        self,
+        *,
+        status: SagaStatus | None = None,
+        definition: str | None = None,
+        since: Instant | None = None,
+    ) -> int:
+        conditions, values = where(
+            _of_status(status), ("definition = ?", definition), ("started_at >= ?", since)
+        )
+        [[count]] = await self._fetch(
+            f"SELECT count(*) FROM saga_index WHERE {conditions}", *values
+        )
+        return int(count)
 
     @override
     async def summaries(self, saga_ids: Sequence[SagaId]) -> Rows[SagaSummary]:
@@ -735,6 +749,12 @@ def _is_stored(batch: Batch, turns: Sequence[Turn], cursor: sqlite3.Cursor) -> b
         return any((number, state) == turns[0][1:] for *_, number, _, state in rows)
     source, offset = next(iter(batch.positions.items()))
     return _POSITIONS.fetch(cursor, [(tracking_name(source),)]) == [(tracking_name(source), offset)]
+
+
+def _of_status(status: SagaStatus | None) -> tuple[str, str | None]:
+    # Only where the query says so is the index by status used: it leaves out completed sagas.
+    unfinished = "" if status is SagaStatus.COMPLETED else " AND status <> 'completed'"
+    return f"status = ?{unfinished}", status and status.value
 
 
 def _is_shown(field: str, values: Sequence[Json]) -> tuple[str, list[Any]]:

@@ -82,7 +82,7 @@ async def ls(
 ) -> None:
     """List sagas, in the order they were started."""
     printer = session.printer
-    since, shown = _since(wanted.since), dict(map(_condition, wanted.where or ()))
+    since, shown = since_of(wanted.since), dict(map(_condition, wanted.where or ()))
     async with session.reading() as store:
         start = saga_id_from(after) if after is not None else None
         if start is not None and not await store.catalogue.summaries([start]):
@@ -272,7 +272,7 @@ def _condition(text: str) -> tuple[str, list[Json]]:
     return field, values
 
 
-def _since(text: str | None) -> Instant | None:
+def since_of(text: str | None) -> Instant | None:
     if text is None:
         return None
     if (moment := parse_rfc3339(text)) is not None:

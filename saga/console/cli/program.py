@@ -41,7 +41,7 @@ COMMANDS: Final = {
     "migrate": "migrating.migrate",
     "timers fire": "operating.timers_fire",
     "timers move": "operating.timers_move",
-    "replay": "auditing.replay",
+    "replay": "gate.command.replay",
     "graph": "drawing.graph",
     "topics ls": "contracts.topics_ls",
     "topics check": "contracts.topics_check",

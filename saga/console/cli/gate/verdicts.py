@@ -42,12 +42,13 @@ class Verdict:
         return self.kind is None
 
     @property
-    def suite(self) -> str:
-        return f"{self.definition}@{self.definition_version}"
-
-    @property
     def name(self) -> str:
         return f"{self.definition}/{self.key}"
+
+    @property
+    def title(self) -> str:
+        """Which saga it is, for people."""
+        return f"{self.name} ({self.saga_id})" if self.saga_id else "a row of the index"
 
     @property
     def line(self) -> str:
@@ -66,7 +67,7 @@ class Verdict:
             for path, recorded, decided in self.changes
         ]
         return {
-            "id": self.saga_id,
+            "id": self.saga_id or None,
             "entries": self.entries,
             "ok": self.is_ok,
             "difference": difference,

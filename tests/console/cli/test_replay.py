@@ -7,8 +7,13 @@ from tests.console.conftest import call
 from tests.console.toys import TOYS
 
 
+def replay(*words):
+    """In this process; `test_gate.py` has the others."""
+    return call("replay", "--jobs", "0", *words)
+
+
 def test_unchanged_code_decides_the_same(looking):
-    called = call("replay", "--json")
+    called = replay("--json")
     *rows, summary = called.rows
 
     assert called.code == 0
@@ -23,7 +28,7 @@ def test_changed_code_is_found_out_and_both_sides_named(looking):
     changed = TOYS.replace("amount=placed.amount), undo", "amount=placed.amount + 1), undo")
     (looking / "toys.py").write_text(changed)
 
-    called = call("replay", "--json")
+    called = replay("--json")
     *rows, summary = called.rows
 
     assert called.code == 1
@@ -38,25 +43,25 @@ def test_a_version_that_is_gone_is_a_difference(looking):
     """A version that histories name may not be removed."""
     (looking / "toys.py").write_text(TOYS.replace('"order", version=1', '"order", version=2'))
 
-    called = call("replay", "--definition", "order")
+    called = replay("--definition", "order")
 
     assert called.code == 1
     assert "no such version" in called.out
 
 
 def test_one_or_the_open_ones_can_be_chosen(looking):
-    assert call("replay", "order/o-1", "--json").rows[-1]["sagas"] == 1
-    assert call("replay", "--definition", "leave", "--json").rows[-1]["sagas"] == 1
-    assert call("replay", "--open", "--json").rows[-1]["sagas"] == 1
-    assert call("replay", "order/nobody").code == 1
-    assert call("replay", "order/o-1", "--open").code == 2
+    assert replay("order/o-1", "--json").rows[-1]["sagas"] == 1
+    assert replay("--definition", "leave", "--json").rows[-1]["sagas"] == 1
+    assert replay("--open", "--json").rows[-1]["sagas"] == 1
+    assert replay("order/nobody").code == 1
+    assert replay("order/o-1", "--open").code == 2
 
 
 def test_code_that_raises_is_a_finding(looking):
     broken = TOYS.replace("    await ctx.wait(", '    raise KeyError("gone")\n    await ctx.wait(')
     (looking / "toys.py").write_text(broken)
 
-    called = call("replay", "--json")
+    called = replay("--json")
     *rows, summary = called.rows
 
     assert (called.code, summary["sagas"], summary["different"]) == (1, 4, 1)
@@ -80,14 +85,14 @@ def test_whatever_code_raises_is_a_finding(looking, raised, said):
     broken = TOYS.replace("    await ctx.wait(", f"    {raised}\n    await ctx.wait(")
     (looking / "toys.py").write_text(broken)
 
-    called = call("replay", "--json")
+    called = replay("--json")
     *rows, summary = called.rows
 
     assert (called.code, summary["sagas"], summary["different"]) == (1, 4, 1)
     [decided] = [row["difference"]["decided"] for row in rows if not row["ok"]]
     assert said in decided
     assert len(decided) < 5_000
-    assert call("replay").code == 1
+    assert replay().code == 1
 
 
 def test_a_finally_that_raises_does_not_end_a_replay(looking):
@@ -97,5 +102,5 @@ def test_a_finally_that_raises_does_not_end_a_replay(looking):
     tried = f"    try:\n    {wait}    finally:\n        raise SystemExit(3)\n"
     (looking / "toys.py").write_text(TOYS.replace(wait, tried))
 
-    called = call("replay", "--json")
+    called = replay("--json")
     assert (called.code, called.rows[-1]["different"]) == (0, 0)
