@@ -23,6 +23,7 @@ README = (ROOT / "README.md").read_text()
 PAGES = tuple(sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs").rglob("*.md")))
 DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CHANGELOG.md", *PAGES)
 GRAPHS = ("contract-files.md", "first-graph.md")
+GATE = "gate-a-deploy.md"
 RUN_ELSEWHERE = re.compile(r"<!-- (tests/\S+\.py) runs this block[^>]* -->\n$")
 README_LINES_MAX = 150
 FIRST_SAGA_LINES_MAX = 20
@@ -190,8 +191,10 @@ def test_every_block_is_of_a_kind_that_is_tested(document):
                 assert is_tree or [line for line in lines if not known.match(line)] == []
             case "json":
                 json.loads(block.text)
-            case "ebnf" | "yaml":  # of graphs: tests/authoring/graphs
-                assert Path(document).name in {"expressions.md", *GRAPHS}
+            case "ebnf" | "yaml":  # tests/authoring/graphs, tests/console/cli/test_gate_page.py
+                assert Path(document).name in {"expressions.md", GATE, *GRAPHS}
+            case "sql":  # the same
+                assert Path(document).name == GATE
             case "text":  # what something prints, or a part of what a program says
                 assert block.text.strip()
             case language:

@@ -40,6 +40,7 @@ from saga.testing.expectations import (
     undo_issued,
     undo_stuck,
 )
+from saga.testing.exported import history_from
 from saga.testing.happenings import (
     after,
     cancelled,
@@ -85,6 +86,7 @@ __all__ = [
     "continued",
     "failed",
     "given",
+    "history_from",
     "intent_told",
     "issued",
     "noted",

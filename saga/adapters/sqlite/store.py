@@ -14,7 +14,6 @@ from itertools import count, groupby
 from operator import itemgetter
 from typing import Any, Final, NamedTuple, TypeAlias
 
-import orjson
 from typing_extensions import override
 
 from saga.adapters.mapper import TURN, reading_history, reading_tail, to_entries
@@ -62,6 +61,7 @@ from saga.adapters.rows import (
     where,
 )
 from saga.adapters.sqlite.bus import LocalBus
+from saga.adapters.sqlite.conditions import is_shown, of_status
 from saga.adapters.sqlite.damage import DAMAGED, backlog_row
 from saga.adapters.sqlite.database import SqliteDatabase
 from saga.adapters.sqlite.records import RecordBatch
@@ -222,10 +222,6 @@ _AWAITED: Final = (
 _SUMMARY: Final = f"SELECT {SUMMARY_SHOWN} FROM saga_index"
 _SUMMARIES: Final = ManyRows(f"{_SUMMARY} WHERE saga_id IN {{rows}}", 1)
 _FOREVER: Final = 2**63 - 1
-_SHOWN: Final = (
-    "EXISTS (SELECT 1 FROM json_each(CASE WHEN json_valid(shown) THEN shown ELSE '{{}}' END) AS s "
-    "WHERE s.key = ? AND ({}))"
-)
 
 
 Turn: TypeAlias = tuple[SagaId, int, bytes]
@@ -521,14 +517,14 @@ class SqliteCatalogue(Catalogue):
     ) -> Rows[SagaSummary]:
         first = "SELECT number FROM saga_index WHERE saga_id = ?"
         conditions, values = where(
-            _of_status(status),
+            of_status(status),
             ("definition = ?", definition),
             ("key = ?", key),
             ("started_at >= ?", since),
             ("instr(reason, ?) > 0", reason),
             (f"number > coalesce(({first}), 0)", after),
         )
-        for sql, given in map(_is_shown, shown, shown.values()):
+        for sql, given in map(is_shown, shown, shown.values()):
             conditions += f" AND {sql}"
             values += given
         sql = (
@@ -550,7 +546,7 @@ class SqliteCatalogue(Catalogue):
         since: Instant | None = None,
     ) -> int:
         conditions, values = where(
-            _of_status(status), ("definition = ?", definition), ("started_at >= ?", since)
+            of_status(status), ("definition = ?", definition), ("started_at >= ?", since)
         )
         [[count]] = await self._fetch(
             f"SELECT count(*) FROM saga_index WHERE {conditions}", *values
@@ -749,29 +745,6 @@ def _is_stored(batch: Batch, turns: Sequence[Turn], cursor: sqlite3.Cursor) -> b
         return any((number, state) == turns[0][1:] for *_, number, _, state in rows)
     source, offset = next(iter(batch.positions.items()))
     return _POSITIONS.fetch(cursor, [(tracking_name(source),)]) == [(tracking_name(source), offset)]
-
-
-def _of_status(status: SagaStatus | None) -> tuple[str, str | None]:
-    # Only where the query says so is the index by status used: it leaves out completed sagas.
-    unfinished = "" if status is SagaStatus.COMPLETED else " AND status <> 'completed'"
-    return f"status = ?{unfinished}", status and status.value
-
-
-def _is_shown(field: str, values: Sequence[Json]) -> tuple[str, list[Any]]:
-    """SQL and its values: whether what a saga shows as *field* is one of *values*."""
-    kinds: list[str] = []
-    given: list[Any] = [field]
-    for each in map(orjson.loads, values):
-        if isinstance(each, bool):
-            kinds.append("s.type = ?")
-            given.append("true" if each else "false")
-        elif isinstance(each, str):
-            kinds.append("(s.type = 'text' AND s.value = ?)")
-            given.append(each)
-        else:
-            kinds.append("(s.type IN ('integer', 'real') AND s.value = ?)")
-            given.append(each if abs(each) < _FOREVER else float(each))
-    return _SHOWN.format(" OR ".join(kinds)), given
 
 
 def _timers(cursor: sqlite3.Cursor, until: int, limit: int) -> list[DueTimer]:
