@@ -12,7 +12,8 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any
+from importlib.util import find_spec
+from typing import Any, Final
 
 import orjson
 
@@ -79,11 +80,15 @@ def replaying(folder: str) -> Measured:
 def _replay(*words: str) -> tuple[int, float]:
     """How many entries `saga replay` has read, and the CPU seconds of its process."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    replay = [sys.executable, "-m", "saga", "replay", "--json", *words]
+    replay = [sys.executable, "-m", "saga", "replay", "--json", *_ALONE, *words]
     done = subprocess.run(replay, capture_output=True, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return orjson.loads(done.stdout.splitlines()[-1])["entries"], seconds
+
+
+# Of one core; engines before this had no other way.
+_ALONE: Final = ["--jobs", "0"] if find_spec("saga.console.cli.gate") else []
 
 
 async def orchestrator(settings: dict[str, Any], contracts: int) -> Stop:

@@ -95,7 +95,7 @@ def test_a_family_is_run_shown_and_replayed(family):
     assert types[:3] == ["saga-started", "intent-issued", "child-started"]
     parent = call("history", "leg/t-1", "--json").rows[0]["data"]["parent"]
     assert parent["key"] == "t-1"
-    assert call("replay", "--json").code == 0
+    assert call("replay", "--jobs", "0", "--json").code == 0
 
 
 def test_a_replay_names_the_first_difference_of_a_child(family):
@@ -104,7 +104,7 @@ def test_a_replay_names_the_first_difference_of_a_child(family):
     other = FAMILY.replace("leg=asked.trip)", "leg=asked.trip + '-x')")
     (family / "toys.py").write_text(other)
 
-    called = call("replay", "--definition", "trip", "--json")
+    called = call("replay", "--jobs", "0", "--definition", "trip", "--json")
     assert called.code == 1
     difference = called.rows[0]["difference"]
     assert difference["version"] == 2

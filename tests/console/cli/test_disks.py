@@ -131,7 +131,7 @@ def test_a_read_only_store_is_exit_3(served_by_all, words, name):
         ("history", "order/o-0", "--json"),
         ("timers", "--json"),
         ("dlq", "ls", "--json"),
-        ("replay",),
+        ("replay", "--jobs", "0"),
     ],
     ids=" ".join,
 )
@@ -192,7 +192,7 @@ def test_a_worker_waits_for_room_and_loses_nothing(toys):
     paid = connection.execute("SELECT count(*), count(DISTINCT order_id) FROM paid").fetchone()
     connection.close()
     assert paid == (ORDERS, ORDERS)
-    assert call("replay").code == 0
+    assert call("replay", "--jobs", "0").code == 0
     assert call("dlq", "ls", "--json").rows == []
 
 

@@ -105,6 +105,35 @@ class TestProcesses:
         assert "6 seconds" in bad["difference"]["decided"]
 
     @pytest.mark.slow
+    def test_a_ctrl_c_that_code_raises_is_a_finding(self, looking):
+        """From outside none comes to a process that replays."""
+        change(looking, code=only_far("raise KeyboardInterrupt"))
+
+        called = call("replay", "--json", "--jobs", "1")
+
+        [bad] = [row for row in called.rows[:-1] if not row["ok"]]
+        assert (called.code, bad["key"], bad["kind"]) == (1, "far-1", "code raised")
+        assert bad["where"].startswith("toys.py:")
+        assert "tried again" not in called.err
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize(
+        ("begins", "told"),
+        [
+            ("__import__('os')._exit(9)", "ended with exit code 9, before it began"),
+            ("raise ImportError('not twice')", "not twice"),
+        ],
+        ids=["exit", "error"],
+    )
+    def test_an_application_that_only_this_process_can_load_ends_the_run(
+        self, looking, begins, told
+    ):
+        is_child = "__import__('multiprocessing').parent_process() is not None"
+        (looking / "toys.py").write_text(f"if {is_child}:\n    {begins}\n{TOYS}")
+
+        assert call("replay", "--jobs", "1").fails(1, told).out == ""
+
+    @pytest.mark.slow
     def test_what_code_prints_is_no_result(self, looking):
         change(looking, code="    print('hello')\n")
 

@@ -180,4 +180,4 @@ def test_a_whole_service_runs_on_an_empty_database():
     assert ran.code == 0, ran.err
     assert ran.row["completed"] == 3
     assert {row["status"] for row in call("ls", "--json").rows} == {"completed"}
-    assert call("replay", "--json").code == 0
+    assert call("replay", "--jobs", "0", "--json").code == 0

@@ -30,7 +30,7 @@ COMMANDS = [
     ("config", "show"),
     ("ls",),
     ("show", "leave/ann"),
-    ("replay",),
+    ("replay", "--jobs", "0"),
     ("store", "status"),
     ("store", "migrate"),
     ("outbox", "status"),

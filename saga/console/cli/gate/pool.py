@@ -94,7 +94,7 @@ class _Worker:
         self.pipe.close()
 
     def how_it_ended(self) -> str:
-        self.process.join(END_S)
+        self.process.join(END_S)  # it says goodbye before it is gone
         code = self.process.exitcode
         if code == worker.NO_MEMORY:
             return "ran out of memory"
@@ -218,8 +218,8 @@ class Pool:
 
     def _bury(self, dead: _Worker) -> Iterator[tuple[Chunk, Verdict]]:
         """Have what a dead process held tried again one by one, or blame it."""
-        self._lose(dead)
         ended, job, held = dead.how_it_ended(), dead.job, list(dead.left)
+        self._lose(dead)
         if not dead.is_ready:
             self._starts_failed += 1
             if self._starts_failed == STARTS_FAILED_MAX:

@@ -53,6 +53,8 @@ class Verdict:
     @property
     def line(self) -> str:
         """The difference in one line."""
+        if not self.version:  # it concerns the whole history
+            return str(self.kind)
         entry = "" if self.type is None else f", {self.type} of {self.at}"
         return f"{self.kind} at entry {self.version}{entry}"
 

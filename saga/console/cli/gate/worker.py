@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
@@ -29,10 +30,10 @@ from saga.core.history import History
 from saga.core.identity import SagaId
 from saga.core.texts import described
 from saga.core.values import value
-from saga.errors import CorruptHistory, SagaError, StoreUnavailable
+from saga.errors import CorruptHistory, DeterminismWarning, SagaError, StoreUnavailable
 from saga.ports import EventStore, SagaSummary
 from saga.settings import Settings
-from saga.users_code import place_among
+from saga.users_code import is_ours, place_among, raised_at
 
 NO_MEMORY: Final = 77
 """The exit code of a worker that ran out of memory."""
@@ -88,6 +89,7 @@ def work(pipe: Connection, settings: Settings) -> None:
     threading.Thread(target=parent.listen, name="listener", daemon=True).start()
     try:
         logs.configure(settings.log)
+        warnings.simplefilter("ignore", DeterminismWarning)  # its parent has told of it
         sagas = load_app(settings.app).registry
         tune_gc()
         with asyncio.Runner() as runner:
@@ -132,27 +134,32 @@ def replayed_by(sagas: SagaRegistry, saga: SagaSummary, histories: Histories) ->
     """The verdict on one history, whatever its code does."""
     try:
         return verdict_on(replay_one(sagas, saga, histories))
-    except MemoryError:
-        raise
-    except BaseException as error:  # noqa: BLE001  # users' code, whose Ctrl-C is none here
-        decided = f"nothing: the code at hand raised {described(error)}"
-        found = Finding(
-            kind=Kind.CODE_RAISED, version=0, recorded="a whole history", decided=decided
-        )
-        return verdict_of(saga, found)
+    except BaseException as error:
+        if is_ours(error):
+            raise
+        return _on_raised(saga, error)
 
 
-def _replay(
-    sagas: SagaRegistry,
-    task: Task,
-    histories: Histories,
-    parent: _Parent,
-) -> None:
-    left = dict(histories)
+def _on_raised(saga: SagaSummary, error: BaseException) -> Verdict:
+    decided = f"nothing: the code at hand raised {described(error)}"
+    found = Finding(
+        kind=Kind.CODE_RAISED,
+        version=0,
+        recorded="a whole history",
+        decided=decided,
+        where=raised_at(error),
+    )
+    return verdict_of(saga, found)
+
+
+def _replay(sagas: SagaRegistry, task: Task, histories: Histories, parent: _Parent) -> None:
     for saga in task:
         parent.say(Began())
-        own = {saga.saga_id: left.pop(saga.saga_id, History())}
-        parent.say(replayed_by(sagas, saga, own))
+        try:
+            verdict = replayed_by(sagas, saga, histories)
+        except (KeyboardInterrupt, asyncio.CancelledError) as error:
+            verdict = _on_raised(saga, error)  # its code raised that: none has come from outside
+        parent.say(verdict)
 
 
 async def _open(settings: Settings) -> OpenedStore:
