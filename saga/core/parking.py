@@ -84,14 +84,35 @@ def park_in_place(turn: Turn) -> None:
     untold = turn.state.untold
     if untold is None or not untold.held or turn.recorded is None:
         return
-    decided = sum(type(body) not in intents.APART for body in turn.intents)
-    for body in turn.recorded:
+    for number, body in enumerate(turn.recorded):
         if type(body) is intents.SagaParked and body.step in untold.held:
-            park_on_held(turn)
+            if _is_decided(turn, turn.recorded[:number]) and _has_left(turn, turn.recorded):
+                park_on_held(turn)
             return
-        decided -= type(body) not in intents.APART
-        if decided < 0:
-            return
+
+
+def _is_decided(turn: Turn, recorded: Sequence[intents.Intent]) -> bool:
+    """Whether the program has asked for all that was *recorded* before the parking."""
+    in_place, was_in_place = (
+        sum(type(body) not in intents.APART for body in bodies)
+        for bodies in (turn.intents, recorded)
+    )
+    armed, was_armed = (
+        {body.timer_id for body in bodies if type(body) is intents.TimerArmed}
+        for bodies in (turn.intents, recorded)
+    )
+    return in_place >= was_in_place and armed >= was_armed
+
+
+def _has_left(turn: Turn, recorded: Sequence[intents.Intent]) -> bool:
+    """Whether it has left the scopes that are undone in this turn: that is decided last."""
+    scopes, decided = turn.state.scopes, turn.intents
+    known = {each.scope for each in turn.left or ()} | set(() if scopes is None else scopes.due)
+    return all(
+        body.scope in known or body in decided
+        for body in recorded
+        if isinstance(body, intents.RollbackDue | intents.RollbackPlanned)
+    )
 
 
 def has_parked(turn: Turn) -> bool:

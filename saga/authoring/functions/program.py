@@ -66,7 +66,7 @@ from saga.core.program import (
     StepFailure,
     TakePatch,
 )
-from saga.errors import DefinitionError, StepFailed, TimedOut
+from saga.errors import DefinitionError, TimedOut
 
 SagaFunction = Callable[[Context, Any], Coroutine[Any, Any, Event | None]]
 
@@ -134,12 +134,8 @@ class FunctionProgram:
         waiter.settled = (step,)
         error = step_failed(step, failure, is_refused=is_refused)
         unseen = self._scheduler.unseen = self._scheduler.unseen or Unseen()
-        commands = self._run(waiter, None, error, at)
-        if commands and isinstance(commands[-1], Fail):
-            again = {**unseen.words(), step: failure.message}
-            return [*commands[:-1], replace(commands[-1], again=again, stands=0)]
-        unseen.tell(step, error)
-        return commands
+        unseen.tell(error)
+        return self._run(waiter, None, error, at)
 
     def hold(self, step: StepId, at: Instant) -> Sequence[Command]:
         waiter, _ = self._scheduler.steps[step]
@@ -252,8 +248,8 @@ class FunctionProgram:
             self._context._is_over = True  # noqa: SLF001  # as above
             commands.append(self._ending(*scheduler.outcome))
         elif scheduler.unseen is not None:
-            scheduler.unseen.end_run(len(commands))
-        return commands
+            scheduler.unseen.end_run()
+        return _shown_at_once(commands)
 
     def _ending(self, value: object, error: Exception | None) -> Command:
         if error is None:
@@ -263,14 +259,11 @@ class FunctionProgram:
             return Finish(outcome_message(self._registry, value))
         if not isinstance(error, FAILURES):
             raise error
-        failure = fail_of(error)
-        scheduler = self._scheduler
-        if scheduler.unseen is None or not isinstance(error, StepFailed):
+        failure, unseen = fail_of(error), self._scheduler.unseen
+        stands = None if unseen is None else unseen.stand_before(error)
+        if unseen is None or stands is None:
             return failure
-        stands = scheduler.unseen.stands_before(error, commands=len(scheduler.commands))
-        if stands is None:
-            return failure
-        return replace(failure, again=scheduler.unseen.words(), stands=stands)
+        return replace(failure, again=unseen.again(stands), stands=stands)
 
     def next_run(self, trigger: Event) -> ContinueCall:
         contract = contract_of(trigger)
@@ -300,14 +293,7 @@ class FunctionProgram:
         return request
 
     def say(self, command: Command) -> None:
-        commands = self._scheduler.commands
-        if isinstance(command, Show):  # one entry a turn, whatever is shown on the way
-            if commands and isinstance(first := commands[0], Show):
-                first.fields |= command.fields
-            else:
-                commands.insert(0, command)
-            return
-        commands.append(command)
+        self._scheduler.commands.append(command)
 
     def patched(self, patch: str) -> bool:
         if patch in self._patches:
@@ -352,6 +338,24 @@ def task_of(waiter: Waiter) -> Task:
         assert waiter.parent is not None, waiter
         waiter = waiter.parent
     return waiter
+
+
+def _shown_at_once(commands: list[Command]) -> list[Command]:
+    """*commands* with one entry for all that is shown, and one for what may not stand of it."""
+    failure = commands[-1] if commands else None
+    if not isinstance(failure, Fail):
+        return _merged(commands)
+    standing = _merged(commands[: failure.stands])
+    passing = _merged(commands[failure.stands : -1])
+    return [*standing, *passing, replace(failure, stands=len(standing))]
+
+
+def _merged(commands: list[Command]) -> list[Command]:
+    shows = [command for command in commands if isinstance(command, Show)]
+    for show in shows[1:]:
+        shows[0].fields |= show.fields
+        commands.remove(show)
+    return commands
 
 
 def _check_answered(requests: Iterable[tuple[Request[Any], Task, str]]) -> None:

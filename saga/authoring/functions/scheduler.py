@@ -99,18 +99,18 @@ class Task:
         if self.is_over:
             return
         scheduler.running = self
-        place = 0 if error is None else len(scheduler.commands)
+        place = len(scheduler.commands)
         try:
             wanted = self.coroutine.send(value) if error is None else self.coroutine.throw(error)
         except StopIteration as stop:
             self.is_over = self.returned = True
             if error is not None:
-                scheduler.see(error)
+                scheduler.see(error, place)
             scheduler.ended(self, stop.value, None)
         except FAILURES as failure:
             self.is_over = True
             if error is not None and (failure is not error or len(scheduler.commands) > place):
-                scheduler.see(error)
+                scheduler.see(error, place)
             scheduler.excuse(frame for frame, _ in walk_tb(failure.__traceback__))
             # A traceback keeps the frames of its callers, and with them the whole batch of turns.
             scheduler.ended(self, None, failure.with_traceback(None))
@@ -121,7 +121,7 @@ class Task:
             raise said from refusal
         else:
             if error is not None:
-                scheduler.see(error)
+                scheduler.see(error, place)
                 error.__traceback__ = None  # frames that have ended hold what they had begun
             try:
                 scheduler.want(self, wanted)
@@ -154,10 +154,16 @@ class Group:
     @property
     def may_begin(self) -> bool:
         """Whether the next branch begins now."""
-        if self.is_over or self.unbegun == len(self.slots):
+        if self.is_over or self.unbegun == len(self.slots) or self.would_fail:
             return False
         at_once = self.call.at_once
         return at_once is None or self.unbegun - self.settled_slots - self.held < at_once
+
+    @property
+    def would_fail(self) -> bool:
+        """Whether the failures of branches that are held decide it."""
+        too_many = self.failed + self.held > len(self.slots) - self.call.needed
+        return self.held > 0 and too_many and not self.call.waits_for_all
 
     @property
     def is_held(self) -> bool:
@@ -250,13 +256,16 @@ class Slot:
                 scheduler.hold(group.parent)
             return
         group.parent.settled = group.settled()
-        failure = group.failure
-        if group.failed and scheduler.unseen is not None:
-            raised = failure if group.settled_slots == len(group.slots) else None
-            for each in filter(None, group.errors):
-                scheduler.unseen.surface(each, raised, behind=len(scheduler.commands))
+        failure, place = group.failure, len(scheduler.commands)
         if not group.call.waits_for_all:
             scheduler.drop(group.losers(is_won=failure is None))
+        if group.failed and scheduler.unseen is not None:
+            is_whole = group.settled_slots == len(group.slots)
+            is_kept = failure is not None and is_whole and len(scheduler.commands) == place
+            for each in filter(None, group.errors):
+                scheduler.unseen.surface(each, failure, behind=place)
+                if not is_kept:
+                    scheduler.unseen.see(each, behind=place)
         scheduler.forgo(group)
         outer = group.parent.place
         if outer is not None and not any(slot.begun for slot in group.slots):
@@ -378,10 +387,10 @@ class Scheduler:
             set_running_loop(loop)
         return self.commands
 
-    def see(self, failure: Exception) -> None:
-        """Somebody has acted on *failure*."""
+    def see(self, failure: Exception, behind: int) -> None:
+        """Somebody has acted on *failure*, behind so many commands."""
         if self.unseen is not None:
-            self.unseen.see(failure)
+            self.unseen.see(failure, behind=behind)
 
     def hold(self, waiter: Waiter | None) -> None:
         """Have a branch count as ended that may yet succeed: it lets others begin."""
