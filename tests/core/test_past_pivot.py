@@ -652,6 +652,24 @@ def test_what_is_shown_while_a_failure_passes_moves_nothing_that_stands():
     assert scenario.shown == {"at": "said"}
 
 
+def test_a_line_for_a_log_is_nothing_that_a_failure_has_led_to():
+    async def order(ctx, placed):
+        async def logs():
+            try:
+                await ship(ctx)
+            except StepFailed as error:
+                ctx.log.warning("not shipped: %s", error)
+                raise
+
+        await ctx.all(logs(), notify(ctx))
+        return OrderConfirmed()
+
+    scenario = past_pivot(order).when(refused(Ship))
+    assert scenario.logged == ("warning: not shipped: refused",)
+    scenario.when(replied(Notify)).then(parked("ship"))
+    scenario.when(operator("retry"), replied(Ship)).then(issued(Ship), completed(OrderConfirmed()))
+
+
 @dataclass(frozen=True)
 class Say:
     pass

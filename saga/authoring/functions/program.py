@@ -19,8 +19,9 @@ from saga.authoring.functions.calls import (
 )
 from saga.authoring.functions.context import Context
 from saga.authoring.functions.coroutines import awaits_at
-from saga.authoring.functions.scheduler import Held, Scheduler, Task, Waiter
+from saga.authoring.functions.scheduler import Scheduler
 from saga.authoring.functions.unseen import Unseen
+from saga.authoring.functions.waiters import Held, Task, Waiter
 from saga.authoring.messages import (
     RolledBack,
     not_known,

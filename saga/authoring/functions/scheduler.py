@@ -1,7 +1,8 @@
 """Runs a saga's function without an event loop: a few coroutines, resumed one after another.
 
 A `Task` is one coroutine: the function itself, or a branch of a group. Everything runs in one fixed
-order, so that who is told the same in the same order gives the same commands.
+order, so that who is told the same in the same order gives the same commands. `waiters` has what it
+runs; here alone anything is run.
 """
 
 from __future__ import annotations
@@ -9,11 +10,11 @@ from __future__ import annotations
 from asyncio.events import _get_running_loop as running_loop
 from asyncio.events import _set_running_loop as set_running_loop
 from collections import deque
-from collections.abc import AsyncGenerator, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
 from sys import get_asyncgen_hooks, set_asyncgen_hooks
 from traceback import walk_tb
 from types import AsyncGeneratorType, CodeType, FrameType
-from typing import Any, Protocol
+from typing import Any
 from weakref import ref
 
 from saga.authoring.failures import FAILURES
@@ -34,6 +35,7 @@ from saga.authoring.functions.calls import (
 from saga.authoring.functions.coroutines import awaits_at, close, frames_of, line_of
 from saga.authoring.functions.scopes import Leaving, Scope, advice, innermost, name_in, take_in
 from saga.authoring.functions.unseen import Unseen
+from saga.authoring.functions.waiters import CleanUp, Group, Held, Slot, Task, Waiter, places_of
 from saga.authoring.seclusion import (
     INSTEAD,
     NO_LOOP,
@@ -43,234 +45,13 @@ from saga.authoring.seclusion import (
     watch_collector,
 )
 from saga.core.identity import StepId
-from saga.core.program import Command, DropBranch, LeaveScope, Sleep
+from saga.core.program import Command, DropBranch, LeaveScope, Line, Sleep
 from saga.errors import DefinitionError
 
 GENERATORS_MIN = 16
 
 
 _WAITS = (WaitCall, UpdateCall, NextCall)
-
-
-class Waiter(Protocol):
-    """Who waits for a result: a task, or a slot of a group."""
-
-    parent: Waiter | None
-    settled: tuple[StepId, ...]
-    """The nearest steps behind it: those of its flow that settled last."""
-
-    @property
-    def scope(self) -> Scope | None:
-        """The innermost scope that it is in."""
-
-    @property
-    def place(self) -> Slot | None:
-        """The innermost place in a group that it belongs to."""
-
-    def wake(self, scheduler: Scheduler, value: object, error: Exception | None) -> None:
-        """Take the result, or the error in its place."""
-
-
-class Task:
-    """One coroutine and who waits for it (None: the function itself)."""
-
-    __slots__ = (
-        *("coroutine", "is_dropped", "is_over", "number", "parent", "place", "returned"),
-        *("scope", "settled"),
-    )
-
-    def __init__(
-        self, coroutine: Coroutine[Any, Any, Any], parent: Waiter | None, number: int = 0
-    ) -> None:
-        self.coroutine = coroutine
-        self.parent: Waiter | None = parent
-        self.place: Slot | None = None if parent is None else parent.place
-        self.number = number
-        """In which order it began, among branches and calls."""
-        self.settled: tuple[StepId, ...] = () if parent is None else parent.settled
-        self.scope: Scope | None = None if parent is None else parent.scope
-        self.is_over = False
-        self.returned = False
-        self.is_dropped = False
-        """Nothing that it has left behind may run, its async generators included."""
-
-    def wake(self, scheduler: Scheduler, value: object, error: Exception | None) -> None:
-        """Run until the coroutine asks for something or ends."""
-        if self.is_over:
-            return
-        scheduler.running = self
-        place = len(scheduler.commands)
-        try:
-            wanted = self.coroutine.send(value) if error is None else self.coroutine.throw(error)
-        except StopIteration as stop:
-            self.is_over = self.returned = True
-            if error is not None:
-                scheduler.see(error, place)
-            scheduler.ended(self, stop.value, None)
-        except FAILURES as failure:
-            self.is_over = True
-            if error is not None and (failure is not error or len(scheduler.commands) > place):
-                scheduler.see(error, place)
-            scheduler.excuse(frame for frame, _ in walk_tb(failure.__traceback__))
-            # A traceback keeps the frames of its callers, and with them the whole batch of turns.
-            scheduler.ended(self, None, failure.with_traceback(None))
-        except (DefinitionError, RuntimeError, AttributeError) as refusal:
-            said = placed(unawaited(refusal))
-            if said is refusal:
-                raise
-            raise said from refusal
-        else:
-            if error is not None:
-                scheduler.see(error, place)
-                error.__traceback__ = None  # frames that have ended hold what they had begun
-            try:
-                scheduler.want(self, wanted)
-            except DefinitionError as refusal:
-                refusal.where = refusal.where or awaits_at(self.coroutine)
-                raise
-
-
-class Group:
-    """A group in progress: results in the order of definition, whatever the order of completion."""
-
-    __slots__ = (
-        *("call", "errors", "failed", "held", "is_beginning", "is_over", "parent", "results"),
-        *("settled_slots", "slots", "unbegun"),
-    )
-
-    def __init__(self, call: GroupCall, parent: Waiter) -> None:
-        self.call = call
-        self.parent = parent
-        size = len(call.branches)
-        self.results: list[object] = [None] * size
-        self.errors: list[Exception | None] = [None] * size
-        self.slots = [Slot(self, index) for index in range(size)]
-        self.settled_slots = self.failed = self.held = 0
-        self.unbegun = 0
-        """The place of the first branch that has not begun."""
-        self.is_beginning = False
-        self.is_over = False
-
-    @property
-    def may_begin(self) -> bool:
-        """Whether the next branch begins now."""
-        if self.is_over or self.unbegun == len(self.slots) or self.would_fail:
-            return False
-        at_once = self.call.at_once
-        return at_once is None or self.unbegun - self.settled_slots - self.held < at_once
-
-    @property
-    def would_fail(self) -> bool:
-        """Whether the failures of branches that are held decide it."""
-        too_many = self.failed + self.held > len(self.slots) - self.call.needed
-        return self.held > 0 and too_many and not self.call.waits_for_all
-
-    @property
-    def is_held(self) -> bool:
-        """Whether all that it waits for are branches that are held."""
-        return self.held > 0 and self.settled_slots + self.held == len(self.slots)
-
-    def settle(self, slot: Slot, value: object, error: Exception | None) -> bool:
-        """Note how a branch ended; whether that decides the group."""
-        self.results[slot.index], self.errors[slot.index] = value, error
-        slot.is_settled = True
-        self.held -= slot.is_held
-        self.settled_slots += 1
-        self.failed += error is not None
-        size, needed = len(self.slots), self.call.needed
-        if self.settled_slots == size:
-            self.is_over = True
-        elif not self.call.waits_for_all:
-            has_won = self.settled_slots - self.failed == needed
-            self.is_over = has_won or self.failed > size - needed
-        return self.is_over
-
-    @property
-    def failure(self) -> Exception | None:
-        """The first failure in order of definition, where there are too few successes."""
-        if self.settled_slots - self.failed >= self.call.needed:
-            return None
-        return next(error for error in self.errors if error is not None)
-
-    def result(self) -> object:
-        """What has succeeded, in the order of definition."""
-        done = [
-            result
-            for slot, result, error in zip(self.slots, self.results, self.errors, strict=True)
-            if slot.is_settled and error is None
-        ]
-        return done[0] if self.call.gives_one else tuple(done)
-
-    def losers(self, *, is_won: bool) -> list[Slot]:
-        """The branches that count for nothing: of a failed group all but those that failed."""
-        return [
-            slot
-            for slot, error in zip(self.slots, self.errors, strict=True)
-            if (not slot.is_settled or (error is not None) is is_won)
-        ]
-
-    def settled(self) -> tuple[StepId, ...]:
-        """The nearest steps behind what follows the group: those of each branch that made any."""
-        before = self.parent.settled
-        ends = [slot.settled if slot.task is None else slot.task.settled for slot in self.slots]
-        moved = [step for end in ends if end != before for step in end]
-        return tuple(moved) if moved else before
-
-
-class Slot:
-    """One place in a group: a branch, or a call that stands for one.
-
-    *begun* is what was begun in it and has to end if it loses: steps, sleeps, waits, branches, and
-    groups with such within.
-    """
-
-    __slots__ = ("begun", "group", "index", "is_held", "is_settled", "parent", "settled", "task")
-
-    def __init__(self, group: Group, index: int) -> None:
-        self.begun: dict[Call[Any] | Task | Group, None] = {}
-        self.group = group
-        self.parent: Waiter | None = group.parent
-        self.settled = group.parent.settled
-        self.index = index
-        self.is_settled = False
-        self.is_held = False
-        """It has failed, and may be tried again: it only lets others begin."""
-        self.task: Task | None = None
-
-    @property
-    def place(self) -> Slot:
-        return self
-
-    @property
-    def scope(self) -> Scope | None:
-        return self.group.parent.scope
-
-    def wake(self, scheduler: Scheduler, value: object, error: Exception | None) -> None:
-        """Settle this place: the group ends, or another branch of it may begin."""
-        group = self.group
-        if group.is_over or self.is_settled:
-            return
-        if not group.settle(self, value, error):
-            scheduler.begin_branches(group)
-            if group.is_held:
-                scheduler.hold(group.parent)
-            return
-        group.parent.settled = group.settled()
-        failure, place = group.failure, len(scheduler.commands)
-        if not group.call.waits_for_all:
-            scheduler.drop(group.losers(is_won=failure is None))
-        if group.failed and scheduler.unseen is not None:
-            is_whole = group.settled_slots == len(group.slots)
-            is_kept = failure is not None and is_whole and len(scheduler.commands) == place
-            for each in filter(None, group.errors):
-                scheduler.unseen.surface(each, failure, behind=place)
-                if not is_kept:
-                    scheduler.unseen.see(each, behind=place)
-        scheduler.forgo(group)
-        outer = group.parent.place
-        if outer is not None and not any(slot.begun for slot in group.slots):
-            del outer.begun[group]
-        scheduler.ready(group.parent, group.result() if failure is None else None, failure)
 
 
 class Generator:
@@ -298,36 +79,6 @@ class Generator:
         if found is None or found.ag_frame is None or found.ag_running:
             return None  # of one that a loser waits for, nothing can be asked any more
         return found
-
-
-class Held:
-    """Stands for who waits for a step that has failed and may be tried again."""
-
-    __slots__ = ("parent", "settled")
-    place = scope = None
-
-    def __init__(self, waiter: Waiter) -> None:
-        self.parent: Waiter | None = waiter
-        self.settled = waiter.settled
-
-    def wake(self, scheduler: Scheduler, _: object, __: Exception | None) -> None:
-        scheduler.hold(self.parent)
-
-
-class CleanUp:
-    """Waits for the end of an async generator that was left early."""
-
-    __slots__ = ("parent", "place", "scope", "settled")
-
-    def __init__(self, owner: Task) -> None:
-        self.parent: Waiter | None = owner
-        self.place = owner.place
-        self.settled = owner.settled
-        self.scope = owner.scope
-
-    def wake(self, scheduler: Scheduler, _: object, error: Exception | None) -> None:
-        """A failure that nobody can catch any more is the function's own."""
-        scheduler.cleaned_up(error)
 
 
 class Scheduler:
@@ -376,16 +127,92 @@ class Scheduler:
         try:
             set_running_loop(NO_LOOP)  # type: ignore[arg-type]  # see seclusion
             set_asyncgen_hooks(self._begun, self._left)
-            waiter.wake(self, value, error)
+            self._wake(waiter, value, error)
             while self._queue:
-                task, value, error = self._queue.popleft()
-                task.wake(self, value, error)
+                self._resume(*self._queue.popleft())
         finally:
             self.running = None
             self._queue = self._queue or None
             set_asyncgen_hooks(*hooks)
             set_running_loop(loop)
         return self.commands
+
+    def _wake(self, waiter: Waiter, value: object, error: Exception | None) -> None:
+        """Give the result, or the error in its place, to whoever waits for it."""
+        match waiter:
+            case Task():
+                self._resume(waiter, value, error)
+            case Slot():
+                self._settle(waiter, value, error)
+            case Held():
+                self.hold(waiter.parent)
+            case CleanUp():
+                self.cleaned_up(error)
+            case _:
+                raise AssertionError(waiter)
+
+    def _resume(self, task: Task, value: object, error: Exception | None) -> None:
+        """Run a coroutine until it asks for something or ends."""
+        if task.is_over:
+            return
+        self.running = task
+        place = len(self.commands)
+        try:
+            wanted = task.coroutine.send(value) if error is None else task.coroutine.throw(error)
+        except StopIteration as stop:
+            task.is_over = task.returned = True
+            if error is not None:
+                self.see(error, place)
+            self.ended(task, stop.value, None)
+        except FAILURES as failure:
+            task.is_over = True
+            if error is not None and (failure is not error or self._has_said(place)):
+                self.see(error, place)
+            self.excuse(frame for frame, _ in walk_tb(failure.__traceback__))
+            # A traceback keeps the frames of its callers, and with them the whole batch of turns.
+            self.ended(task, None, failure.with_traceback(None))
+        except (DefinitionError, RuntimeError, AttributeError) as refusal:
+            said = placed(unawaited(refusal))
+            if said is refusal:
+                raise
+            raise said from refusal
+        else:
+            if error is not None:
+                self.see(error, place)
+                error.__traceback__ = None  # frames that have ended hold what they had begun
+            try:
+                self.want(task, wanted)
+            except DefinitionError as refusal:
+                refusal.where = refusal.where or awaits_at(task.coroutine)
+                raise
+
+    def _has_said(self, place: int) -> bool:
+        """Whether anything was asked for or said from there on; a line for a log is nothing."""
+        return any(type(command) is not Line for command in self.commands[place:])
+
+    def _settle(self, slot: Slot, value: object, error: Exception | None) -> None:
+        """Settle this place: the group ends, or another branch of it may begin."""
+        group = slot.group
+        if group.is_over or slot.is_settled:
+            return
+        if not group.settle(slot, value, error):
+            self.begin_branches(group)
+            if group.is_held:
+                self.hold(group.parent)
+            return
+        group.parent.settled = group.settled()
+        failure, place = group.failure, len(self.commands)
+        if not group.call.waits_for_all:
+            self.drop(group.losers(is_won=failure is None))
+        if group.failed and self.unseen is not None:
+            is_whole = group.settled_slots == len(group.slots)
+            is_kept = failure is not None and is_whole and len(self.commands) == place
+            self.unseen.surface(filter(None, group.errors), failure, behind=place, is_kept=is_kept)
+        self.forgo(group)
+        outer = group.parent.place
+        if outer is not None and not any(each.begun for each in group.slots):
+            del outer.begun[group]
+        self.ready(group.parent, group.result() if failure is None else None, failure)
 
     def see(self, failure: Exception, behind: int) -> None:
         """Somebody has acted on *failure*, behind so many commands."""
@@ -416,7 +243,7 @@ class Scheduler:
                 self._queue = deque()
             self._queue.append((waiter, value, error))
         else:
-            waiter.wake(self, value, error)
+            self._wake(waiter, value, error)
 
     def ended(self, task: Task, value: object, error: Exception | None) -> None:
         if task.parent is not None:
@@ -523,7 +350,7 @@ class Scheduler:
     def _end_run(self, waiter: Waiter, call: ContinueCall) -> None:
         """The function is through with this run, wherever in it that is said."""
         others = (
-            slot for place in _places(waiter) for slot in place.group.slots if slot is not place
+            slot for place in places_of(waiter) for slot in place.group.slots if slot is not place
         )
         if not all(slot.is_settled for slot in others):
             raise DefinitionError(
@@ -730,14 +557,6 @@ class Scheduler:
             task.place.begun[task] = None
         self.ready(task, None, None)
         return task
-
-
-def _places(waiter: Waiter) -> Iterator[Slot]:
-    """The places in groups that a waiter belongs to, the innermost first."""
-    place = waiter.place
-    while place is not None:
-        yield place
-        place = place.group.parent.place
 
 
 def _number_of(begun: Call[Any] | Task) -> int:

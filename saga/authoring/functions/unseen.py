@@ -2,7 +2,8 @@
 
 Past the pivot such a step can be tried again, as though the function had not been told that it
 failed. A failure has led to something once somebody acts on it: a coroutine that catches it, or
-says or asks for something while it passes, or a group that drops others for it.
+says or asks for something while it passes, or a group that drops others for it. A line for a log
+is nothing.
 """
 
 from __future__ import annotations
@@ -47,12 +48,25 @@ class Unseen:
         """Somebody has acted on *failure*: what follows from it comes behind so many commands."""
         self._seen.setdefault(failure, behind)
 
-    def surface(self, failure: Exception, raised: Exception | None, *, behind: int) -> None:
-        """A group is over, behind so many commands: it has *raised* a failure, or none."""
-        if raised is not None and failure is not raised:
-            self._raised[failure] = raised
-        if failure not in self._surfaced or not self._is_seen(failure):
-            self._surfaced[failure] = behind  # what has begun on its way out stands
+    def surface(
+        self,
+        failures: Iterable[Exception],
+        raised: Exception | None,
+        *,
+        behind: int,
+        is_kept: bool,
+    ) -> None:
+        """A group is over, behind so many commands: it has *raised* one of its failures, or none.
+
+        Unless they *are kept* as they were, it has acted on them.
+        """
+        for failure in failures:
+            if raised is not None and failure is not raised:
+                self._raised[failure] = raised
+            if failure not in self._surfaced or not self._is_seen(failure):
+                self._surfaced[failure] = behind  # what has begun on its way out stands
+            if not is_kept:
+                self.see(failure, behind=behind)
 
     def drop(self, steps: Iterable[StepId]) -> None:
         for step in steps:
