@@ -12,7 +12,14 @@ from pathlib import Path
 import psutil
 import pytest
 
+from saga.audit.differences import Kind
 from saga.console.cli.gate import choosing, progress, run
+from saga.console.cli.gate.journal import Heading, Journal
+from saga.console.cli.gate.tally import EXAMPLES_MAX, Tally
+from saga.console.cli.gate.verdicts import Verdict
+from saga.core.identity import Instant, SagaId
+from saga.core.status import SagaStatus
+from saga.ports import SagaSummary
 from tests.console.conftest import call, enter, start
 from tests.console.toys import TOYS
 from tests.patience import wait_until
@@ -41,6 +48,19 @@ def copied(served: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     """The served application in a folder of its own, whose store may be written."""
     shutil.copytree(served / ".saga", tmp_path / ".saga")
     return enter(tmp_path, monkeypatch)
+
+
+def verdict(number):
+    """On a saga that differs."""
+    return Verdict(
+        saga_id=str(number),
+        definition="order",
+        definition_version=1,
+        key=str(number),
+        entries=3,
+        kind=Kind.OTHER_PAYLOAD,
+        version=2,
+    )
 
 
 def write_to_store(sql, *values):
@@ -189,6 +209,22 @@ class TestChoosing:
 
         assert len(ids) == len(set(ids)) == SAGAS
 
+    async def test_long_histories_are_loaded_a_few_at_a_time(self):
+        """A chunk is as much as a process has in memory."""
+
+        def summary(number, entries):
+            at = Instant(0)
+            row = ("order", 1, str(number), SagaStatus.RUNNING, at, at, None, None, entries)
+            return SagaSummary(SagaId(str(number)), *row)
+
+        lengths = [1, 30_000, 9_000, 9_000, 9_000, *60 * [1]]
+        sagas = [summary(number, entries) for number, entries in enumerate(lengths)]
+
+        chunks = [chunk.sagas async for chunk in choosing.chunks_of(sagas)]
+
+        assert [len(chunk) for chunk in chunks] == [1, 1, 2, 50, 11]
+        assert [saga for chunk in chunks for saga in chunk] == sagas
+
 
 class TestWhatCannotBeRead:
     def test_a_row_of_the_index_is_a_finding_and_the_others_are_replayed(self, copied):
@@ -290,6 +326,23 @@ class TestResuming:
         called = replay("--resume", interrupted, "--json")
 
         assert (called.code, called.rows[-1]["resumed"], called.rows[-1]["sagas"]) == (0, 1, SAGAS)
+
+    def test_the_file_has_examples_and_not_every_difference(self, tmp_path):
+        journal = Journal(tmp_path / "state")
+        heading = Heading("sqlite:///x", {}, "code")
+        journal.begin(heading, since=None, tally=Tally())
+        for number in range(100):
+            chunk = choosing.Chunk((), (0, SagaId(str(number))), [verdict(number)])
+            journal.add(chunk)
+        journal.note()
+        journal.close()
+
+        kept = Journal(tmp_path / "state").read(heading)
+
+        assert (kept.tally.sagas, kept.tally.different, kept.tally.entries) == (100, 100, 300)
+        assert len(kept.tally.kept) == EXAMPLES_MAX
+        assert (tmp_path / "state").read_text().count("other payload") < 100 + 2 * EXAMPLES_MAX
+        assert kept.place == (0, "99")
 
     def test_a_file_that_is_something_else_is_left_alone(self, looking, tmp_path):
         for text in ("precious\n", '{"format": "other"}\n', "[]\n"):

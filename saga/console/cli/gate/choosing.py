@@ -20,7 +20,8 @@ from saga.ports import Catalogue, SagaSummary
 from saga.ports.store import UNFINISHED
 
 CHUNK_SAGAS: Final = 50
-"""So many whole histories a process has in memory."""
+CHUNK_ENTRIES: Final = 20_000
+"""So much a process has in memory at once, unless one history alone has more."""
 _SAMPLES: Final = 2**32
 
 
@@ -145,8 +146,16 @@ async def chunks_of(sagas: Sequence[SagaSummary]) -> AsyncIterator[Chunk]:
 
 
 def _cut(page: Sequence[SagaSummary]) -> Iterator[Sequence[SagaSummary]]:
-    for first in range(0, len(page), CHUNK_SAGAS):
-        yield page[first : first + CHUNK_SAGAS]
+    some: list[SagaSummary] = []
+    entries = 0
+    for saga in page:
+        if some and (len(some) == CHUNK_SAGAS or entries + saga.version > CHUNK_ENTRIES):
+            yield some
+            some, entries = [], 0
+        some.append(saga)
+        entries += saga.version
+    if some:
+        yield some
 
 
 def _damaged(row: str) -> Verdict:

@@ -82,7 +82,7 @@ async def _of_chosen(
     if isinstance(kept, Kept):
         tally, place = kept.tally, kept.place
         printer.note(f"goes on behind {tally.sagas:,} sagas, which an earlier run has replayed")
-        journal.go_on()
+        journal.go_on(kept)
     else:
         tally, place = Tally(names_each=total <= SAGAS_NAMED_MAX), BEGIN
         if kept is not None:

@@ -55,6 +55,8 @@ class Journal:
         self._file: BinaryIO | None = None
         self._open: deque[Chunk] = deque()
         """Those that were begun, and those done behind one that is not."""
+        self._noted = Tally()
+        """What the file has, so that it has no more examples than are of use."""
 
     def read(self, heading: Heading) -> Kept | str | None:
         """What an earlier run has left; why it is of no use; None where there is none.
@@ -95,10 +97,13 @@ class Journal:
             self._file = self._path.open("wb")
         except OSError as error:
             raise self._refused(error.strerror or str(error)) from error
+        self._noted.names_each = tally.names_each
         self._write(first)
 
-    def go_on(self) -> None:
+    def go_on(self, kept: Kept) -> None:
         """Add to what is there."""
+        self._noted.names_each = kept.tally.names_each
+        self._noted.merge(kept.tally)
         if self._path is not None:
             try:
                 self._file = self._path.open("r+b")
@@ -111,13 +116,16 @@ class Journal:
     def add(self, chunk: Chunk) -> None:
         self._open.append(chunk)
 
-    def note(self, tally: Tally) -> None:
+    def note(self) -> None:
         """Write down the chunks that are done, up to the first that is not."""
         while self._open and self._open[0].is_complete:
             chunk = self._open.popleft()
-            own = Tally(names_each=tally.names_each)
+            if self._file is None:
+                continue
+            own = Tally(names_each=self._noted.names_each)
             for verdict in chunk.verdicts:
                 own.add(verdict)
+            own.kept = [verdict for verdict in own.kept if self._noted.add(verdict)]
             self._write({"place": chunk.place, **own.plain()})
 
     def end(self) -> None:

@@ -85,7 +85,7 @@ class Run:
     def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
         self._shown.__exit__()
         if error is None:
-            self._journal.note(self._tally)
+            self._journal.note()
             self._journal.end()
             self._report()
             return
@@ -112,7 +112,7 @@ class Run:
         self._tell(verdict)
         self._shown.advance(different=not verdict.is_ok)
         if chunk.is_complete:
-            self._journal.note(self._tally)
+            self._journal.note()
 
     def result(self) -> int:
         """Print what came of it; the exit code."""

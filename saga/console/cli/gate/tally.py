@@ -50,10 +50,11 @@ class Tally:
     def suites(self) -> list[Suite]:
         return sorted({suite for suite, _ in self.counts})
 
-    def add(self, verdict: Verdict) -> None:
+    def add(self, verdict: Verdict) -> bool:
+        """Count it; whether it is kept, too."""
         self.entries += verdict.entries
         self.counts[_suite(verdict), verdict.kind] += 1
-        self._keep(verdict)
+        return self._keep(verdict)
 
     def merge(self, other: Tally) -> None:
         self.entries += other.entries
@@ -91,14 +92,15 @@ class Tally:
             tally._keep(Verdict.of_plain(verdict))
         return tally
 
-    def _keep(self, verdict: Verdict) -> None:
+    def _keep(self, verdict: Verdict) -> bool:
+        is_kept = self.names_each
         if verdict.kind is not None:
-            self._examples[_suite(verdict), verdict.kind] += 1
-        if self.names_each or (
-            verdict.kind is not None
-            and self._examples[_suite(verdict), verdict.kind] <= EXAMPLES_MAX
-        ):
+            place = (_suite(verdict), verdict.kind)
+            self._examples[place] += 1
+            is_kept = is_kept or self._examples[place] <= EXAMPLES_MAX
+        if is_kept:
             self.kept.append(verdict)
+        return is_kept
 
 
 def _suite(verdict: Verdict) -> Suite:
