@@ -53,9 +53,10 @@ test: $(READY) ## Run the tests, all but the long ones against real servers
 test-connected: $(READY) ## Run all tests against real servers, ours or those at KAFKA= and POSTGRES=
 	@$(SERVERS); $(BIN)/pytest -n $(JOBS) -m connected $(GIVEN) $(ARGS)
 
-test-long: $(READY) ## Run all tests beside busy processes, 20,000 simulated worlds, and a million expressions
+test-long: $(READY) ## Run all tests beside busy processes, 20,000 simulated worlds and sagas, and a million expressions
 	@$(SERVERS); $(BIN)/python -m tests.busy $(BIN)/pytest -n $(JOBS) $(GIVEN) $(ARGS)
 	@$(BIN)/python -m tests.simulation --seeds 20000 --first 1000000 --jobs $(JOBS)
+	@$(BIN)/python -m tests.laws --examples 20000 --first 1000000 --jobs $(JOBS)
 	@$(BIN)/python -m tests.authoring.graphs.fuzz --expressions 1000000 --jobs $(JOBS)
 
 up: $(READY) ## Start Kafka and PostgreSQL in the background, and print their addresses

@@ -515,6 +515,8 @@ def _parked(state: SagaState, intent: intents.SagaParked, _: Instant) -> None:
     _become(state, SagaStatus.PARKED)
     if intent.step is not None:
         state.steps[intent.step].is_dropped = False
+    elif state.is_past_pivot and state.plan is None:
+        state.is_stranded = state.scopes is None or not state.scopes.plans
 
 
 def _resumed(state: SagaState, _: intents.SagaResumed, __: Instant) -> None:

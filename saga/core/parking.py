@@ -34,8 +34,11 @@ def holds_up(state: SagaState, step: Step) -> bool:
 
 
 def resume_if_free(turn: Turn, released: Step | None = None) -> None:
-    """The last step to hold up the saga lets it go on."""
+    """The last step to hold up the saga lets it go on, unless it has parked on its whole."""
     state = turn.state
+    # Releases before this one went on all the same, to where nothing more could come.
+    if state.is_stranded and intents.SagaResumed not in map(type, turn.recorded or ()):
+        return
     if not any(holds_up(state, step) for step in state.steps.values() if step is not released):
         turn.resume()
 

@@ -317,6 +317,8 @@ class SagaState:
     scopes: Scopes | None = None
     """None until a step is issued in one, or one is left by a failure."""
     is_past_pivot: bool = False
+    is_stranded: bool = False
+    """It has parked past its pivot on its whole: no step brings it on that is tried again."""
     is_finishing: bool = False
     is_continuing: bool = False
     """Whether it is finishing this run only: *pending_outcome* triggers the next one."""

@@ -166,17 +166,23 @@ class Turn:
             return ended.took
         return None
 
-    def recorded_answers(self, wait: str) -> dict[str, intents.UpdateAnswered] | None:
-        """The answers right before *wait* began, by update; None where that is not recorded."""
+    def recorded_unfit(
+        self, wait: str
+    ) -> dict[int | str, intents.UpdateAnswered | intents.ArrivalRefused] | None:
+        """What was refused right before *wait* began, by version or update; None: not recorded."""
         number = self._places().get(wait)
         if number is None or self.recorded is None:
             return None
-        answers: dict[str, intents.UpdateAnswered] = {}
+        refused: dict[int | str, intents.UpdateAnswered | intents.ArrivalRefused] = {}
         for decided in reversed(self.recorded[:number]):
-            if not isinstance(decided, intents.UpdateAnswered):
-                break
-            answers[decided.update] = decided
-        return answers
+            match decided:
+                case intents.UpdateAnswered():
+                    refused[decided.update] = decided
+                case intents.ArrivalRefused():
+                    refused[decided.arrived] = decided
+                case _:
+                    break
+        return refused
 
     def recorded_refusals(self, wait: str) -> list[str] | None:
         """Why kept signals were refused when *wait* began; None where that is not recorded."""

@@ -7,15 +7,9 @@ refused at once; and a saga that ends answers all that are open.
 
 from __future__ import annotations
 
-from saga.core.arrivals import kept_for
 from saga.core.decider import Disposition
 from saga.core.events import UpdateReceived
-from saga.core.intents import (
-    UPDATE_INVALID,
-    EventAwaited,
-    UpdateAnswered,
-    Verdict,
-)
+from saga.core.intents import UpdateAnswered, Verdict
 from saga.core.program import Answer
 from saga.core.turn import Turn
 
@@ -43,20 +37,3 @@ def refuse(turn: Turn, fact: UpdateReceived, verdict: Verdict, code: str, why: s
     disposition = turn.note(verdict, f"update {fact.name}", why)
     turn.record(UpdateAnswered(update=fact.update, code=code, message=why))
     return disposition
-
-
-def refuse_unfit(turn: Turn, awaited: EventAwaited) -> None:
-    """Refuse the oldest kept updates that a wait, about to begin, cannot take."""
-    refused = turn.recorded_answers(awaited.wait)
-    for _, arrival in list(kept_for(turn.state, awaited)):
-        if not isinstance(arrival, UpdateReceived):
-            return  # the wait takes it
-        if refused is not None:
-            recorded = refused.get(arrival.update)
-            if recorded is None:
-                return
-            turn.record(recorded)
-        elif (why := turn.program.refusal_of(awaited.wait, arrival)) is not None:
-            turn.record(UpdateAnswered(update=arrival.update, code=UPDATE_INVALID, message=why))
-        else:
-            return

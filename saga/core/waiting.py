@@ -82,10 +82,16 @@ def refuse_kept(turn: Turn) -> None:
         refusal = turn.program.takes(arrival)
         if refusal is None:
             continue
-        if isinstance(arrival, UpdateReceived):
-            turn.record(UpdateAnswered(update=arrival.update, code=UPDATE_NOT_NOW, message=refusal))
-        else:
-            turn.record(ArrivalRefused(arrived=version, detail=refusal))
+        turn.record(_refused(version, arrival, UPDATE_NOT_NOW, refusal))
+
+
+def _refused(
+    version: int, arrival: Arrival, code: str, why: str
+) -> UpdateAnswered | ArrivalRefused:
+    """The refusal of what was kept."""
+    if isinstance(arrival, UpdateReceived):
+        return UpdateAnswered(update=arrival.update, code=code, message=why)
+    return ArrivalRefused(arrived=version, detail=why)
 
 
 def _refuse(turn: Turn, arrival: Arrival, code: str, why: str) -> Disposition:
@@ -119,8 +125,8 @@ def _begin(turn: Turn, command: program.Await) -> Arrival | None:
         updates=command.updates,
         selects=does_select,
     )
-    if command.updates:
-        updates.refuse_unfit(turn, awaited)
+    if command.updates or command.signals:
+        _refuse_unfit(turn, awaited)
     kept = kept_for(turn.state, awaited)
     if not does_select:
         _, taken = next(kept, (0, None))
@@ -136,6 +142,27 @@ def _begin(turn: Turn, command: program.Await) -> Arrival | None:
     taken = kept_as(turn.state, awaited, took)
     turn.record(WaitEnded(wait=wait, took=took))
     return taken
+
+
+def _refuse_unfit(turn: Turn, awaited: EventAwaited) -> None:
+    """Refuse the oldest kept signals and updates whose content a wait, about to begin, cannot take.
+
+    One that selects may take any that was kept. What was kept while nobody could be asked, at the
+    end of a run or in a pause before the start, was not looked at when it came.
+    """
+    recorded = turn.recorded_unfit(awaited.wait)
+    for version, arrival in list(kept_for(turn.state, awaited)):
+        refused: UpdateAnswered | ArrivalRefused | None = None
+        if recorded is not None:
+            name = arrival.update if isinstance(arrival, UpdateReceived) else version
+            refused = recorded.get(name)
+        elif not isinstance(arrival, EventReceived):
+            why = turn.program.refusal_of(awaited.wait, arrival)
+            refused = None if why is None else _refused(version, arrival, UPDATE_INVALID, why)
+        if refused is not None:
+            turn.record(refused)
+        elif not awaited.selects:
+            return
 
 
 def _begin_for_signal(turn: Turn, awaited: SignalAwaited) -> Arrival | None:

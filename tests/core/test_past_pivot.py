@@ -27,7 +27,7 @@ from saga.testing import (
     signalled,
     timed_out,
 )
-from tests.core.test_any_saga import (
+from tests.core.any_saga import (
     Give,
     Made,
     Make,
@@ -36,9 +36,6 @@ from tests.core.test_any_saga import (
     Step,
     Wait,
     grouped,
-    happenings,
-    programs,
-    whatever_happens,
     whatever_happens_to,
 )
 from tests.toys import (
@@ -387,20 +384,6 @@ def test_a_history_that_parked_before_the_code_was_told_replays_unchanged():
         issued(Ship), completed(OrderConfirmed())
     )
     again(careful).when(operator("retry"), refused(Ship)).then(issued(Ship), issued(Notify))
-
-
-@settings(max_examples=200)
-@hypothesis_given(
-    tree=programs,
-    happens=happenings,
-    options=st.fixed_dictionaries(
-        {"parallel_undo": st.booleans(), "when_stuck": st.sampled_from(["halt", "continue"])}
-    ),
-)
-def test_whatever_happens_past_the_pivot_every_saga_can_end(tree, happens, options):
-    """Beside what holds of all sagas: see there."""
-    pivot = Step(has_undo=False, kind="pivot", attempts=1, has_deadline=False)
-    whatever_happens(Many("seq", (pivot, tree)), happens, options)
 
 
 def test_a_step_with_an_undo_parks_the_saga_before_it_is_issued():

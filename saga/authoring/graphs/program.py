@@ -599,7 +599,8 @@ class GraphProgram:
             if steps:
                 self._commands.append(DropBranch(steps))
             return self._done(index, None)
-        if fan is not None and len(fan.settled) < len(fan.items):
+        # One that halts parks as though it had not been told: its other items go on.
+        if fan is not None and len(fan.settled) < len(fan.items) and not self._graph.halts:
             self._commands.append(DropBranch(steps))
         self._fail(index, failure, {} if fan is None else fan.failures)
         return self._given()

@@ -1,0 +1,89 @@
+"""What the laws have found, as small as it can be said."""
+
+import pytest
+
+from saga.core.fold import fold
+from saga.core.intents import ArrivalRefused
+from saga.core.replay import replay
+from saga.core.state import snapshot
+from saga.testing import (
+    cancelled,
+    child_undone,
+    failed,
+    given,
+    operator,
+    replied,
+    signalled,
+)
+from tests.laws import functions, graphs
+from tests.laws.contracts import CONTRACTS, Made, Unmake
+from tests.laws.course import Course, Drawn, begun
+from tests.laws.machines import Machine, Script, Stage, Step
+
+BAD = signalled("a", {"number": "bad"})
+
+
+def course_of(saga) -> Course:
+    return begun(Drawn(saga))
+
+
+def test_a_step_does_not_bring_on_a_saga_that_has_parked_on_its_whole() -> None:
+    """Its code is through, so nothing more can come: it may not look as though it ran."""
+    waits = Stage(steps=(Step(kind="retriable"),), needs="signal")
+    script = Script(stages=(waits, Stage(steps=(Step(kind="pivot"),))), end="back")
+    course = course_of(Machine(script=script))
+    course.when(failed("0-0"), signalled("a", {"number": 1}), replied("1-0", Made()))
+    course.then_parked("past its pivot, so it can only go forward: given up")
+
+    course.when(operator("retry", "0-0"), replied("0-0", Made()))
+
+    course.then_parked("past its pivot, so it can only go forward: given up")
+
+
+def test_a_child_first_heard_of_when_it_is_undone_is_the_same_by_its_entries() -> None:
+    course = course_of(functions.Function(functions.Many("seq", (functions.Child(),))))
+
+    course.when(cancelled(mode="immediate"), child_undone("s.0"))
+
+    assert snapshot(fold(course.state.saga_id, course.history)) == snapshot(course.state)
+
+
+def test_a_bad_signal_that_came_at_the_end_of_a_run_is_refused_by_the_next() -> None:
+    """Nobody could be asked when it came; it may not park the saga later."""
+    steps = (Step(has_undo=True), Step())
+    course = course_of(
+        Machine(script=Script(stages=(Stage(steps=steps, needs="first"),), end="again"))
+    )
+    course.when(replied("0-1", Made()), BAD, replied("0-0", Made()), replied(Unmake))
+
+    course.then_status("running")
+    assert any(isinstance(entry.body, ArrivalRefused) for entry in course.decided)
+    again = replay(course.decider, course.state.saga_id, course.history)
+    assert snapshot(again) == snapshot(course.state)
+
+
+def test_a_bad_signal_that_came_before_a_paused_saga_had_begun_is_refused() -> None:
+    machine = Machine(script=Script(stages=(Stage(needs="signal"),)))
+    scenario = given(machine.definition(), contracts=CONTRACTS)
+    scenario.when(operator("pause", definition=True), machine.trigger(), BAD)
+
+    scenario.when(operator("resume", definition=True))
+
+    scenario.then_status("running").in_state("Odd")
+
+
+@pytest.mark.parametrize("at_once", [None, 2])
+def test_a_graph_that_halts_on_a_fast_fan_goes_on_with_its_other_items(at_once) -> None:
+    """It parks as though it had not been told of the failure, and is so again in a replay."""
+    node = graphs.Node("each", attempts=1, fails_fast=True, at_once=at_once)
+    halts = (("coordination_rules", graphs.HALT),)
+    course = course_of(graphs.Graph((node,), items=3, options=halts))
+    course.when(failed("n0-2")).then_parked("failed")
+    again = replay(course.decider, course.state.saga_id, course.history)
+    assert snapshot(again) == snapshot(course.state)
+
+    course.when(operator("retry", "n0-2"))
+    for step in ("n0", "n0-2", "n0-3"):
+        course.when(replied(step, Made()))
+
+    course.then_status("completed")

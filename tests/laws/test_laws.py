@@ -1,0 +1,635 @@
+"""Laws that hold for every saga, whichever way it is written and whatever happens to it.
+
+Each is looked at with sagas and courses that hypothesis draws; `course.py` says what may happen.
+What a law needs to know of a history it reads with `record.py`, not with the engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+from zlib import crc32
+
+from hypothesis import strategies as st
+
+from saga.core import events, intents
+from saga.core.events import CancelMode, CancelRequested, ReplyOutcome
+from saga.core.fold import fold
+from saga.core.history import RecordedTurn, turns
+from saga.core.identity import DO
+from saga.core.intents import RollbackGoal, TimerPurpose, Verdict
+from saga.core.piecewise import at_once
+from saga.core.replay import following, replay
+from saga.core.state import SagaState, snapshot
+from saga.core.status import SagaStatus, StepKind
+from saga.testing import operator
+from saga.testing.happenings import Plain, Redelivered
+from tests.laws import functions, graphs, machines
+from tests.laws.course import (
+    Course,
+    Drawn,
+    answer,
+    begun,
+    open_in,
+    repeated,
+    through,
+)
+from tests.laws.kept import check_kept
+from tests.laws.record import ENDS, Known, Plan, Record, bodies, without_run
+from tests.laws.searching import courses, law
+
+RUNNING, ROLLING_BACK, PARKED = SagaStatus.RUNNING, SagaStatus.ROLLING_BACK, SagaStatus.PARKED
+COMPLETED, ABANDONED = SagaStatus.COMPLETED, SagaStatus.ABANDONED
+ROLLED_BACK, RESIDUE = SagaStatus.ROLLED_BACK, SagaStatus.ROLLED_BACK_WITH_RESIDUE
+ALL_ENDS = {COMPLETED, ROLLED_BACK, RESIDUE, ABANDONED}
+LEGAL = {
+    RUNNING: {ROLLING_BACK, PARKED, *ALL_ENDS},
+    ROLLING_BACK: {PARKED, *ALL_ENDS},
+    PARKED: {RUNNING, ROLLING_BACK, *ALL_ENDS},
+    COMPLETED: {ROLLING_BACK, PARKED, ROLLED_BACK, RESIDUE},
+    ROLLED_BACK: {ROLLING_BACK, PARKED},
+    RESIDUE: {ROLLING_BACK, PARKED},
+    ABANDONED: {PARKED},
+}
+"""From one turn to the next; a completed child may have nothing that its parent has undone."""
+SAID = (
+    *(intents.IntentIssued, intents.IntentTold, intents.EventPublished, intents.CommandSent),
+    *(*ENDS, intents.SagaCleanedUp),
+)
+"""What a saga says to others."""
+
+
+# -- 1: the order of undoing
+
+
+@law()
+def test_a_step_is_undone_only_after_all_that_depended_on_it(drawn: Drawn) -> None:
+    """At every moment; and of siblings, whichever ended last is undone first."""
+    record, depends = Record(), dict[str, set[str]]()
+    for turn in turns(drawn.course().history):
+        record.begin(turn)
+        for number, body in enumerate(turn.decided):
+            if isinstance(body, intents.IntentIssued):
+                if body.direction is DO:
+                    depends.setdefault(body.step, set()).update(_depends(drawn, record, body.step))
+                elif not record.steps[body.step].undos:
+                    _check_order(drawn, record, body.step, depends)
+            record.decide(turn.version + 1 + number, body)
+        record.tell()
+
+
+def _depends(drawn: Drawn, record: Record, step: str) -> set[str]:
+    if record.steps.get(step) is not None:
+        return set()
+    told = {without_run(each): each for each in record.told_of()}
+    return {told[each] for each in drawn.saga.depends(without_run(step), list(told))}
+
+
+def _check_order(drawn: Drawn, record: Record, step: str, depends: dict[str, set[str]]) -> None:
+    plan = next(plan for plan in record.plans[::-1] if step in plan.steps)
+    others = [record.steps[each] for each in plan.steps if each != step]
+    for other in others:
+        if step in depends[other.id]:
+            assert _is_at_rest(drawn, other), f"{step} is undone before {other.id}, which needed it"
+    if not drawn.saga.is_parallel:
+        under_way = [each for each in others if each.undos and not (each.has_rested or each.stuck)]
+        assert not under_way, f"{step} is undone beside {under_way}"
+        _check_latest_first(plan, record, step, depends)
+
+
+def _is_at_rest(drawn: Drawn, step: Known) -> bool:
+    is_passed = drawn.saga.continues_when_stuck and step.stuck
+    return bool(step.has_rested or is_passed or not step.has_effect)
+
+
+def _check_latest_first(
+    plan: Plan, record: Record, step: str, depends: dict[str, set[str]]
+) -> None:
+    """Of siblings, whichever ended last is undone first."""
+    known = [record.steps[each] for each in plan.steps]
+    if any(each.stuck or each.skipped or each.done > plan.at for each in known):
+        return
+    waiting = [each for each in known if not each.undos and each.has_effect]
+    free = [
+        each
+        for each in waiting
+        if not any(each.id in depends[other.id] for other in waiting if other is not each)
+    ]
+    ended = {each.id: each.settled if each.settled < plan.at else 0 for each in free}
+    latest = [each for each in ended.values() if not each] or [max(ended.values())]
+    assert ended[step] == latest[0], f"{step} is undone first of {ended}"
+
+
+# -- 2: joins
+
+
+@dataclass(frozen=True)
+class Joined:
+    """A saga that waits for all; the answer of each step; and two orders in which they come."""
+
+    saga: Any
+    answers: tuple[int, ...]
+    orders: tuple[tuple[int, ...], tuple[int, ...]]
+
+    def came(self, number: int) -> Course:
+        """All answers have come, in one of the orders."""
+        order = self.orders[number]
+        course = begun(Drawn(self.saga))
+        for turn in range(200):
+            issued = open_in(course)
+            if course.has_rest or not issued:
+                return course
+            one = issued[order[turn % len(order)] % len(issued)]
+            drawn = self.answers[crc32(one.step.encode()) % len(self.answers)]
+            is_sure = one.direction is not DO or not self._may_fail(one.step)
+            outcome = ReplyOutcome.DONE if is_sure else [*ReplyOutcome][drawn % 3]
+            course.happen(answer(course, one, outcome, drawn))
+        raise AssertionError("it does not end")
+
+    def _may_fail(self, step: str) -> bool:
+        """A graph goes on behind a failure only where its node says so."""
+        if not isinstance(self.saga, graphs.Graph):
+            return True
+        return self.saga.nodes[graphs.number_of(step)].continues
+
+
+def _joins(way: str) -> st.SearchStrategy[Joined]:
+    numbers = st.lists(st.integers(0, 99), min_size=1, max_size=8).map(tuple)
+    return st.builds(Joined, JOINING[way], numbers, st.tuples(numbers, numbers))
+
+
+def _joining_machine(machine: machines.Machine) -> machines.Machine:
+    stages = [
+        stage.model_copy(
+            update={
+                "needs": "all",
+                "when_failed": "on",
+                "steps": tuple(map(_plain, stage.steps or (machines.Step(),))),
+            }
+        )
+        for stage in machine.script.stages
+    ]
+    script = machines.Script(stages=tuple(stages), sorts=True, end=machine.script.end)
+    return machine.model_copy(update={"script": script})
+
+
+def _plain(step: machines.Step) -> machines.Step:
+    kind = {"kind": None, "attempts": 1, "is_child": False, "has_deadline": False}
+    return step.model_copy(update=kind)
+
+
+def _joining_graph(graph: graphs.Graph) -> graphs.Graph:
+    """Without what the order of arrival is meant to decide."""
+    does = {"require": "join", "signal": "make", "event": "make", "child": "make", "sleep": "join"}
+    nodes = [
+        replace(
+            node,
+            does=does.get(node.does, node.does),
+            fails_fast=False,
+            attempts=1,
+            kind=None,
+            has_timeout=False,
+            continues=node.continues and node.does not in does,
+        )
+        for node in graph.nodes
+    ]
+    return replace(graph, nodes=tuple(nodes), options=())
+
+
+JOINING = {
+    "functions": st.builds(
+        functions.Function,
+        functions.trees(
+            st.builds(functions.Step, st.booleans()),
+            ("seq", "seq", "all", "all", "one at once", "try", "scope"),
+        ),
+    ),
+    "machines": machines.MACHINES.map(_joining_machine),
+    "graphs": graphs.GRAPHS.map(_joining_graph),
+}
+
+
+@law(_joins)
+def test_the_order_in_which_replies_come_changes_no_join(joined: Joined) -> None:
+    """The same replies in any order give the same results, outcome and intents."""
+    first, second = (_said_at_all(joined.came(number)) for number in (0, 1))
+    assert first == second
+
+
+def _said_at_all(course: Course) -> tuple[object, ...]:
+    issued = {
+        (body.step, body.direction, body.contract, body.payload)
+        for _, body in bodies(course.history, intents.IntentIssued)
+    }
+    ends = [body for _, body in bodies(course.history, ENDS)]
+    assert ends, f"all answers have come, and it waits for {course.statuses[-1]}"
+    return issued, [_without_order(end) for end in ends], course.status
+
+
+def _without_order(end: Any) -> tuple[object, ...]:
+    reason, code = getattr(end, "reason", None), getattr(end, "code", None)
+    return type(end), end.outcome and end.outcome.contract, reason, code, {*(end.residue or ())}
+
+
+# -- 3: replays
+
+
+class Relieved(Course):
+    """Each turn is decided by another worker: one that followed the history, or has replayed it."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.follower: SagaState | None = None
+        self.followed = 0
+        """So many entries the follower knows."""
+
+    def _take(self, event: events.Event) -> None:
+        if before := len(self._history):
+            self._relieve(self.drawn.happens[before % len(self.drawn.happens)][1])
+        super()._take(event)  # where that raises, it takes another turn in it
+        if len(self._history) > self.followed:
+            self._follow(self._history[self.followed :])
+            self.followed = len(self._history)
+
+    def _relieve(self, number: int) -> None:
+        """The follower decides this turn, or one that has replayed all, or who decided the last."""
+        if number % 3 == 1:
+            again = replay(self.decider, self.state.saga_id, self._history)
+            _check_same(snapshot(again), snapshot(self.state))
+            _close(self.state)
+            self._state = again
+        elif number % 3 == 2 and self.follower is not None:
+            self._state, self.follower = self.follower, self._state
+
+    def _follow(self, entries: Sequence[Any]) -> None:
+        """The other worker takes what was recorded; where it cannot, it replays all of it."""
+        if self.follower is not None and not self.follower.is_ahead:
+            if at_once(following(self.decider, self.follower, turns(entries))):
+                _check_same(snapshot(self.follower), snapshot(self.state))
+                return
+            _close(self.follower)
+        self.follower = replay(self.decider, self.state.saga_id, self._history)
+        _check_same(snapshot(self.follower), snapshot(self.state))
+
+
+def _check_same(told: Mapping[str, object], live: Mapping[str, object]) -> None:
+    for part, value in live.items():
+        assert told[part] == value, f"{part}: {told[part]}; live: {value}"
+
+
+def _close(state: SagaState) -> None:
+    if state.program is not None:
+        state.program.close()
+
+
+@law()
+def test_a_replay_is_the_live_saga(drawn: Drawn) -> None:
+    """Whoever has replayed a history, or followed it, decides from there on as who lived it."""
+    if not drawn.happens:
+        return
+    relieved = through(begun(drawn, Relieved))
+    assert _decided(relieved) == _decided(drawn.course())
+
+
+def _decided(course: Course) -> list[tuple[object, ...]]:
+    return [(entry.version, entry.at, entry.body) for entry in course.history]
+
+
+# -- 4: what is undone and what is left
+
+
+@law()
+def test_what_was_refused_is_not_undone_and_what_was_done_is(drawn: Drawn) -> None:
+    """Who says it is rolled back has left nothing; else it lists exactly what it has left."""
+    course, record = drawn.course(), Record()
+    statuses = dict(each[:2] for each in course.statuses)
+    for turn in turns(course.history):
+        record.begin(turn)
+        for number, body in enumerate(turn.decided):
+            match body:
+                case intents.IntentIssued() if body.direction is not DO:
+                    step = record.steps[body.step]
+                    was_refused = step.refused and not step.done
+                    assert not was_refused or step.undos, f"{step.id} is undone, and was refused"
+                case intents.SagaRolledBack(residue=residue):
+                    _check_residue(record, residue)
+                    status = statuses[turn.version + len(turn.decided)]
+                    assert status is (RESIDUE if residue else ROLLED_BACK), status
+                case _:
+                    pass
+            record.decide(turn.version + 1 + number, body)
+
+
+def _check_residue(record: Record, listed: Iterable[str]) -> None:
+    left = record.left()
+    given_up = {step.id for step in record.steps.values() if step.stuck or step.skipped}
+    assert left <= {*listed}, f"left and not listed: {left - {*listed}}"
+    assert {*listed} <= left | given_up, f"listed and not left: { ({*listed} - left) }"
+    for step in map(record.steps.__getitem__, listed):
+        if step.kind is StepKind.COMPENSATABLE and not step.is_child:
+            assert step.id in given_up, f"{step.id} has an undo, and nobody gave it up"
+
+
+# -- 5: cancels
+
+
+@law()
+def test_a_cancel_undoes_or_lists_and_past_the_pivot_is_refused(drawn: Drawn) -> None:
+    """A cancel leads to an end undone or with its residue; past the pivot it changes nothing."""
+    course, record = drawn.course(), Record()
+    refused = 0
+    for turn in turns(course.history):
+        fact = turn.event.fact
+        if isinstance(fact, CancelRequested) and fact.undo is None and not _has_ended(course, turn):
+            if _is_past_pivot(record) and fact.mode is not CancelMode.ABANDON:
+                refused += 1
+                assert [*map(type, turn.decided)] == [intents.Noted], turn.decided
+                assert turn.decided[0].verdict is Verdict.REFUSED
+            elif not _is_noted(turn):
+                _check_cancelled(course, turn)
+        record.read(turn)
+    if refused:
+        without = repeated(course, _is_cancel)
+        assert _said(without) == _said(course)
+
+
+def _is_past_pivot(record: Record) -> bool:
+    if any(plan.recorded.scope is None for plan in record.plans):
+        return False
+    return any(step.kind is StepKind.PIVOT and step.done for step in record.steps.values())
+
+
+def _is_noted(turn: RecordedTurn) -> bool:
+    return bool(turn.decided) and isinstance(turn.decided[0], intents.Noted)
+
+
+def _has_ended(course: Course, turn: RecordedTurn) -> bool:
+    return any(version < turn.version for version, _ in bodies(course.history, ENDS))
+
+
+def _check_cancelled(course: Course, turn: RecordedTurn) -> None:
+    ends = [body for version, body in bodies(course.history, ENDS) if version > turn.version]
+    assert course.is_refused or ends
+    assert not isinstance(ends[0], intents.SagaCompleted), "it was cancelled, and completes"
+
+
+def _is_cancel(happens: object) -> bool:
+    if isinstance(happens, Redelivered):
+        return True
+    fact = happens.is_what if isinstance(happens, Plain) else None
+    return isinstance(fact, CancelRequested) and fact.mode is not CancelMode.ABANDON
+
+
+def _said(course: Course) -> list[object]:
+    return [body for _, body in bodies(course.history, SAID)]
+
+
+# -- 6: outcomes
+
+
+@law()
+def test_a_saga_has_one_outcome(drawn: Drawn) -> None:
+    """A saga ends once; a child once for completing, and once for being undone by its parent."""
+    course = drawn.course()
+    ends = [body for _, body in bodies(course.history, ENDS)]
+    plans = bodies(course.history, intents.RollbackPlanned)
+    cleanups = [plan for _, plan in plans if plan.goal is RollbackGoal.CLEANED_UP]
+    assert len(bodies(course.history, intents.SagaCleanedUp)) <= len(cleanups)
+    assert not cleanups or ends
+    if len(ends) > 1:
+        completed, undone = ends
+        assert drawn.is_child
+        assert isinstance(completed, intents.SagaCompleted)
+        assert undone.undo is not None
+
+
+# -- 7: losers
+
+
+@law()
+def test_who_loses_does_nothing_more_and_is_undone(drawn: Drawn) -> None:
+    """Losers issue, arm and await nothing more; what they did is undone before the end."""
+    course, record = drawn.course(), Record()
+    issued: list[str] = []
+    gone: set[str] = set()
+    for turn in turns(course.history):
+        record.begin(turn)
+        for number, body in enumerate(turn.decided):
+            match body:
+                case intents.IntentIssued() if body.direction is DO:
+                    assert body.step not in record.dropped, f"{body.step} had lost"
+                    _check_is_not_late(drawn, without_run(body.step), issued)
+                    issued.append(without_run(body.step))
+                case intents.BranchDropped():
+                    gone |= {*body.sleeps, *body.waits}
+                case intents.TimerArmed(purpose=TimerPurpose.SLEEP | TimerPurpose.WAIT):
+                    assert body.target not in gone, body
+                case intents.SignalAwaited() | intents.EventAwaited() | intents.WaitEnded():
+                    assert body.wait not in gone, body
+                case intents.SagaParked(step=str() as step):
+                    record.dropped.pop(step, None)  # it did not lose after all
+                case intents.Continued():
+                    issued, gone = [], set()
+                case intents.SagaCompleted():
+                    _check_losers_undone(record, body.residue or ())
+                case _:
+                    pass
+            record.decide(turn.version + 1 + number, body)
+        _check_idle(course, turn, gone)
+
+
+def _check_is_not_late(drawn: Drawn, step: str, issued: Iterable[str]) -> None:
+    """What follows a group comes after all that is in it."""
+    if isinstance(drawn.saga, functions.Function):
+        behind = [each for each in issued if drawn.saga.is_before(step, each)]
+        assert not behind, f"{step} is issued after {behind}, which are behind it"
+
+
+def _check_losers_undone(record: Record, residue: Iterable[str]) -> None:
+    for step in map(record.steps.__getitem__, record.dropped):
+        if step.kind is StepKind.COMPENSATABLE and step.has_effect:
+            assert step.is_undone or step.id in residue, f"{step.id} had lost, and is left"
+
+
+def _check_idle(course: Course, turn: RecordedTurn, gone: set[str]) -> None:
+    last = turn.version + len(turn.decided)
+    armed = armed_by(course.history[:last]) if gone else {}
+    left = [timer for timer in armed.values() if timer.purpose is not TimerPurpose.DEADLINE]
+    assert not any(timer.target in gone for timer in left), (gone, left)
+
+
+def armed_by(history: Iterable[Any]) -> dict[str, intents.TimerArmed]:
+    """The timers that stand."""
+    armed: dict[str, intents.TimerArmed] = {}
+    for entry in history:
+        match entry.body:
+            case intents.TimerArmed() as timer:
+                armed[timer.timer_id] = timer
+            case intents.TimerCancelled(timer_id=name) | events.TimerFired(timer_id=name):
+                armed.pop(name, None)
+            case intents.Continued():
+                armed.clear()
+    return armed
+
+
+# -- 8: pauses
+
+
+@dataclass(frozen=True)
+class Interrupted:
+    """A course, and what comes while the saga is paused, from some moment on."""
+
+    drawn: Drawn
+    at: int
+    meanwhile: tuple[tuple[str, int], ...]
+    is_of_definition: bool
+
+    def course(self) -> Course:
+        """With the pause."""
+        course = begun(self.drawn)
+        happens = [each for each in self.drawn.happens if each[0] in UNDISTURBED]
+        for each in happens[: self.at]:
+            course.take(each)
+        if not course.is_refused and not course.state.status.is_ended:
+            course.happen(operator("pause", definition=self.is_of_definition))
+            for each in self.meanwhile:
+                course.take(each)
+            due = min((timer.due_at for timer in course.state.timers.values()), default=None)
+            if due is not None:
+                course.now = max(course.now, course.now + (due - course.now) // 2)
+            if not course.state.status.is_ended:
+                course.happen(operator("resume", definition=self.is_of_definition))
+        for each in happens[self.at :]:
+            course.take(each)
+        course.be_kind()
+        return course
+
+
+MEANWHILE = ("reply", "done", "done", "signal", "news", "child")
+UNDISTURBED = (*MEANWHILE, "timer", "time", "cancel", "operator", "second reply", "progress")
+
+
+def _interrupted(way: str) -> st.SearchStrategy[Interrupted]:
+    pairs = st.tuples(st.sampled_from(MEANWHILE), st.integers(0, 99))
+    meanwhile = st.lists(pairs, max_size=5).map(tuple)
+    return st.builds(Interrupted, courses(way), st.integers(0, 6), meanwhile, st.booleans())
+
+
+def _is_of_pause(happens: object) -> bool:
+    fact = happens.is_what if isinstance(happens, Plain) else None
+    return isinstance(fact, events.Paused | events.Resumed)
+
+
+@law(_interrupted)
+def test_a_short_pause_changes_only_times(interrupted: Interrupted) -> None:
+    """A pause shorter than every running deadline changes no intent, no order and no outcome."""
+    course = interrupted.course()
+    without = repeated(course, _is_of_pause)
+    paused, straight = (_said_but_cancels(each) for each in (course, without))
+    if _parks_on_resuming(course):  # what comes behind that is told in the next turn
+        paused, straight = sorted(map(str, paused)), sorted(map(str, straight))
+    assert paused == straight
+
+
+def _said_but_cancels(course: Course) -> list[object]:
+    """A child that has lost may have ended in the pause, so that nobody has to cancel it."""
+    return [
+        body
+        for body in _said(course)
+        if not (isinstance(body, intents.CommandSent) and body.act is intents.SentAct.CANCEL)
+    ]
+
+
+def _parks_on_resuming(course: Course) -> bool:
+    return any(
+        isinstance(turn.event.fact, events.Resumed)
+        and any(isinstance(body, intents.SagaParked) for body in turn.decided)
+        for turn in turns(course.history)
+    )
+
+
+# -- 9: ids
+
+
+@law()
+def test_no_id_is_used_twice(drawn: Drawn) -> None:
+    """No intent, publication, command or timer has the id of an earlier one, in whichever run."""
+    course = drawn.course()
+    ids = [name for entry in course.history if (name := _id_of(entry.body)) is not None]
+    assert len(ids) == len({*ids}), sorted(name for name in ids if ids.count(name) > 1)
+
+
+def _id_of(body: object) -> tuple[object, ...] | None:
+    match body:
+        case intents.IntentIssued():
+            return "intent", body.step, body.direction.value, body.attempt
+        case intents.IntentTold():
+            return "intent", body.step, DO.value, 1
+        case intents.EventPublished(publication=name):
+            return "publication", name
+        case intents.CommandSent(command=name):
+            return "command", name
+        case intents.TimerArmed(timer_id=name):
+            return "timer", name
+    return None
+
+
+# -- 10: the fold
+
+
+@law()
+def test_the_entries_alone_give_the_state(drawn: Drawn) -> None:
+    """After every turn the fold of the entries, which needs no code, is the state of the kernel."""
+
+    def compare(course: Course) -> None:
+        folded = snapshot(fold(course.state.saga_id, course.history))
+        _check_same(folded, snapshot(course.state))
+
+    through(begun(drawn, Course, compare))
+
+
+# -- 11: where a saga stands
+
+
+@law()
+def test_a_saga_goes_only_where_it_may(drawn: Drawn) -> None:
+    """Statuses change by the table; on its way back it issues nothing; it ends without timers."""
+    course = drawn.course()
+    for (_, before, _), (_, after, _) in zip(course.statuses, course.statuses[1:], strict=False):
+        assert after is before or after in LEGAL[before], (before, after)
+    is_going_back = False
+    for entry in course.history:
+        match entry.body:
+            case intents.RollbackPlanned(scope=None):
+                is_going_back = True
+            case intents.IntentIssued(direction=direction):
+                assert not (is_going_back and direction is DO), entry.body
+            case intents.Continued():
+                is_going_back = False
+    for length, status, waits_for in course.statuses:
+        if status.is_ended:
+            assert not armed_by(course.history[:length])
+        else:
+            assert waits_for, f"{status} waits for nothing"
+
+
+@law()
+def test_a_success_after_the_end_is_undone(drawn: Drawn) -> None:
+    """What succeeds late, when the saga has ended, is undone all the same; its outcome stands."""
+    course, record = drawn.course(), Record(drawn.course().history)
+    ends = bodies(course.history, ENDS)
+    if not ends or isinstance(ends[-1][1], intents.SagaAbandoned):
+        return
+    for step in record.steps.values():
+        if step.done > ends[0][0] and step.kind is StepKind.COMPENSATABLE:
+            assert step.is_undone or step.stuck or step.skipped, step
+
+
+# -- 12: what is kept
+
+
+@law()
+def test_what_is_kept_beside_the_steps_is_what_they_say(drawn: Drawn) -> None:
+    """What the kernel keeps, so that a turn need not look at all steps, is what they say."""
+    through(begun(drawn, Course, check_kept))
