@@ -136,15 +136,25 @@ def _check_place(place: str, *, expected: str) -> None:
 
 
 def _check_app(place: str) -> None:
-    if not is_contract_file(place):
-        _check_place(
-            place, expected="module:name, for example domain:app, or a contract file, order.yaml"
-        )
+    if is_contract_file(place):
+        return
+    file, name = python_file_of(place)
+    _check_place(
+        place if file is None else f"file:{name}",
+        expected="module:name, for example domain:app, the same of a file, shop/app.py:app, or a"
+        " contract file, order.yaml",
+    )
 
 
 def is_contract_file(place: str) -> bool:
     """Whether an application is named by the file of a contract graph."""
     return place.endswith((".yaml", ".yml"))
+
+
+def python_file_of(place: str) -> tuple[Path | None, str]:
+    """The file of an application that is named `path/file.py:name`, else None; and the name."""
+    file, _, name = place.rpartition(":")
+    return (Path(file) if file.endswith(".py") else None), name
 
 
 def _check_duration(text: str) -> int:
@@ -234,7 +244,8 @@ class Settings(BaseModel):
     _open_files: tuple[str, ...] = PrivateAttr(())
 
     app: AppPlace = Field(
-        "domain:app", description="the application, as module:name, or a contract file"
+        "domain:app",
+        description="the application, as module:name, path/file.py:name, or a contract file",
     )
     bus: BusAddress = Field(
         "local:///.saga/saga.db", description="local:///PATH or kafka://HOST:PORT,…"

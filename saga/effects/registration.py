@@ -8,8 +8,18 @@ import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import field
 from functools import partial
-from types import CodeType
-from typing import Any, Final, Generic, TypeVar, get_type_hints, overload
+from types import CodeType, UnionType
+from typing import (
+    Any,
+    Final,
+    Generic,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+    overload,
+)
 
 from saga.contracts import Contract, ContractModel, Event, Intent, contract_of
 from saga.contracts.models import NAME_PART
@@ -293,10 +303,21 @@ def _check(
     fitting = {parameters[0]: contract.model, parameters[1]: EffectContext, "return": returns}
     for name, expected_type in fitting.items():
         hint = hints.get(name, _UNKNOWN)
-        if hint not in (_UNKNOWN, Any, expected_type):
+        fits = _is_wide_enough if name in parameters else _is_same
+        if hint is not _UNKNOWN and hint is not Any and not fits(hint, expected_type):
             said = f"has {name!r} annotated as {getattr(hint, '__qualname__', hint)}"
             wanted = f"but handles {contract.contract_name}: expected {expected}"
             raise DefinitionError(f"{_name(function)} {said}, {wanted}", where=where)
+
+
+def _is_same(hint: object, expected: type) -> bool:
+    return hint == expected
+
+
+def _is_wide_enough(hint: object, expected: type) -> bool:
+    """Whether a parameter of this annotation takes an *expected*, as type checkers see it."""
+    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    return any(isinstance(kind, type) and issubclass(expected, kind) for kind in kinds)
 
 
 def _positional(function: Callable[..., object], where: str) -> list[str]:

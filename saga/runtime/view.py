@@ -46,6 +46,20 @@ class SagaView:
     residue: Sequence[StepId]
     outcome: Mapping[str, Any] | None
 
+    def __str__(self) -> str:
+        """A line for the saga, and one for each of its steps and undos, in order of issue."""
+        why = self.reason or (self.waiting_for and f"waits for {self.waiting_for}")
+        shown = ", ".join(f"{name}={value}" for name, value in self.shown.items())
+        head = f"{self.definition}/{self.key} {self.status}"
+        head += (f" ({shown})" if shown else "") + (f": {why}" if why else "")
+        width = max((len(row.step) for row in self.steps), default=0)
+        rows = [
+            f"  {row.direction:<4}  {row.step:<{width}}  {said_of(row)}"
+            + (f", {row.attempts} attempts" if row.attempts > 1 else "")
+            for row in self.steps
+        ]
+        return "\n".join([head, *rows])
+
     def to_json(self) -> dict[str, Any]:
         """The line that `show` prints with `--json`, as plain values."""
         return {part.name: getattr(self, part.name) for part in fields(self)} | {
@@ -55,6 +69,11 @@ class SagaView:
             "steps": [_step_json(step) for step in self.steps],
             "residue": list(self.residue),
         }
+
+
+def said_of(row: StepRow) -> str:
+    """How far one direction of a step is, in words."""
+    return f"{row.status}, dropped" if row.is_dropped else row.status.value
 
 
 def view_of(summary: SagaSummary, history: Sequence[Entry]) -> SagaView:

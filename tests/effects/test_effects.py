@@ -87,6 +87,27 @@ def test_annotations_must_fit_the_contract():
         async def listener(event: OrderConfirmed, ctx: EffectContext) -> OrderConfirmed: ...
 
 
+def test_one_handler_may_serve_several_intents():
+    """As type checkers see it: whoever takes more takes this one, too."""
+
+    class Ship(Intent[None], topic="shop.ship", version=1): ...
+
+    effects = Effects("e")
+
+    @effects.on(Refund)
+    @effects.on(Ship)
+    async def either(intent: Refund | Ship, ctx: EffectContext) -> None: ...
+
+    assert {handler.function for handler in effects.intents.values()} == {either}
+    assert set(effects.intents) == {Refund, Ship}
+
+    others = Effects("others")
+    with refused(r".*neither has 'intent' annotated as .*Refund.* but handles shop.int.ship"):
+
+        @others.on(Ship)
+        async def neither(intent: Refund | Pay, ctx: EffectContext) -> None: ...
+
+
 def test_a_contract_has_one_handler():
     """The second is refused, and told where the first is."""
     effects = Effects("e")

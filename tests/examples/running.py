@@ -5,7 +5,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -36,7 +36,10 @@ def run(
 
 
 def kill_again_and_again(
-    folder: Path, module: str, settings: Mapping[str, str] = NO_SETTINGS
+    folder: Path,
+    module: str,
+    settings: Mapping[str, str] = NO_SETTINGS,
+    lives: Sequence[int] = LIVES,
 ) -> None:
     """Live one life of an example after another, each of which ends behind a commit."""
     if settings:
@@ -44,7 +47,7 @@ def kill_again_and_again(
             folder, "-m", "saga", "topics", "create", "--app", f"{module}:app", settings=settings
         )
         assert made.returncode == 0, made.stderr
-    for commit in LIVES:
+    for commit in lives:
         life = run(folder, "-m", "tests.examples.struck", module, str(commit), settings=settings)
         assert life.returncode == -signal.SIGKILL, life.stdout + life.stderr
 

@@ -1,5 +1,7 @@
 """Runs an example in a process that kills itself: `python -m tests.examples.struck MODULE COMMIT`.
 
+MODULE has a `main`, or is the path of a file that runs by itself.
+
 Right behind the commit of that number, of those that hold turns, it is gone without a word. There
 is no commit 0: with that number it runs to its end.
 """
@@ -8,11 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import runpy
 import signal
 import sys
 from collections.abc import Iterator
 from importlib import import_module
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 from saga.adapters.postgres import PostgresEventStore
@@ -43,4 +47,9 @@ def _strike(store: Any, numbers: Iterator[int], commit: int) -> None:
 
 if __name__ == "__main__":
     strike_behind(int(sys.argv[2]))
-    asyncio.run(import_module(sys.argv[1]).main())
+    program = sys.argv[1]
+    if program.endswith(".py"):
+        sys.path.insert(0, str(Path(program).parent))  # as `python FILE` does
+        runpy.run_path(program, run_name="__main__")
+    else:
+        asyncio.run(import_module(program).main())

@@ -20,12 +20,11 @@ from saga.core.durations import duration_us
 from saga.core.events import Json
 from saga.core.history import NAME_OF, Entry, to_plain
 from saga.core.identity import Instant, TimerId
-from saga.core.state import StepRow
 from saga.core.status import SagaStatus
 from saga.core.values import value
 from saga.ports import SagaSummary
 from saga.ports.store import DueTimer
-from saga.runtime.view import iso, row_of, shown_of, view_of
+from saga.runtime.view import iso, row_of, said_of, shown_of, view_of
 
 PAGE_ROWS: Final = 500
 Row = TypeVar("Row")
@@ -138,7 +137,7 @@ async def show(session: Session, saga: Id) -> None:
     printer.say("")
     printer.table(
         ("step", "direction", "status", "attempts", "contract"),
-        [(row.step, row.direction, _status(row), row.attempts, row.contract) for row in view.steps],
+        [(row.step, row.direction, said_of(row), row.attempts, row.contract) for row in view.steps],
     )
 
 
@@ -299,7 +298,3 @@ def _point(at: str | None) -> tuple[int, Instant]:
             f"2026-01-31T12:00:00Z"
         )
     return latest, moment
-
-
-def _status(row: StepRow) -> str:
-    return f"{row.status}, dropped" if row.is_dropped else row.status.value

@@ -39,7 +39,7 @@ from saga.ports import SagaSummary, TopicSpec
 from saga.publishing.writer import EventWriter
 from saga.runtime.publisher import Publisher
 from saga.runtime.trial import PossibleAct
-from saga.settings import Settings, file_of, is_contract_file
+from saga.settings import Settings, file_of, is_contract_file, python_file_of
 from saga.users_code import raised_at
 
 GC_THRESHOLDS: Final = (50_000, 20, 50)
@@ -200,12 +200,12 @@ def name_of(saga: SagaSummary) -> str:
 def load_app(name: str) -> Application:
     """The application `module:attribute`, importable from here; AppRefused says what is wrong.
 
-    It may also be the file of a contract graph.
+    It may also be `path/file.py:attribute`, or the file of a contract graph.
     """
     if is_contract_file(name):
         return _of_file(name)
-    module_name, _, attribute = name.partition(":")
-    module = _imported(module_name, name)
+    file, attribute = python_file_of(name)
+    module = _imported_file(file, name) if file else _imported(name.partition(":")[0], name)
     if not hasattr(module, attribute):
         raise AppRefused(f"app {name}: {_no_such(module, attribute)}")
     app = getattr(module, attribute)
@@ -234,6 +234,29 @@ def _imported(module_name: str, name: str) -> ModuleType:
         return importlib.import_module(module_name)
     except (Exception, SystemExit) as error:  # whatever a module does when it is imported
         raise AppRefused(f"app {name}: {_why_not_imported(module_name, error)}") from error
+
+
+def _imported_file(file: Path, name: str) -> ModuleType:
+    """The module of *file*, as `python file.py` would import it from elsewhere: by its own name."""
+    if not file.is_file():
+        raise AppRefused(f"app {name}: there is no file {file} in {Path.cwd()}; {_ADVICE}")
+    if "." in file.stem:
+        raise AppRefused(
+            f"app {name}: a dot in {file.stem!r} has Python look for a package: give the file a"
+            " name without"
+        )
+    folder, parts = file.resolve().parent, [file.stem]
+    while (folder / "__init__.py").is_file():
+        folder, parts = folder.parent, [folder.name, *parts]
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+    module = _imported(".".join(parts), name)
+    if Path(module.__file__ or "").resolve() != file.resolve():
+        raise AppRefused(
+            f"app {name}: {module.__name__!r} is another module, at"
+            f" {module.__file__ or 'no file'}: give the file a name of its own"
+        )
+    return module
 
 
 def _why_not_imported(module_name: str, error: BaseException) -> str:

@@ -73,6 +73,36 @@ def test_an_app_that_cannot_be_loaded_is_refused_with_the_place(toys, source, na
     assert not (toys / ".saga").exists()
 
 
+def test_an_app_may_be_named_by_its_file(toys):
+    """Also by one whose name no import statement could say, and by one inside a package."""
+    (toys / "shops").mkdir()
+    (toys / "shops" / "01_bakery.py").write_text(f"import beside\n\n{TOYS}")
+    (toys / "shops" / "beside.py").write_text("")
+    package = toys / "deep" / "wares"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (package / "app.py").write_text(TOYS)
+
+    for name in ("shops/01_bakery.py:app", str(package / "app.py") + ":app"):
+        published = call("publish", ORDER, '{"order_id": "o-1", "amount": 1}', "--app", name)
+        assert published.code == 0, published.err
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "expected"),
+    [
+        ("bakery.py", "shops.py:app", "there is no file shops.py in"),
+        ("bakery.py", "bakery.py:ap", "did you mean bakery:app"),
+        ("json.py", "json.py:app", "give the file a name of its own"),
+        ("a.b.py", "a.b.py:app", "give the file a name without"),
+    ],
+)
+def test_a_file_that_is_no_app_is_refused_by_name(toys, file, name, expected):
+    (toys / file).write_text(TOYS)
+
+    call("run", "--app", name).fails(2, expected)
+
+
 def test_config_show_has_every_setting(toys):
     """As one object, with what a command would use."""
     row = call("config", "show", "--json", "--env", "prod").row
