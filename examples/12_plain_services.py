@@ -43,7 +43,8 @@ async def main() -> None:
         with ExitStack() as programs:
             for name in SERVICES:
                 file = str(Path(__file__).with_name(name))
-                started = await create_subprocess_exec(sys.executable, file, servers, prefix)
+                program = (sys.executable, file, servers, prefix)
+                started = await create_subprocess_exec(*program, stdout=sys.stderr)
                 programs.callback(started.terminate)
             for order in placed:
                 saga_id = await service.start(order)

@@ -57,7 +57,7 @@ AROUND: dict[str, tuple[str, ...]] = {
     "domain.demo": (*(part for layer in LAYERS for part in layer), "domain"),
     "domain.__main__": ("domain",),
     "benchmarks": tuple(part for layer in LAYERS for part in layer),
-    "examples": ("saga",),
+    "examples": ("saga", "saga.testing"),
     "infra": (),
 }
 
