@@ -148,10 +148,16 @@ def _difference(decider: Decider, saga_id: SagaId, history: Sequence[Entry]) -> 
     return None
 
 
-def replayed(decider: Decider, saga_id: SagaId, history: Sequence[Entry]) -> SagaState:
+def replayed(
+    decider: Decider,
+    saga_id: SagaId,
+    history: Sequence[Entry],
+    *,
+    ahead: RecordedTurn | None = None,
+) -> SagaState:
     """As `replay`, but what the saga's code raises is a ReplayMismatch too, of its turn's fact."""
     taken = 0
-    pieces = replaying(decider, saga_id, history)
+    pieces = replaying(decider, saga_id, history, ahead=ahead)
     try:
         while True:
             next(pieces)

@@ -7,6 +7,7 @@ says what it began under.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Final
 
@@ -15,8 +16,10 @@ from saga.core.history import Entry, beginning_of
 from saga.core.identity import SagaId
 from saga.core.status import SagaStatus
 from saga.ports import Catalogue, EventStore
+from saga.runtime.versions import missing
 
 PAGE_SAGAS: Final = 50
+log = logging.getLogger(__name__)
 
 
 class ChangedCode:
@@ -25,6 +28,17 @@ class ChangedCode:
         self._catalogue = catalogue
         self._registry = registry
         self._after: SagaId | None = None
+
+    async def warn(self) -> None:
+        """Say in the log which versions open sagas need that are not here: they will stall.
+
+        Raises:
+            StoreUnavailable: the store cannot be read.
+        """
+        for version in await missing(self._catalogue, self._registry):
+            place = {"definition": version.definition, "version": version.version}
+            place |= {"sagas": version.open, "hint": version.advice}
+            log.warning("%s: %s", version, version.advice, extra=place)
 
     async def next_sagas(self) -> list[SagaId] | None:
         """Of the next page of running sagas those that began under other code; None at the end."""

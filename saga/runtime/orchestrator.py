@@ -272,6 +272,8 @@ class Orchestrator:
     async def _look_at_changed_code(self) -> None:
         """Have the sagas looked at that began under other code, a few at a time."""
         backoff = self.receiver.backoff("look at changed code")
+        count = partial(self.receiver.backoff, "count open sagas")
+        await retried("cannot count open sagas", count, self._changed_code.warn)
         while True:
             try:
                 found = await self._changed_code.next_sagas()

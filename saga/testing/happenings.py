@@ -5,12 +5,13 @@ A happening becomes a fact when its turn comes: `replied(Pay, …)` answers the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pydantic_core import to_jsonable_python
 
+from saga.authoring import SagaDefinition, UnresolvedSaga
 from saga.contracts import Event, Intent, canonical, contract_of, message_of
 from saga.core.durations import Duration, duration_us
 from saga.core.events import (
@@ -173,6 +174,30 @@ class After:
 @dataclass(frozen=True, slots=True)
 class Redelivered:
     """The last event arrives once more, under the same message id."""
+
+
+@dataclass(frozen=True, slots=True)
+class MigratedTo:
+    """An operator moves the saga to another version of its definition."""
+
+    saga: SagaDefinition | UnresolvedSaga
+    steps: tuple[tuple[str, str], ...]
+    reason: str
+    actor: str | None
+
+
+def migrated_to(
+    saga: SagaDefinition | UnresolvedSaga,
+    *,
+    steps: Mapping[str, str] | None = None,
+    reason: str = "on purpose",
+    actor: str | None = None,
+) -> MigratedTo:
+    """The saga goes on with this version of its definition, in which *steps* have other names.
+
+    What that decides otherwise raises ReplayMismatch.
+    """
+    return MigratedTo(saga, tuple(sorted((steps or {}).items())), reason, actor)
 
 
 def replied(

@@ -35,6 +35,7 @@ from saga.core.events import (
     Event,
     EventReceived,
     Fact,
+    Migrated,
     OperatorActed,
     Parent,
     Paused,
@@ -45,7 +46,15 @@ from saga.core.events import (
     UpdateReceived,
 )
 from saga.core.fold import fold
-from saga.core.history import FACTS, Entry, History, RecordedTurn, turn_of, turns
+from saga.core.history import (
+    FACTS,
+    Entry,
+    History,
+    RecordedTurn,
+    migration_in,
+    turn_of,
+    turns,
+)
 from saga.core.identity import Instant, MessageId, saga_id
 from saga.core.intents import Continued
 from saga.core.replay import describe
@@ -55,7 +64,7 @@ from saga.core.status import SagaStatus
 from saga.core.texts import described
 from saga.testing.children import AsChild
 from saga.testing.expectations import Expectation, is_act, told
-from saga.testing.happenings import After, Happening, Plain, Redelivered
+from saga.testing.happenings import After, Happening, MigratedTo, Plain, Redelivered
 from saga.users_code import is_ours
 
 START = Instant(1_767_225_600_000_000)
@@ -67,9 +76,9 @@ TIMERS_FIRED_MAX = 300
 DECISIONS_SHOWN_MAX = 40
 """In the report of a failed test."""
 
-_TAKEN_WHILE_PARKED = (OperatorActed, Paused, CancelRequested, TurnFailed)
+_TAKEN_WHILE_PARKED = (OperatorActed, Paused, CancelRequested, TurnFailed, Migrated)
 
-Happens = Happening | EventModel | After | AsChild | Redelivered
+Happens = Happening | EventModel | After | AsChild | Redelivered | MigratedTo
 
 
 def given(
@@ -87,12 +96,7 @@ def given(
     Raises:
         ReplayMismatch: the saga decides otherwise than *history* says.
     """
-    if isinstance(saga, UnresolvedSaga):
-        saga = saga.resolve(list(filter(is_contract, contracts)))
-    registry = ContractRegistry([*saga.contracts(), *contracts])  # type: ignore[list-item]  # refused there if it is none
-    registered = SagaRegistry([saga], registry).find(saga.name, saga.version)
-    assert registered is not None
-    scenario = Scenario(saga, registered.decider, history)
+    scenario = Scenario(saga, contracts, history)
     return scenario.when(*happened) if happened else scenario
 
 
@@ -101,11 +105,18 @@ class Scenario:
 
     _state: SagaState | None = None
 
-    def __init__(self, saga: SagaDefinition, decider: Decider, history: Sequence[Entry]) -> None:
+    def __init__(
+        self,
+        saga: SagaDefinition | UnresolvedSaga,
+        contracts: Iterable[type[BaseModel]],
+        history: Sequence[Entry],
+    ) -> None:
         refuse_at_run_time()
-        self._saga = saga
-        self._decider = decider
-        self._state = replayed(decider, history[0].saga_id, history) if history else None
+        self._contracts = list(contracts)
+        self._versions: dict[int, SagaDefinition] = {}
+        """Those that have decided it so far, the first one first."""
+        self._become(saga)
+        self._state = replayed(self._decider, history[0].saga_id, history) if history else None
         self._history = list(history)
         self._fresh = len(history)
         self._turns = sum(type(entry.body) in FACTS for entry in history)
@@ -227,6 +238,57 @@ class Scenario:
         assert actual == what, f"{self._name()} waits for {actual!r}, not {what!r}"
         return self
 
+    def _become(self, saga: SagaDefinition | UnresolvedSaga) -> None:
+        """Have this version decide from here on."""
+        if isinstance(saga, UnresolvedSaga):
+            saga = saga.resolve(list(filter(is_contract, self._contracts)))
+        self._versions[saga.version] = saga
+        versions = self._versions.values()
+        named = {model: None for each in versions for model in each.contracts()}
+        registry = ContractRegistry([*named, *self._contracts])  # type: ignore[list-item]  # refused there if it is none
+        self._sagas = SagaRegistry(versions, registry)
+        registered = self._sagas.find(saga.name, saga.version)
+        assert registered is not None
+        self._saga: SagaDefinition = registered.saga
+        self._decider: Decider = registered.decider
+
+    def _first_decider(self) -> Decider:
+        """What decides the first run: where others followed, it stays what it was then."""
+        version = next(iter(self._versions))
+        for turn in turns(self._history):
+            if (moved := migration_in(turn)) is not None:
+                version = moved.definition_version
+            elif Continued in map(type, turn.decided):
+                first = self._sagas.find(self._saga.name, version)
+                assert first is not None, version
+                return first.decider
+        return self._decider
+
+    def _migrate(self, moved: MigratedTo) -> None:
+        """Replay what is recorded with the new version, as a worker does in the turn of it."""
+        before = self._decider
+        self._become(moved.saga)
+        assert self._decider.name == before.name, (
+            f"a saga of {before.name!r} cannot become one of {self._decider.name!r}"
+        )
+        fact = Migrated(
+            from_version=before.version,
+            definition_version=self._decider.version,
+            reason=moved.reason,
+            actor=moved.actor,
+            steps=moved.steps,
+            from_fingerprint=before.fingerprint,
+            fingerprint=self._decider.fingerprint,
+        )
+        event = self._event(fact)
+        ahead = RecordedTurn(self.state.saga_id, len(self._history) + 1, event, [])
+        decider = self._first_decider()
+        state = replayed(decider, self.state.saga_id, self._history, ahead=ahead)
+        _let_go(self.state)
+        self._state = state
+        self._take(event)
+        self._add_timers()
+
     def _add_timers(self) -> None:
         """Arm the timeouts that the saga has and its history has not, as a worker does."""
         if self._state is not None and self._state.unarmed and not self._state.is_poisoned:
@@ -236,6 +298,8 @@ class Scenario:
     def _happen(self, happens: Happens) -> None:
         if isinstance(happens, After):
             self._pass_time(happens.length_us)
+        elif isinstance(happens, MigratedTo):
+            self._migrate(happens)
         elif isinstance(happens, Redelivered):
             assert self._last is not None, "nothing has happened yet"
             self._take(self._last)
@@ -364,7 +428,7 @@ class Scenario:
         states = [to_state(turn_of([entry])) for entry in self._history]
         stored = [entry for state in states for entry in to_entries(saga, TURN, state)]
         assert stored == self._history, "an entry is not what was stored of it"
-        return replayed(self._decider, saga, stored)
+        return replayed(self._first_decider(), saga, stored)
 
     def _check_rebuilt(self) -> None:
         rebuilt = self._rebuilt()

@@ -73,6 +73,23 @@ async def order(ctx: Context, placed: OrderPlaced) -> OrderConfirmed:
     return OrderConfirmed(order_id=placed.order_id, receipt=paid.receipt)
 
 
+@saga("golden-order", version=2, starts_on=OrderPlaced, rolled_back=OrderRejected)
+async def order_2(ctx: Context, placed: OrderPlaced) -> OrderConfirmed:
+    """The same steps under other names."""
+    await ctx.do(
+        Reserve(order_id=placed.order_id), undo=Release, id="hold", retry=RETRY, timeout="30s"
+    )
+    paid = await ctx.do(
+        Pay(order_id=placed.order_id, amount=placed.amount),
+        undo=Refund,
+        id="charge",
+        retry=RETRY,
+        timeout="30s",
+    )
+    await ctx.do(Ship(order_id=placed.order_id), id="ship", kind="read_only", retry=RETRY)
+    return OrderConfirmed(order_id=placed.order_id, receipt=paid.receipt)
+
+
 class TripAsked(Event, topic="golden-trips.trip-asked", version=1, key="trip_id"):
     trip_id: str
 
@@ -162,4 +179,4 @@ async def tour(ctx: Context, asked: TourAsked) -> TourBooked:
     return TourBooked(trip_id=asked.trip_id, stay=where)
 
 
-app = SagaApp(sagas=[order, trip, tour])
+app = SagaApp(sagas=[order, order_2, trip, tour])

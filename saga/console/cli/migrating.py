@@ -15,6 +15,7 @@ from saga.adapters.opening import open_bus
 from saga.authoring.graphs.file.mistakes import Place, shown
 from saga.authoring.graphs.file.reading import Mapped, Member, bytes_of, plain, read
 from saga.authoring.steps import STEP_ID_CHARS_MAX
+from saga.console.cli.commands import DefinitionName
 from saga.console.cli.output import ExitCode, Misused, NotSo, Printer
 from saga.console.cli.session import Session, closing, must_exist, name_of
 from saga.contracts import Command
@@ -32,6 +33,7 @@ from saga.runtime.migrations import (
 )
 from saga.runtime.migrations import migrate as move_sagas
 from saga.runtime.receipts import WAIT_S
+from saga.runtime.versions import versions as versions_of
 
 KINDS_MAX: Final = 20
 """Of so many kinds of differences it is counted how many sagas have each."""
@@ -101,7 +103,7 @@ async def migrate(
     if not (reason.strip() or is_dry):
         raise Misused("--reason is empty: readers of the history will want to know why")
     definition, from_version, to_version = _versions(start, to)
-    steps = {} if mapping is None else _read_steps(mapping)
+    steps = {} if mapping is None else read_steps(mapping)
     move = Move(
         id=command_id or new_id(),
         definition=definition,
@@ -114,6 +116,36 @@ async def migrate(
     )
     wait_s = None if no_wait else wait
     return await _migrate(session, move, mapping, steps, is_dry=is_dry, wait_s=wait_s)
+
+
+async def versions(session: Session, *, definition: DefinitionName = None) -> int:
+    """Say which versions open sagas still need, and which can go; exit 1 where one is missing."""
+    sagas = session.app.registry
+    async with session.reading() as store:
+        found = await versions_of(store.catalogue, sagas, definition=definition)
+    rows = [
+        {
+            "definition": each.definition,
+            "version": each.version,
+            "open": each.open,
+            "here": each.is_here,
+            "newest": each.is_newest,
+            "advice": each.advice,
+        }
+        for each in found
+    ]
+    columns = ("definition", "version", "open", "here", "advice")
+    session.printer.listing(
+        rows,
+        columns,
+        lambda row: [_cell(row[name]) for name in columns],
+        nothing="neither the application nor the store has such a saga",
+    )
+    return ExitCode.OK if all(each.is_here or not each.open for each in found) else ExitCode.NOT_SO
+
+
+def _cell(said: object) -> object:
+    return {True: "yes", False: "no"}.get(said, said) if isinstance(said, bool) else said
 
 
 async def _migrate(
@@ -262,7 +294,7 @@ def _version(flag: str, text: str) -> tuple[str, int]:
     return name, int(version)
 
 
-def _read_steps(file: Path) -> dict[str, tuple[str, Place]]:
+def read_steps(file: Path) -> dict[str, tuple[str, Place]]:
     """By old name the new one, and where it stands; NotSo says what is wrong with the file."""
     try:
         tree = read(bytes_of(file))

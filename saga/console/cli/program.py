@@ -39,6 +39,7 @@ COMMANDS: Final = {
     "mark": "operating.mark",
     "rerun": "operating.rerun",
     "migrate": "migrating.migrate",
+    "versions": "migrating.versions",
     "timers fire": "operating.timers_fire",
     "timers move": "operating.timers_move",
     "replay": "gate.command.replay",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -16,6 +17,7 @@ from saga.ports import Source
 from saga.ports.bus import UNKNOWN_ORIGIN, Origin, why_misplaced
 from saga.ports.store import Skip, SkipReason
 from saga.runtime.saga_cache import LONG_HISTORY_ADVICE, LONG_HISTORY_ENTRIES
+from saga.runtime.versions import Version
 
 if TYPE_CHECKING:
     from saga.adapters.kafka import TopicFlaw
@@ -287,12 +289,27 @@ def _store(facts: Facts) -> Iterator[Finding]:
 
 
 def _versions(facts: Facts) -> Iterator[Finding]:
-    advice = "keep the version in the application until its sagas have ended"
-    for (definition, version), count in sorted(facts.active.items()):
-        if facts.known is not None and (definition, version) not in facts.known:
-            what = f"{count:,} unfinished sagas, and this application has no such version"
+    """Versions that open sagas need: those that are not here, and those that newer ones follow."""
+    if facts.known is None:
+        return
+    needed = Counter(facts.active)
+    for held_up in facts.held_up:
+        needed[held_up.definition, held_up.version] += held_up.count
+    newest: dict[str, int] = {}
+    for definition, version in facts.known:
+        newest[definition] = max(version, newest.get(definition, 0))
+    for (definition, version), count in sorted(needed.items()):
+        found = Version(
+            definition=definition,
+            version=version,
+            open=count,
+            is_here=(definition, version) in facts.known,
+            newest=newest.get(definition),
+        )
+        if found.advice is not None:
+            severity = Severity.INFO if found.is_here else Severity.ERROR
             where = f"{definition} version {version}"
-            yield Finding("versions", Severity.ERROR, what, where, advice)
+            yield Finding("versions", severity, str(found), where, found.advice)
 
 
 def _long_histories(facts: Facts) -> Iterator[Finding]:

@@ -84,6 +84,10 @@ SICK = [
     (facts(backlog_s=61.0), ("relay", "error")),
     (facts(timer_late_s=31.0), ("timers", "error")),
     (facts(active={("order", 1): 5}, known=frozenset([("order", 2)])), ("versions", "error")),
+    (
+        facts(active={("order", 1): 5}, known=frozenset([("order", 1), ("order", 2)])),
+        ("versions", "info"),
+    ),
     (facts(long={("order", 2): 3}), ("histories", "warning")),
     (facts(held_up=[held_up(SagaStatus.STALLED)]), ("stalled", "error")),
     (facts(held_up=[held_up(SagaStatus.PARKED)]), ("parked", "warning")),
