@@ -115,9 +115,12 @@ class Dispatcher:
         if isinstance(saga, UnloadableSaga) and stands.state.has_ended:
             unit.without_code[delivery.saga_id] = stands
         moved = moving.moved_by(unit, saga, stands, delivery, self._router.sagas)
+        before = moved.version
         self._handle(unit, moved, delivery)
-        if moved is not stands:
+        if moved is not stands and moved.version > before:
             self._go_on_as(unit, saga, moved)
+        elif moved is not stands:
+            moved.let_go()  # the command was not for this saga
         elif isinstance(saga, UnloadableSaga):
             moving.stay_unloadable(unit, saga)
 

@@ -6,6 +6,8 @@ from saga import Effects, SagaApp, saga
 from saga.contracts import CommandAct
 from saga.core.events import Migrated
 from saga.core.intents import IntentIssued, Noted
+from saga.ports.store import UnhandledKind
+from saga.runtime.migrations import Move
 from tests.toys import OrderConfirmed, OrderPlaced, Paid, Pay, Refund, Ship
 
 AT_MOST_S = 120
@@ -165,3 +167,44 @@ async def test_refused_migration_leaves_a_running_saga_running(places):
         assert outcome.event == OrderConfirmed(order_id="one")
         again = await migrate(service, found)
         assert (again.result, again.detail) == ("refused", "the saga is completed")
+
+
+async def test_command_under_another_key_moves_nothing(places):
+    async with app_of(v1).service(**places) as service:
+        found = await service.publish(OrderPlaced())
+        await service.idle(timeout=AT_MOST_S)
+
+    async with app_of(v1, v2).service(**places) as service:
+        move = Move(
+            id="m-1",
+            definition="order",
+            from_version=1,
+            to_version=2,
+            reason="r",
+            steps={"pay": "charge"},
+        )
+        await service.publisher.command(move.command(found), key="another")
+        await service.idle(timeout=AT_MOST_S)
+
+        assert (await summary_of(service, found)).definition_version == 1
+        [letter] = await service.catalogue.unhandled(kind=UnhandledKind.DEAD)
+        assert letter.reason == "wrong_key"
+        await service.signal(found, "go")
+        outcome = await service.outcome(found, timeout=AT_MOST_S)
+        assert outcome.event == OrderConfirmed(order_id="one")
+
+
+async def test_same_command_again_changes_nothing(places):
+    async with app_of(v1).service(**places) as service:
+        found = await service.publish(OrderPlaced())
+        await service.idle(timeout=AT_MOST_S)
+
+    async with app_of(v1, v2).service(**places) as service:
+        said = {"from_version": 1, "to_version": 2, "reason": "r", "steps": {"pay": "charge"}}
+        for _ in range(3):
+            await service.command(found, CommandAct.MIGRATE, command_id="m-1", **said)
+        await service.idle(timeout=AT_MOST_S)
+
+        migrated = [each for each in await bodies(service, found) if isinstance(each, Migrated)]
+        assert len(migrated) == 1
+        assert (await service.receipt(found, "m-1")).accepted
