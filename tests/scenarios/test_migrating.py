@@ -112,6 +112,7 @@ async def test_saga_that_would_decide_otherwise_stays_as_it_is_and_says_why(plac
         assert type((await bodies(service, found))[-1]) is Noted
 
     async with app_of(v1).service(**places) as service:
+        await service.idle(timeout=AT_MOST_S)  # it is stalled until then, which is an outcome, too
         outcome = await service.outcome(found, timeout=AT_MOST_S)
         assert outcome.event == OrderConfirmed(order_id="one")
 
@@ -208,3 +209,50 @@ async def test_same_command_again_changes_nothing(places):
         migrated = [each for each in await bodies(service, found) if isinstance(each, Migrated)]
         assert len(migrated) == 1
         assert (await service.receipt(found, "m-1")).accepted
+
+
+async def test_saga_parked_by_changed_code_is_cured_and_takes_what_waited(places):
+    async with app_of(v1).service(**places) as service:
+        found = await service.publish(OrderPlaced())
+        await service.idle(timeout=AT_MOST_S)
+
+    async with app_of(changed, v2).service(**places) as service:
+        await service.signal(found, "go")
+        await service.idle(timeout=AT_MOST_S)
+        parked = await summary_of(service, found)
+        assert (parked.status, parked.definition_version) == ("parked", 1)
+        assert "the code at hand decides" in parked.reason
+
+        receipt = await migrate(service, found, steps={"pay": "charge"})
+        assert receipt.accepted, receipt
+        await service.idle(timeout=AT_MOST_S)
+        outcome = await service.outcome(found, timeout=AT_MOST_S)
+        assert outcome.event == OrderConfirmed(order_id="two")
+        assert not await service.catalogue.unhandled(saga_id=found)
+
+
+async def changed(ctx, placed):
+    """Deployed as version 1, by mistake."""
+    await ctx.do(Ship())
+    await ctx.wait("go")
+
+
+changed.__name__ = "v1"
+
+
+async def test_moves_say_of_each_saga_what_came_of_it(places):
+    async with app_of(v1).service(**places) as service:
+        for number in range(3):
+            await service.publish(OrderPlaced(order_id=f"o-{number}"))
+        await service.idle(timeout=AT_MOST_S)
+
+    async with app_of(v1, v2).service(**places) as service:
+        said = {"from_version": 1, "to_version": 2, "reason": "r"}
+        dry = [each async for each in service.migrate("order", **said, dry_run=True)]
+        assert [each.result for each in dry] == ["refused"] * 3
+        assert {each.difference.version for each in dry} == {2}
+        moved = [each async for each in service.migrate("order", **said, steps={"pay": "charge"})]
+        assert [each.result for each in moved] == ["applied"] * 3
+        assert [each async for each in service.migrate("order", **said)] == []
+        with pytest.raises(ValueError, match="it has order@1, order@2"):
+            await anext(service.migrate("order", **said | {"to_version": 7}))
