@@ -1,12 +1,13 @@
 """`migrate`: which sagas go on with another version, which are refused, and why."""
 
 import json
+import shutil
 
 import pytest
 
 from saga.core.identity import saga_id
 from saga.runtime.migrations import share_of
-from tests.console.conftest import call, enter
+from tests.console.conftest import call, enter, kept
 
 CONTRACTS = """
 from saga import Context, Effects, Event, Intent, SagaApp, saga
@@ -75,14 +76,24 @@ def write(folder, *versions):
     (folder / "toys.py").write_text(CONTRACTS + code + app)
 
 
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory):
+    """A folder in which five sagas of version 1 have begun, one of them odd."""
+    folder = tmp_path_factory.mktemp("begun")
+    with pytest.MonkeyPatch.context() as monkeypatch, kept():
+        enter(folder, monkeypatch)
+        write(folder, 1)
+        lines = "".join(json.dumps({"name": name}) + "\n" for name in ("a", "b", "c", "d", "odd"))
+        assert call("publish", "moving.evt.placed.v1", "-", stdin=lines).code == 0
+        assert call("run", "--until-idle").code == 0
+    return folder
+
+
 @pytest.fixture
-def open_sagas(tmp_path, monkeypatch):
-    """Five sagas of version 1, one of them odd, in the folder of an application of version 2."""
+def open_sagas(begun, tmp_path, monkeypatch):
+    """Those sagas, in a folder whose application has version 2 alone."""
+    shutil.copytree(begun / ".saga", tmp_path / ".saga")
     enter(tmp_path, monkeypatch)
-    write(tmp_path, 1)
-    for name in ("a", "b", "c", "d", "odd"):
-        call("publish", "moving.evt.placed.v1", json.dumps({"name": name}))
-    assert call("run", "--until-idle").code == 0
     write(tmp_path, 2)
     (tmp_path / "map.yaml").write_text("steps:\n  reserve: hold\n")
     return tmp_path
@@ -185,3 +196,23 @@ def test_what_people_read_names_the_first_entry_that_differs(open_sagas):
     assert "entry 2 of the history  intent-issued reserve/do/1" in called.out
     assert "the new code says       intent-issued hold/do/1" in called.out
     assert "4 of them: the history says intent-issued reserve/do/1" in called.out
+
+
+def test_versions_say_which_open_sagas_need_and_which_can_go(open_sagas):
+    called = call("versions", "--json")
+    assert called.code == 1, called
+    first, second = called.rows
+    assert (first["version"], first["open"], first["here"]) == (1, 5, False)
+    assert "saga migrate --from order@1 --to order@2" in first["advice"]
+    assert (second["version"], second["open"], second["newest"]) == (2, 0, True)
+
+    write(open_sagas, 1, 2)
+    assert call("versions", "--definition", "order").code == 0
+    assert call("versions", "--definition", "tour").fails(0, "neither the application").out == ""
+
+
+def test_doctor_says_that_open_sagas_need_a_version_that_is_not_there(open_sagas):
+    found = [row for row in call("doctor", "--json").rows if row.get("check") == "versions"]
+    [row] = found
+    assert row["what"] == "5 open sagas still need order@1, which this application does not have"
+    assert row["severity"] == "error"
