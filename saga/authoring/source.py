@@ -6,6 +6,7 @@ import ast
 import inspect
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from hashlib import sha256
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
@@ -92,6 +93,21 @@ def tree_of(function: Callable[..., Any]) -> ast.Module | None:
         return ast.parse(textwrap.dedent(inspect.getsource(function)))
     except (OSError, TypeError, SyntaxError):
         return None  # typed at a prompt, or made by a program: there is no source to look at
+
+
+@lru_cache(maxsize=256)
+def named_functions(functions: tuple[Callable[..., Any], ...]) -> Mapping[str, FunctionType]:
+    """The functions that these, and helpers of their package, name: by module and name.
+
+    Not those that share one, as lambdas do.
+    """
+    found: dict[str, set[FunctionType]] = {}
+    for function in functions:
+        for each in with_helpers(function):
+            for value in _mentioned_values(each):
+                if isinstance(value, FunctionType):
+                    found.setdefault(f"{value.__module__}.{value.__qualname__}", set()).add(value)
+    return {name: named.pop() for name, named in found.items() if len(named) == 1}
 
 
 def with_helpers(function: Callable[..., Any]) -> list[Callable[..., Any]]:

@@ -86,12 +86,12 @@ class Steps:
     What cannot work raises DefinitionError, in words that begin with the *call* of the author.
     """
 
-    __slots__ = ("_is_known", "_numbers", "_prefix")
+    __slots__ = ("_is_known", "_prefix", "numbers")
 
     def __init__(self, registry: ContractRegistry, run: int) -> None:
         self._is_known = registry.paths.__contains__
         self._prefix = prefix(run)
-        self._numbers: dict[str, int] = {}
+        self.numbers: dict[str, int] = {}
         """Ids that are taken; the number of the last one that is named like it, 0: none is."""
 
     def do(
@@ -165,12 +165,12 @@ class Steps:
         if not self._is_known(contract.contract_name):
             raise not_known(contract)
         counter = "/" + contract.contract_name  # no step has such an id
-        number = self._numbers[counter] = self._numbers.get(counter, 0) + 1
+        number = self.numbers[counter] = self.numbers.get(counter, 0) + 1
         return Publish(f"{self._prefix}{contract.name}-{number}", message_of(event))
 
     def step_id(self, id: str | None, name: str) -> StepId:
         """The id that is given, or *name*, numbered from 2 on; it names one step of the saga."""
-        numbers = self._numbers
+        numbers = self.numbers
         if id is None and name not in numbers:
             numbers[name] = 1
             return StepId(self._prefix + name)

@@ -7,9 +7,9 @@ the same function, which is told what was recorded for it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from saga.core.events import Event
 from saga.core.identity import SagaId
@@ -74,6 +74,8 @@ class BeginRun(Protocol):
 
 @value
 class Decider:
+    """*restored* makes the state that `snapshot_of` has told; whatever it raises, it is none."""
+
     name: str
     version: int
     fingerprint: str
@@ -81,3 +83,4 @@ class Decider:
     handle: Handle
     begin_run: BeginRun
     contracts: Contracts
+    restored: Callable[[SagaId, Mapping[str, Any]], SagaState]

@@ -10,6 +10,7 @@ the state. This module only opens the door to each.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Final, TypeAlias, assert_never
 
 from saga.core import (
@@ -34,6 +35,7 @@ from saga.core.fold import said
 from saga.core.identity import DO, UNDO, IntentName, SagaId, StepId, parse_intent_id
 from saga.core.intents import Continued, Intent, TimerPurpose, Verdict
 from saga.core.program import Definition, Program
+from saga.core.snapshots import restored
 from saga.core.state import SagaState, identity_of
 from saga.core.turn import Turn
 
@@ -84,6 +86,7 @@ def decider_for(definition: Definition) -> Decider:
         handle,
         begin_run,
         definition.contracts,
+        partial(restored, definition),
     )
 
 

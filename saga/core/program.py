@@ -314,6 +314,15 @@ class Program(Protocol):
     def outcome_of(self, report: Report) -> Message | None:
         """The outcome event of a rolled-back saga."""
 
+    def snapshot(self) -> Json | None:
+        """Where it stands between two turns, as text for `restore`; None where that is no data."""
+
+    def restore(self, snapshot: Json, trigger: Message) -> None:
+        """Stand where a program of the same code stood that gave *snapshot*, begun by *trigger*.
+
+        What it raises says that it cannot.
+        """
+
     def close(self) -> None:
         """Let go of everything; nothing the program still does may count."""
 

@@ -502,7 +502,7 @@ def _some(names: Collection[str]) -> str:
 _BESIDE_THE_ENTRIES: Final = (*("program", "unarmed", "untold", "migrations", "is_ahead", "late"),)
 
 
-def snapshot(state: SagaState) -> dict[str, object]:
+def parts_of(state: SagaState) -> dict[str, object]:
     """What follows from the entries, part by part, to compare one state with another."""
     parts = {part.name: getattr(state, part.name) for part in fields(state)}
     for name in _BESIDE_THE_ENTRIES:

@@ -14,6 +14,7 @@ function is not deterministic fails its test at the turn where that shows.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from logging import getLevelName
 from typing import Any, Self
@@ -59,7 +60,8 @@ from saga.core.identity import Instant, MessageId, saga_id
 from saga.core.intents import Continued
 from saga.core.replay import describe
 from saga.core.showing import shown_json
-from saga.core.state import SagaState, snapshot, waiting_for
+from saga.core.snapshots import snapshot_of
+from saga.core.state import SagaState, parts_of, waiting_for
 from saga.core.status import SagaStatus
 from saga.core.texts import described
 from saga.testing.children import AsChild
@@ -390,6 +392,7 @@ class Scenario:
             saga = self.state.saga_id
             self._history += RecordedTurn(saga, len(self._history) + 1, event, decision.intents)
         self._check_rebuilt()
+        self._check_snapshot()
         if self.state.is_ahead:
             _let_go(self.state)
             self._state = self._rebuilt()
@@ -433,12 +436,32 @@ class Scenario:
     def _check_rebuilt(self) -> None:
         rebuilt = self._rebuilt()
         _let_go(rebuilt)
-        live, again = snapshot(self.state), snapshot(rebuilt)
+        live, again = parts_of(self.state), parts_of(rebuilt)
         self._check_same("rebuilt from its history", again, live)
-        folded = snapshot(fold(self.state.saga_id, self._history))
+        folded = parts_of(fold(self.state.saga_id, self._history))
         self._check_same("by its entries", folded, live)
         if self.state.run is not None:
             self._check_last_run(live)
+
+    def _check_snapshot(self) -> None:
+        """Where there is a snapshot, go on with what it gives: the saga as it was."""
+        live, saga = self.state, self.state.saga_id
+        told = snapshot_of(live)
+        if told is None:
+            return
+        text = json.dumps(told)
+        restored = self._decider.restored(saga, json.loads(text))
+        self._check_same("restored from its snapshot", parts_of(restored), parts_of(live))
+        rebuilt = self._rebuilt()
+        for how, state in (("restored", restored), ("rebuilt from its history", rebuilt)):
+            again = snapshot_of(state)
+            assert again is not None, f"{self._name()}: {how}, it has no snapshot"
+            assert json.dumps(again) == text, (
+                f"{self._name()}: {how}, its snapshot is {json.dumps(again)}; live: {text}"
+            )
+        _let_go(rebuilt)
+        _let_go(live)
+        self._state = restored
 
     def _check_last_run(self, live: Mapping[str, object]) -> None:
         """Load the saga as a store does: from the turn on that begins its last run."""
@@ -447,8 +470,8 @@ class Scenario:
         history = History(recorded[begins[-1] :])
         loaded = replayed(self._decider, saga, history)
         _let_go(loaded)
-        self._check_same("loaded from its last run on", snapshot(loaded), live)
-        self._check_same("by the entries of its last run", snapshot(fold(saga, history)), live)
+        self._check_same("loaded from its last run on", parts_of(loaded), live)
+        self._check_same("by the entries of its last run", parts_of(fold(saga, history)), live)
 
     def _check_same(self, how: str, told: Mapping[str, object], live: Mapping[str, object]) -> None:
         for part, value in live.items():

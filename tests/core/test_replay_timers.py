@@ -9,7 +9,7 @@ from saga import TimedOut
 from saga.core.events import TimersAdded
 from saga.core.history import turns
 from saga.core.intents import TimerArmed
-from saga.core.state import snapshot
+from saga.core.state import parts_of
 from saga.errors import ReplayMismatch
 from saga.testing import (
     after,
@@ -162,7 +162,7 @@ def test_length_that_changed_is_no_difference(old, new, happened):
 
     rebuilt = given(new, history=before.history, contracts=CONTRACTS)
 
-    assert snapshot(rebuilt.state) == snapshot(before.state)
+    assert parts_of(rebuilt.state) == parts_of(before.state)
     assert rebuilt.state.unarmed == {}
 
 
@@ -183,7 +183,7 @@ def test_new_timeout_of_a_wait_is_armed_by_a_running_saga():
     added = [turn.event.fact for turn in turns(new.history)][1]
     assert added == TimersAdded()
     again = given(waiting("3h"), history=new.history, contracts=CONTRACTS)
-    assert snapshot(again.state) == snapshot(new.state)
+    assert parts_of(again.state) == parts_of(new.state)
     with pytest.raises(ReplayMismatch, match="timer-armed wait"):
         given(waiting(), history=new.history, contracts=CONTRACTS)
 

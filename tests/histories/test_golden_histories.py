@@ -8,7 +8,7 @@ import pytest
 from saga.core.fold import fold
 from saga.core.history import Entry, turns
 from saga.core.replay import replay
-from saga.core.state import SagaState, snapshot
+from saga.core.state import SagaState, parts_of
 from saga.core.status import SagaStatus
 from saga.errors import ReplayMismatch
 from saga.runtime.saga_cache import definition_of
@@ -87,7 +87,7 @@ def test_entries_alone_say_what_the_code_decides(today):
     state that a replay gives.
     """
     for history in _beginnings(today):
-        assert snapshot(fold(history[0].saga_id, history)) == snapshot(_replayed(history))
+        assert parts_of(fold(history[0].saga_id, history)) == parts_of(_replayed(history))
 
 
 def test_a_history_of_format_1_replays_to_the_state_of_today(name_in_format_1, format_1):
@@ -95,7 +95,7 @@ def test_a_history_of_format_1_replays_to_the_state_of_today(name_in_format_1, f
     today = load(FOLDER / f"{name_in_format_1}.jsonl")
     assert any(getattr(entry.body, "format", None) == 1 for entry in format_1)
     of_then = {"format": 1, "version": format_1[-1].version}
-    assert snapshot(_replayed(format_1)) == snapshot(_replayed(today)) | of_then
+    assert parts_of(_replayed(format_1)) == parts_of(_replayed(today)) | of_then
 
 
 def test_entries_of_format_1_say_where_steps_stand_without_any_code(format_1):

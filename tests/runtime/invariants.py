@@ -7,7 +7,7 @@ from saga.contracts import TopicNames
 from saga.core.history import Entry, History, turns
 from saga.core.identity import SagaId
 from saga.core.replay import replay
-from saga.core.state import SagaState, snapshot
+from saga.core.state import SagaState, parts_of
 from saga.ports import Inbound
 from saga.runtime.children import start_of
 from saga.runtime.relay import RecordEncoder
@@ -42,7 +42,7 @@ def check_live(
     for saga in live:
         history = histories[saga.saga_id]
         assert saga.version == len(history)
-        assert snapshot(saga.state) == snapshot(rebuilt(app, history))
+        assert parts_of(saga.state) == parts_of(rebuilt(app, history))
 
 
 NOTICE = "ctl.intent-cancelled.v1"

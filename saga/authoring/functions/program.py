@@ -52,6 +52,7 @@ from saga.core.events import (
     Arrival,
     ChildEnded,
     EventReceived,
+    Json,
     Message,
     UpdateReceived,
 )
@@ -230,6 +231,12 @@ class FunctionProgram:
 
     def take_patches(self, patches: Iterable[str]) -> None:
         self._patches = self._patches.union(patches)
+
+    def snapshot(self) -> None:
+        """A coroutine cannot be told."""
+
+    def restore(self, snapshot: Json, trigger: Message) -> None:
+        raise AssertionError((snapshot, trigger))
 
     def close(self) -> None:
         context = self._context

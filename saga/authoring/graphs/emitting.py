@@ -23,12 +23,12 @@ from saga.errors import DefinitionError, OrchestratorOutputError
 class Emitted:
     """The intents of one saga that no node has taken yet."""
 
-    __slots__ = ("_graph", "_intents", "_registry")
+    __slots__ = ("_graph", "_registry", "intents")
 
     def __init__(self, graph: Graph, registry: ContractRegistry) -> None:
         self._graph = graph
         self._registry = registry
-        self._intents: list[Intent[Any]] = []
+        self.intents: list[Intent[Any]] = []
 
     def hear(self, event: BaseModel, ahead: Sequence[frozenset[str]]) -> Sequence[Event]:
         """Call the handler of *event*; gives what is published, and keeps the intents.
@@ -58,17 +58,17 @@ class Emitted:
                     f"`intent_filter` that takes it",
                     where=where,
                 )
-            self._intents.append(intent)
+            self.intents.append(intent)
         return output.events
 
     def take(self, takes: frozenset[str]) -> list[Intent[Any]]:
         """The intents that a node takes, in the order in which they were emitted."""
         taken: list[Intent[Any]] = []
         left: list[Intent[Any]] = []
-        for intent in self._intents:
+        for intent in self.intents:
             is_taken = contract_of(intent).contract_name in takes
             (taken if is_taken else left).append(intent)
-        self._intents = left
+        self.intents = left
         return taken
 
     def _check(

@@ -8,9 +8,11 @@ as `Fail` and changes nothing here, as past the pivot its step may yet be tried 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
+from functools import partial
 from heapq import heappop, heappush
 from typing import Any, Final
 
@@ -18,6 +20,7 @@ import orjson
 from pydantic import BaseModel, JsonValue, ValidationError
 
 from saga.authoring.declaration import Surroundings
+from saga.authoring.exact import NoData
 from saga.authoring.failures import fail_of, step_failed
 from saga.authoring.graphs.emitting import Emitted
 from saga.authoring.graphs.expressions import evaluate
@@ -44,6 +47,7 @@ from saga.authoring.messages import (
     read_payload,
     refusal_of_payload,
 )
+from saga.authoring.seclusion import secluded
 from saga.authoring.steps import (
     AuthoredStep,
     ChildStep,
@@ -55,12 +59,21 @@ from saga.authoring.steps import (
     result_of_child,
     undo_of,
 )
+from saga.authoring.told_steps import (
+    failure_from_plain,
+    failure_to_plain,
+    message_from_plain,
+    message_to_plain,
+    steps_from_plain,
+    steps_to_plain,
+)
 from saga.contracts import ContractModel, Event, Intent, contract_of, message_of, read
 from saga.core import program as kernel
 from saga.core.events import (
     Arrival,
     ChildEnded,
     EventReceived,
+    Json,
     Message,
     SignalReceived,
 )
@@ -81,7 +94,8 @@ from saga.errors import ChildRolledBack, DefinitionError, RollBack, StepFailed, 
 
 ITEMS_MAX: Final = 10_000
 """Of a `for_each`: each item is a step of one saga, with its entries."""
-Failure = StepFailed | TimedOut | ChildRolledBack | RollBack
+ItemFailure = StepFailed | TimedOut | ChildRolledBack
+Failure = ItemFailure | RollBack
 
 
 class Stand(IntEnum):
@@ -118,7 +132,7 @@ class Fan:
         self.is_list = is_list
         """Whether its result is a list, and not that of its only step."""
         self.results: list[JsonValue] = [None] * len(items)
-        self.failures: dict[int, Failure] = {}
+        self.failures: dict[int, ItemFailure] = {}
         self.steps: list[StepId] = []
         self.settled: set[int] = set()
         self.held: set[int] = set()
@@ -129,6 +143,23 @@ class Fan:
         if self.unbegun == len(self.items):
             return False
         return at_once is None or self.unbegun - len(self.settled) - len(self.held) < at_once
+
+    def to_plain(self) -> dict[str, Any]:
+        """All of it but its items, as JSON."""
+        failures = [[item, failure_to_plain(each)] for item, each in self.failures.items()]
+        sets = [sorted(self.settled), sorted(self.held)]
+        lists = [self.results, self.steps, failures, *sets]
+        return {"is_list": self.is_list, "unbegun": self.unbegun, "lists": lists}
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any], items: Sequence[Any]) -> Fan:
+        """The fan of which `to_plain` gave this."""
+        fan = cls(items, is_list=told["is_list"])
+        fan.unbegun = told["unbegun"]
+        fan.results, fan.steps, failures, settled, held = told["lists"]
+        fan.failures = {item: failure_from_plain(each) for item, each in failures}
+        fan.settled, fan.held = set(settled), set(held)
+        return fan
 
     @property
     def result(self) -> JsonValue:
@@ -325,8 +356,77 @@ class GraphProgram:
         }
         return message_of(made(filling, self._names, trigger, reported))
 
+    def snapshot(self) -> Json | None:
+        try:
+            return Json(json.dumps(self._to_plain(), separators=(",", ":")))
+        except (NoData, ValueError, TypeError):
+            return None
+
+    def restore(self, snapshot: Json, trigger: Message) -> None:
+        told = json.loads(snapshot)
+        with secluded():
+            self._trigger = read(self._registry, trigger)
+            self._fans = {
+                index: Fan.of(fan, [self._item_from(each) for each in fan["items"]])
+                for index, fan in told["fans"]
+            }
+            self._steps = steps_from_plain(self._registry, told["steps"], _made, self._finish)
+            self._emitted.intents = [
+                message_from_plain(self._registry, each)  # type: ignore[misc]  # as was told
+                for each in told["emitted"]
+            ]
+        self._names = told["names"]
+        self._stands = [Stand(each) for each in told["stands"]]
+        self._missing, self._is_live, self._ready = told["missing"], told["live"], told["ready"]
+        self._running, self._settled = told["count"]
+        self._is_over, self._has_passed_wait = told["over"]
+        self._ends = [tuple(each) for each in told["ends"]]
+        self._waits, self._steps_made.numbers = told["waits"], told["ids"]
+
     def close(self) -> None:
         self._is_over = True
+
+    def _to_plain(self) -> dict[str, Any]:
+        """Where it stands, as JSON; NoData where that cannot be told."""
+        registry = self._registry
+        return {
+            "steps": steps_to_plain(registry, self._steps.values(), _more_of),
+            "fans": [
+                [index, fan.to_plain() | {"items": [self._item_to(each) for each in fan.items]}]
+                for index, fan in self._fans.items()
+            ],
+            "emitted": [message_to_plain(registry, each) for each in self._emitted.intents],
+            "names": self._names,
+            "stands": self._stands,
+            "missing": self._missing,
+            "live": self._is_live,
+            "ready": self._ready,
+            "count": [self._running, self._settled],
+            "over": [self._is_over, self._has_passed_wait],
+            "ends": self._ends,
+            "waits": self._waits,
+            "ids": self._steps_made.numbers,
+        }
+
+    def _item_to(self, item: object) -> list[Any]:
+        """An item of a fan: JSON, or an intent that a handler has emitted."""
+        if isinstance(item, Intent):
+            return ["emitted", message_to_plain(self._registry, item)]
+        return ["is", item]
+
+    def _item_from(self, told: list[Any]) -> object:
+        kind, item = told
+        return message_from_plain(self._registry, item) if kind == "emitted" else item
+
+    def _finish(self, step: NodeStep, more: list[Any]) -> None:
+        """Give a step its place, and the undo that its node has."""
+        step.at, step.item, _ = more
+        node = self._graph.nodes[step.at]
+        action = node.action
+        if isinstance(action, IssueEmitted):
+            step.undo = self._undo(node, action.policies[step.contract], None)
+        elif isinstance(action, Issue):
+            step.undo = self._undo(node, action.policy, self._fans[step.at].items[step.item])
 
     def _gone_on(self) -> Sequence[Command]:
         """Begin what is ready; end the saga where nothing is left."""
@@ -575,7 +675,7 @@ class GraphProgram:
         fan.results[step.item] = result
         return self._go_on_with_items(step.at, fan)
 
-    def _item_failed(self, step: NodeStep, failure: Failure) -> Sequence[Command]:
+    def _item_failed(self, step: NodeStep, failure: ItemFailure) -> Sequence[Command]:
         node, fan = self._graph.nodes[step.at], self._fans[step.at]
         fan.held.discard(step.item)
         fan.settled.add(step.item)
@@ -622,6 +722,17 @@ class GraphProgram:
 
     def _place(self, node: GraphNode) -> str:
         return f"{self._graph.file}:{node.line}"
+
+
+def _more_of(step: NodeStep) -> list[Any]:
+    """What only a graph knows of a step."""
+    return [step.at, step.item, isinstance(step, GraphChild)]
+
+
+def _made(*told: Any) -> NodeStep:  # what a step is, and its place
+    *said, (*_, is_child) = told
+    make: Callable[..., NodeStep] = partial(GraphChild, outcome=None) if is_child else GraphStep
+    return make(*said, None)
 
 
 def _told(arrival: Arrival) -> str:

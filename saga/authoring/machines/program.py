@@ -3,7 +3,7 @@
 Theory of operation: there is one state at a time. What comes is looked up in its row of the table;
 `handle` chooses what follows. Replies that only a state ahead takes are kept here, in order; what
 comes from outside is kept by the kernel, for the one wait that each state has for all its names.
-Nothing is restored: a replay goes through the same states again.
+A replay goes through the same states again; a snapshot has where it stands as data.
 """
 
 from __future__ import annotations
@@ -12,15 +12,17 @@ import inspect
 import json
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
-from typing import Any, Final
+from functools import lru_cache, partial
+from typing import Any, Final, cast
 
 from pydantic import BaseModel
 
 from saga.authoring.declaration import Surroundings
+from saga.authoring.exact import NoData, from_text, to_text
 from saga.authoring.failures import fail_of
 from saga.authoring.machines import acts
 from saga.authoring.machines.acts import ACT_CLASSES, Act, StepDone
+from saga.authoring.machines.flow import Flow
 from saga.authoring.machines.inlets import Inlet, Models
 from saga.authoring.machines.states import State, entering, handling
 from saga.authoring.machines.table import Table
@@ -35,16 +37,26 @@ from saga.authoring.messages import (
 )
 from saga.authoring.requests import Request
 from saga.authoring.seclusion import secluded
-from saga.authoring.source import place_of
+from saga.authoring.source import named_functions, place_of
 from saga.authoring.steps import (
     AuthoredStep,
     ChildStep,
     Steps,
+    UndoSpec,
     read_reply,
     refusal_of_entered,
     refusal_of_reply,
     result_of_child,
     undo_of,
+)
+from saga.authoring.told_steps import (
+    class_to_plain,
+    failure_from_plain,
+    failure_to_plain,
+    message_from_plain,
+    message_to_plain,
+    steps_from_plain,
+    steps_to_plain,
 )
 from saga.authoring.turn_context import TurnContext
 from saga.contracts import ContractRegistry, Event, Intent, canonical, read
@@ -281,6 +293,32 @@ class MachineProgram:
     def take_patches(self, _: Iterable[str]) -> None:
         """A machine asks for none."""
 
+    def snapshot(self) -> Json | None:
+        if self._state is None:
+            return None
+        try:
+            return Json(json.dumps(self._to_plain(self._state), separators=(",", ":")))
+        except (NoData, ValueError, TypeError):
+            return None
+
+    def restore(self, snapshot: Json, trigger: Message) -> None:
+        told = json.loads(snapshot)
+        machine, registry = self._machine, self._registry
+        states = {each.__name__: each for each in machine.table.states}
+        givers = {name: each for each, name in _givers(machine).items()}
+        with secluded():
+            self._trigger = read(registry, trigger)
+            self._state = from_text(states[told["state"][0]], told["state"][1])
+            self._steps = steps_from_plain(registry, told["steps"], _made, self._finish)
+            self._kept = [(StepId(step), self._kept_from(step, it)) for step, it in told["kept"]]
+        self._givers = {StepId(step): givers[name] for step, name in told["givers"].items()}
+        self._giver = givers[told["giver"]]
+        self._flow.take(told["flow"])
+        self._wait, self._sleep, self._shown = told["waits"]
+        self._is_over, self._numbers = told["over"], told["numbers"]
+        self._to_make.numbers = told["ids"]
+        self._context._counters = told["counters"]  # noqa: SLF001  # as below
+
     def say(self, command: Command, /) -> None:
         self._commands.append(command)
 
@@ -288,6 +326,69 @@ class MachineProgram:
         # Program and context know each other: without this every saga waits for the collector.
         self._context._program = CLOSED  # noqa: SLF001  # the context is ours; users see no setter
         self._asked = None
+
+    def _to_plain(self, state: State) -> dict[str, Any]:
+        """Where it stands, as JSON; NoData where that cannot be told."""
+        givers = _givers(self._machine)
+        return {
+            "state": [type(state).__name__, to_text(state)],
+            "steps": steps_to_plain(self._registry, self._steps.values(), self._more_of),
+            "kept": [[step, self._kept_to(event)] for step, event in self._kept],
+            "givers": {step: givers[giver] for step, giver in self._givers.items()},
+            "giver": givers[self._giver],
+            "flow": self._flow.to_plain(),
+            "waits": [self._wait, self._sleep, self._shown],
+            "over": self._is_over,
+            "numbers": self._numbers,
+            "ids": self._to_make.numbers,
+            "counters": self._context._counters,  # noqa: SLF001  # as above
+        }
+
+    def _more_of(self, step: AuthoredStep) -> list[Any]:
+        """What only a machine knows of a step: its undo, or what its child is to end with."""
+        registry, undo = self._registry, step.undo
+        if isinstance(step, ChildStep):
+            outcome = step.outcome
+            return ["child", outcome and class_to_plain(registry, outcome)]
+        if undo is None or isinstance(undo, type):
+            return ["class", undo and class_to_plain(registry, undo)]
+        functions = named_functions(tuple(_givers(self._machine)))
+        name = f"{undo.__module__}.{getattr(undo, '__qualname__', '')}"
+        if functions.get(name) is not undo:
+            raise NoData(name)
+        return ["function", name]
+
+    def _finish(self, step: AuthoredStep, more: list[Any]) -> None:
+        """Give a step what `_more_of` has told of it."""
+        kind, name = more
+        registry = self._registry
+        if isinstance(step, ChildStep):
+            step.outcome = name and cast("type[Event]", registry.find(name).model)
+        elif kind == "function":
+            step.undo = named_functions(tuple(_givers(self._machine)))[name]
+        elif name is not None:
+            step.undo = cast("UndoSpec", registry.find(name).model)
+
+    def _kept_to(self, event: object) -> list[Any]:
+        match event:
+            case StepDone():
+                return ["done"]
+            case StepFailed() | TimedOut() | ChildRolledBack():
+                return failure_to_plain(event)
+            case _:
+                assert isinstance(event, Event), event
+                return ["event", message_to_plain(self._registry, event)]
+
+    def _kept_from(self, step: StepId, told: list[Any]) -> object:
+        match told:
+            case ["done"]:
+                return StepDone(self._told(step), self._steps[step].intent)
+            case ["event", message]:
+                return message_from_plain(self._registry, message)
+        failure = failure_from_plain(told)
+        if isinstance(failure, StepFailed):
+            failure.intent = self._steps[step].intent
+        return failure
 
     @property
     def _registry(self) -> ContractRegistry:
@@ -613,28 +714,22 @@ class MachineProgram:
         return function(*given)
 
 
-class Flow:
-    """Which steps are behind which: a step depends on every one that had settled by then."""
+def _givers(machine: Machine) -> Mapping[Callable[..., Any], str]:
+    """The functions that say what is done, and what each is in the table."""
+    givers: dict[Callable[..., Any], str] = {machine.start: "start"}
+    for state in machine.table.states:
+        for of, function in (("enter", entering(state)), ("handle", handling(state))):
+            if function is not None:
+                givers.setdefault(function, f"{of} {state.__name__}")
+    return givers
 
-    __slots__ = ("_before", "_nearest", "_settled")
 
-    def __init__(self) -> None:
-        self._settled = 0
-        self._before: dict[StepId, int] = {}
-        """By step, how many had settled when it was issued."""
-        self._nearest: dict[StepId, int] = {}
-        """The settled ones behind which none has settled yet, and the how many-eth each was."""
-
-    def begin(self, step: StepId) -> tuple[StepId, ...]:
-        """The nearest steps on which one depends that is issued now."""
-        self._before[step] = self._settled
-        return tuple(self._nearest)
-
-    def settle(self, step: StepId) -> None:
-        before = self._before[step]
-        self._settled += 1
-        nearest = {each: at for each, at in self._nearest.items() if at > before}
-        self._nearest = nearest | {step: self._settled}
+def _made(*told: Any) -> AuthoredStep:  # what a step is, and how it is undone
+    *said, (kind, _) = told
+    make: Callable[..., AuthoredStep] = AuthoredStep
+    if kind == "child":
+        make = partial(ChildStep, outcome=None)
+    return make(*said, None)
 
 
 @lru_cache(maxsize=4096)

@@ -16,7 +16,7 @@ from saga.core.history import Entry, turns
 from saga.core.identity import SagaId
 from saga.core.intents import Continued, Intent, Patched, Shown
 from saga.core.replay import is_without_code, take_without_code
-from saga.core.state import SagaState, snapshot
+from saga.core.state import SagaState, parts_of
 from saga.errors import ReplayMismatch
 
 
@@ -133,8 +133,8 @@ def _let_go(state: SagaState) -> None:
 def _differences(live: SagaState, version: int, how: str, rebuilt: SagaState) -> Iterator[str]:
     if live == rebuilt and _undo_order(live) == _undo_order(rebuilt):
         return
-    stored = snapshot(rebuilt)
-    for name, value in snapshot(live).items():
+    stored = parts_of(rebuilt)
+    for name, value in parts_of(live).items():
         if value != stored[name]:
             yield (
                 f"live state differs from {how} state: saga {live.saga_id} at version "
