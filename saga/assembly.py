@@ -14,7 +14,7 @@ from saga.adapters.ids import new_id, worker_id
 from saga.application import Application
 from saga.core.values import value
 from saga.effects import EffectsService, EffectsSettings, Subscription
-from saga.ports import Bus, Catalogue, Clock, EventStore
+from saga.ports import Bus, Catalogue, Clock, EventStore, SnapshotStore
 from saga.ports.effects_store import EffectsStore
 from saga.publishing.writer import EventWriter
 from saga.runtime.changed_code import ChangedCode
@@ -25,7 +25,7 @@ from saga.runtime.pauses import Pauses
 from saga.runtime.publisher import Commands, Publisher
 from saga.runtime.relay import RecordEncoder, Relay
 from saga.runtime.router import Router
-from saga.runtime.saga_cache import SagaCache
+from saga.runtime.saga_cache import SNAPSHOT_ENTRIES, SagaCache
 from saga.runtime.store_clock import StoreClock
 from saga.runtime.turns import Turns
 from saga.runtime.unhandled import DeadLetters
@@ -43,6 +43,8 @@ class Parts:
     store: EventStore
     catalogue: Catalogue
     clock: Clock
+    snapshots: SnapshotStore | None = None
+    """None: sagas are always loaded whole."""
     worker_id: str = ""
     new_id: Callable[[], str] = new_id
 
@@ -50,14 +52,22 @@ class Parts:
     def of(cls, opened: Opened) -> Self:
         """Those of a real process."""
         store, catalogue = opened.store, opened.catalogue
-        return cls(bus=opened.bus, store=store, catalogue=catalogue, clock=SystemClock())
+        return cls(
+            bus=opened.bus, store=store, catalogue=catalogue, clock=SystemClock(), snapshots=store
+        )
 
 
 class Assembly:
     """The objects of one process, made when first asked for; *settings* gives names and limits."""
 
     def __init__(
-        self, app: Application, settings: Settings, parts: Parts, *, turns_type: type[Turns] = Turns
+        self,
+        app: Application,
+        settings: Settings,
+        parts: Parts,
+        *,
+        turns_type: type[Turns] = Turns,
+        snapshot_entries: int = SNAPSHOT_ENTRIES,
     ) -> None:
         self.app = app
         self.settings = settings
@@ -65,6 +75,7 @@ class Assembly:
         self.names = settings.topic_names
         self.worker_id = parts.worker_id or worker_id()
         self._turns_type = turns_type
+        self._snapshot_entries = snapshot_entries
 
     @cached_property
     def store_clock(self) -> StoreClock:
@@ -110,7 +121,14 @@ class Assembly:
     @cached_property
     def cache(self) -> SagaCache:
         parts, limit = self.parts, self.settings.live_sagas
-        return SagaCache(parts.store, parts.catalogue, self.app.registry, sagas_max=limit)
+        return SagaCache(
+            parts.store,
+            parts.catalogue,
+            self.app.registry,
+            sagas_max=limit,
+            snapshots=parts.snapshots,
+            snapshot_entries=self._snapshot_entries,
+        )
 
     @cached_property
     def turns(self) -> Turns:

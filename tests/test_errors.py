@@ -57,6 +57,7 @@ CODES = {
     "UnsupportedVersion": "unsupported_version",
 }
 INTERNAL = {
+    "saga.authoring.exact": "ends the telling of a state, which then has no snapshot",
     "saga.authoring.graphs.expressions.evaluation": "ends an evaluation, whose value is then null",
     "saga.authoring.graphs.expressions.problems": "told with file and line by who reads the graph",
     "saga.console.cli.output": "what a command ends with",

@@ -37,7 +37,7 @@ from saga.adapters.sqlite.whose import INBOX_FACTS, STORE_FACTS, adopt_file, who
 from saga.adapters.whose import Serves, refuse_others
 from saga.core.values import value
 from saga.errors import SettingsError
-from saga.ports import Bus, Catalogue, EventStore
+from saga.ports import Bus, Catalogue, Store
 from saga.ports.effects_store import EffectsStore
 from saga.ports.store import StatisticsReader
 from saga.settings import Settings, file_of
@@ -69,7 +69,7 @@ class OpenedStore:
     *prepare* sees to its tables, where it was opened without; before that it is not to be used.
     """
 
-    store: EventStore
+    store: Store
     catalogue: Catalogue
     statistics: StatisticsReader
     close: Close
@@ -82,7 +82,7 @@ class Opened:
     """A bus and a store; *files* are the SQLite files that they have open."""
 
     bus: Bus
-    store: EventStore
+    store: Store
     catalogue: Catalogue
     statistics: StatisticsReader
     close_bus: Close

@@ -11,8 +11,11 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import field
 from functools import partial
-from typing import Any, TypedDict
+from hashlib import sha256
+from importlib.metadata import version
+from typing import Any, Final, TypedDict
 
+import pydantic
 from pydantic import BaseModel
 
 from saga.authoring.definition import SagaDefinition, WhenStuck
@@ -21,7 +24,7 @@ from saga.authoring.listening import KeySpec, Listening, listenings
 from saga.authoring.listening import check_key_field as check_field
 from saga.authoring.mapping import check_rolled_back
 from saga.authoring.messages import RolledBack
-from saga.authoring.source import referenced_contracts
+from saga.authoring.source import referenced_contracts, sources_of
 from saga.contracts import (
     ContractRegistry,
     Event,
@@ -37,10 +40,12 @@ from saga.core.durations import Duration, duration_us
 from saga.core.events import Message, event_channel
 from saga.core.identity import SagaId
 from saga.core.program import Definition, Program
+from saga.core.snapshots import FORMAT
 from saga.core.values import value
 from saga.errors import DefinitionError
 
 NAME_CHARS_MAX = 100
+RELEASE: Final = version("saga")
 Listens = type[Event] | Listening | Iterable[type[Event] | Listening]
 
 
@@ -139,6 +144,10 @@ class Declaration(ABC):
         """The saga as Mermaid; None where its way of writing has no diagram."""
         return None
 
+    def told_by(self) -> Iterable[object]:
+        """The functions and classes that its snapshots follow from; none of what has none."""
+        return ()
+
     def contracts(self) -> frozenset[type]:
         """The events and intents that it names."""
         named = {*self.named(), *self.starts_on, *(each.event for each in self.listens)}
@@ -149,6 +158,15 @@ class Declaration(ABC):
         elif self.rolled_back is not None:
             named |= referenced_contracts(self.rolled_back)
         return frozenset(named)
+
+    def _code(self) -> str:
+        """A hash of what decides, as snapshots have it: of saga's release, and its own sources."""
+        told_by = [*self.told_by()]
+        if not told_by:
+            return ""
+        sources = sources_of([*told_by, *self.code, *self.contracts()])
+        text = f"{FORMAT} {RELEASE} {pydantic.VERSION} {self.fingerprint} {sources}"
+        return sha256(text.encode()).hexdigest()[:32]
 
     def bind(
         self,
@@ -175,6 +193,7 @@ class Declaration(ABC):
             parallel_undo=self.parallel_undo,
             continue_when_stuck=self.when_stuck == "continue",
             deadline_us=self.deadline_us,
+            code=self._code(),
             contracts=RegisteredContracts(registry),
             find=find,
         )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ast
 import inspect
+import sys
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from hashlib import sha256
+from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
@@ -41,6 +43,32 @@ def fingerprint(function: Callable[..., Any], beside: str = "") -> str:
         code = code_of(function)
         text = repr((code.co_code, code.co_names, code.co_consts)) if code else repr(function)
     return sha256((text + beside).encode()).hexdigest()[:16]
+
+
+def sources_of(objects: Iterable[object]) -> str:
+    """A hash of the source that is loaded of the packages in which these are written.
+
+    Not of saga's own.
+    """
+    names = {getattr(each, "__module__", None) or "" for each in objects}
+    packages = {name.partition(".")[0] for name in names} - {"saga"}
+    files = {
+        name: file
+        for name, module in [*sys.modules.items()]
+        if name.partition(".")[0] in packages
+        and isinstance(file := getattr(module, "__file__", None), str)
+    }
+    told = [(name, _source_in(file)) for name, file in sorted(files.items())]
+    return sha256(repr(told).encode()).hexdigest()
+
+
+@lru_cache(maxsize=4096)
+def _source_in(file: str) -> str:
+    """A hash of a file as it was when it was first asked for; empty where it cannot be read."""
+    try:
+        return sha256(Path(file).read_bytes()).hexdigest()
+    except OSError:
+        return ""
 
 
 def referenced_contracts(function: Callable[..., Any]) -> frozenset[type]:

@@ -74,11 +74,15 @@ class BeginRun(Protocol):
 
 @value
 class Decider:
-    """*restored* makes the state that `snapshot_of` has told; whatever it raises, it is none."""
+    """*restored* makes a state of what `snapshot_of` has told, by code of this hash.
+
+    Whatever it raises, it is none.
+    """
 
     name: str
     version: int
     fingerprint: str
+    code: str
     initial_state: Callable[[SagaId], SagaState]
     handle: Handle
     begin_run: BeginRun

@@ -82,6 +82,7 @@ def decider_for(definition: Definition) -> Decider:
         definition.name,
         definition.version,
         definition.fingerprint,
+        definition.code,
         SagaState,
         handle,
         begin_run,

@@ -369,5 +369,7 @@ class Definition:
     continue_when_stuck: bool = False
     deadline_us: int | None = None
     """For the whole saga, from its start."""
+    code: str = ""
+    """A hash of all code that may decide: no other reads its snapshots. Empty: there are none."""
     contracts: Contracts = PlainContracts()
     find: Callable[[int | None], Definition | None] | None = None

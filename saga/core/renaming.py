@@ -128,6 +128,12 @@ class Renaming:
         )
         return self.program.outcome_of(told)
 
+    def snapshot(self) -> None:
+        """There is none: the other names follow from the history alone."""
+
+    def restore(self, snapshot: Mapping[str, Any], trigger: Message) -> None:
+        raise AssertionError((snapshot, trigger))
+
     def close(self) -> None:
         self.program.close()
 

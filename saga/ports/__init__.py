@@ -13,6 +13,10 @@ from saga.ports.store import (
     HistoryAppend,
     PutOffTimer,
     SagaSummary,
+    Snapshot,
+    SnapshotAndTail,
+    SnapshotStore,
+    Store,
     UnhandledRecord,
 )
 
@@ -33,7 +37,11 @@ __all__ = [
     "PutOffTimer",
     "Record",
     "SagaSummary",
+    "Snapshot",
+    "SnapshotAndTail",
+    "SnapshotStore",
     "Source",
+    "Store",
     "TopicSpec",
     "UnhandledRecord",
 ]

@@ -273,6 +273,7 @@ class Batch:
         pauses_seen: the sum of changes of all such rows that the batch was decided with; None: it
             was decided without them.
         runs: of sagas that begin a new run in it, the number of the turn in which the last begins.
+        snapshots_over: sagas whose snapshots are of no use behind it; one without is no error.
     """
 
     histories: list[HistoryAppend] = field(default_factory=list)
@@ -289,6 +290,7 @@ class Batch:
     pauses: Sequence[DefinitionPause] = ()
     pauses_seen: int | None = None
     runs: Mapping[SagaId, int] = field(default_factory=dict)
+    snapshots_over: Sequence[SagaId] = ()
 
 
 @value
@@ -411,6 +413,61 @@ class EventStore(Protocol):
 
         With *saga_ids* each has the entries of these sagas only, if there are any.
         """
+
+
+@value(kw_only=True)
+class Snapshot:
+    """What a saga had come to after so many *turns*, as who had it in memory has told it.
+
+    *version* is that of its last entry by then; *code* says who can read *state*.
+    """
+
+    saga_id: SagaId
+    definition: str
+    definition_version: int
+    code: str
+    turns: int
+    version: int
+    state: bytes
+
+
+@value
+class SnapshotAndTail:
+    """A snapshot of a saga, and the turns behind those that it covers: it may have none."""
+
+    snapshot: Snapshot
+    tail: History
+
+
+class SnapshotStore(Protocol):
+    """Snapshots beside the histories: never needed, and nothing is known by them alone.
+
+    A saga has one at most. All methods raise StoreUnavailable when the store cannot be reached.
+    """
+
+    async def load_from_snapshots(
+        self, saga_ids: Sequence[SagaId]
+    ) -> Mapping[SagaId, SnapshotAndTail | History | CorruptHistory]:
+        """As `EventStore.load`, but of a saga with a snapshot no more than is behind that.
+
+        A snapshot counts while it is whole, belongs to the last run, and the last turn that it
+        covers is, byte for byte, the one that was stored when it was kept.
+        """
+
+    async def keep_snapshots(self, snapshots: Sequence[Snapshot]) -> None:
+        """Keep each in the place of the one before; none of a turn that is not stored, or an end.
+
+        Here it is noted what the last turn that each covers says.
+        """
+
+    async def snapshots(self, saga_ids: Sequence[SagaId]) -> Mapping[SagaId, Snapshot]:
+        """As they are, believed or not; one that cannot be read is left out."""
+
+    async def drop_snapshots(self, saga_ids: Sequence[SagaId]) -> None: ...
+
+
+class Store(EventStore, SnapshotStore, Protocol):
+    """Both, over the same histories."""
 
 
 @runtime_checkable

@@ -7,12 +7,16 @@ it out of memory.
 
 from __future__ import annotations
 
+import logging
+import sys
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from types import MappingProxyType
 from typing import Final
+
+import orjson
 
 from saga.authoring.registry import Registered, SagaRegistry
 from saga.core.decider import Decider
@@ -25,12 +29,21 @@ from saga.core.kernel import decider_without_code
 from saga.core.piecewise import Piecewise, at_once
 from saga.core.replay import following, is_abandoned, replaying
 from saga.core.showing import shown_json
+from saga.core.snapshots import snapshot_of
 from saga.core.state import Pause, SagaState, waiting_for
 from saga.core.status import ENDED, SagaStatus
 from saga.core.texts import described, storable
 from saga.core.values import value
 from saga.errors import CorruptHistory, ReplayMismatch, UnknownEntry
-from saga.ports import Catalogue, EventStore, History, SagaSummary
+from saga.ports import (
+    Catalogue,
+    EventStore,
+    History,
+    SagaSummary,
+    Snapshot,
+    SnapshotAndTail,
+    SnapshotStore,
+)
 from saga.ports.store import DeferralReason, PausedBy
 from saga.runtime.relay import may_publish
 from saga.tasks import Interleaved
@@ -46,8 +59,14 @@ LONG_HISTORY_ADVICE: Final = (
     "let its function end this run and begin the next, with await ctx.continue_as_new(trigger): a "
     "saga is loaded from its last run on"
 )
+SNAPSHOT_ENTRIES: Final = COSTLY_ENTRIES
+"""So many entries more are worth a snapshot, where they are also …"""
+SNAPSHOT_SHARE: Final = 4
+"""… this part of all: what is written of a saga in its life is some times its length."""
 TURNS_AT_ONCE: Final = 200
 """So many turns are replayed before others run: some milliseconds."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -68,11 +87,17 @@ class LoadedSaga:
     turns: int = 0
     is_possibly_unpublished: bool = False
     before: int = 0
+    told: int = 0
+    """The version at which it was told for a snapshot last, or was to be."""
 
     @property
     def length(self) -> int:
         """How many entries it takes to bring it back."""
         return self.version - self.before
+
+    @property
+    def may_have_snapshot(self) -> bool:
+        return bool(self.told) or self.version >= SNAPSHOT_ENTRIES
 
     def let_go(self) -> None:
         """End its running code; what that does at its end counts for nothing."""
@@ -111,8 +136,20 @@ class SagaCache:
     """
 
     def __init__(
-        self, store: EventStore, catalogue: Catalogue, registry: SagaRegistry, *, sagas_max: int
+        self,
+        store: EventStore,
+        catalogue: Catalogue,
+        registry: SagaRegistry,
+        *,
+        sagas_max: int,
+        snapshots: SnapshotStore | None = None,
+        snapshot_entries: int = SNAPSHOT_ENTRIES,
     ) -> None:
+        """*snapshot_entries* is 1 where each turn is to have its snapshot, as in tests."""
+        has_any = any(each.decider.code for each in registry.all().values())
+        self._snapshots = snapshots if has_any else None
+        self._snapshot_entries = snapshot_entries if self._snapshots is not None else sys.maxsize
+        self._to_keep: dict[SagaId, Snapshot] = {}
         self._store = store
         self._catalogue = catalogue
         self._registry = registry
@@ -165,7 +202,12 @@ class SagaCache:
             return
         missing = [saga_id for saga_id in saga_ids if saga_id not in taken]
         try:
-            await self._bring_back(await self._store.load(missing), taken, published)
+            if self._snapshots is None:
+                found: Mapping[SagaId, SnapshotAndTail | History | CorruptHistory]
+                found = await self._store.load(missing)
+            else:
+                found = await self._snapshots.load_from_snapshots(missing)
+            await self._bring_back(found, taken, published)
         except BaseException:
             let_go(taken.values())
             raise
@@ -209,14 +251,17 @@ class SagaCache:
         One that has ended, or whose program is ahead of its history, is let go, and one that has
         not begun, or cannot be loaded, is none.
         """
-        cheap = self._cheap
+        cheap, told_from = self._cheap, self._snapshot_entries
         for saga in sagas:
             if isinstance(saga, UnloadableSaga):
                 continue
-            state = saga.state
+            state, length = saga.state, saga.version - saga.before
             if state.status in ENDED or state.is_ahead:
                 saga.let_go()
-            elif saga.version - saga.before >= COSTLY_ENTRIES:
+                continue
+            if length >= told_from:
+                self._tell(saga)
+            if length >= COSTLY_ENTRIES:
                 self._keep_costly(saga)
             elif saga.version:
                 cheap[saga.saga_id] = saga
@@ -238,11 +283,37 @@ class SagaCache:
                 rows.append(replace(changed, waiting_for=saga.waiting_for))
         return rows
 
+    async def keep_snapshots(self) -> None:
+        """Have kept what was told since; one that cannot be is none."""
+        if not self._to_keep or self._snapshots is None:
+            return
+        told, self._to_keep = [*self._to_keep.values()], {}
+        try:
+            await self._snapshots.keep_snapshots(told)
+        except Exception as error:  # noqa: BLE001  # whatever it is, nothing needs them
+            log.warning(
+                "%d snapshots are not kept: %s",
+                len(told),
+                error,
+                extra={"reason": described(error)},
+            )
+
     def clear(self) -> None:
         let_go(self)
+        self._to_keep.clear()
         self._cheap.clear()
         self._costly.clear()
         self._costly_entries = 0
+
+    def _tell(self, saga: LoadedSaga) -> None:
+        """Tell what a saga has come to, where enough was added to it since that was told last."""
+        least, since = self._snapshot_entries, saga.version - max(saga.told, saga.before)
+        if since < least or (least > 1 and since * SNAPSHOT_SHARE < saga.length):
+            return
+        saga.told = saga.version  # where it is no data it is not tried at each turn
+        snapshot = snapshot_in(saga)
+        if snapshot is not None:
+            self._to_keep[saga.saga_id] = snapshot
 
     def _keep_costly(self, saga: LoadedSaga) -> None:
         self._costly[saga.saga_id] = saga
@@ -261,12 +332,28 @@ class SagaCache:
 
     async def _bring_back(
         self,
-        histories: Mapping[SagaId, History | CorruptHistory],
+        found: Mapping[SagaId, SnapshotAndTail | History | CorruptHistory],
         loaded: dict[SagaId, LoadedSaga | UnloadableSaga],
         published: Mapping[SagaId, int],
     ) -> None:
-        """Add the sagas of *histories* to *loaded*, and let others run now and then."""
+        """Add the sagas that were *found* to *loaded*, and let others run now and then."""
         interleaved = Interleaved(TURNS_AT_ONCE)
+        histories: dict[SagaId, History | CorruptHistory] = {}
+        useless: list[SagaId] = []
+        for saga_id, each in found.items():
+            if not isinstance(each, SnapshotAndTail):
+                histories[saga_id] = each
+                continue
+            resumed = await interleaved.finish(_resuming(self._registry, each))
+            if resumed is None:
+                useless.append(saga_id)
+                continue
+            loaded[saga_id] = resumed
+            if published.get(saga_id, 0) >= each.snapshot.version:
+                later = (turn for turn in each.tail.recorded if turn.version > published[saga_id])
+                resumed.is_possibly_unpublished = _may_publish(resumed, later)
+        if useless:
+            histories |= await self._store.load(useless)
         for saga_id, history in histories.items():
             saga = await interleaved.finish(_reviving(self._registry, saga_id, history))
             loaded[saga_id] = saga
@@ -339,6 +426,56 @@ def moving(
         decided = f"nothing: the code of version {decider.version} raised {described(error)}"
         return ReplayMismatch(history.version, "all that is recorded", storable(decided))
     return _loaded(saga_id, decider, state, history)
+
+
+def snapshot_in(saga: LoadedSaga) -> Snapshot | None:
+    """What *saga* has come to, for others of the same code; None where that is no data."""
+    decides = (saga.state.run and saga.state.run.definition) or saga.decider
+    told = snapshot_of(saga.state) if decides.code else None
+    if told is None:
+        return None
+    beside = {"started_at": saga.started_at, "last_at": saga.last_at, "before": saga.before}
+    try:
+        state = orjson.dumps({"saga": told, **beside})
+    except TypeError:  # what orjson does not write: half a character, a number of 65 bits
+        return None
+    return Snapshot(
+        saga_id=saga.saga_id,
+        definition=decides.name,
+        definition_version=decides.version,
+        code=decides.code,
+        turns=saga.turns,
+        version=saga.version,
+        state=state,
+    )
+
+
+def _resuming(registry: SagaRegistry, resumed: SnapshotAndTail) -> Piecewise[LoadedSaga | None]:
+    """The saga of a snapshot, and of the turns behind it; None: to load it whole says more."""
+    snapshot, tail = resumed.snapshot, resumed.tail
+    registered = registry.find(snapshot.definition, snapshot.definition_version)
+    if registered is None or registered.decider.code != snapshot.code:
+        return None
+    decider = registered.decider
+    try:
+        told = orjson.loads(snapshot.state)
+        state = decider.restored(snapshot.saga_id, told["saga"])
+        before = told["before"]
+        times = {"started_at": told["started_at"], "last_at": told["last_at"]}
+    except BaseException as error:  # users' code, or what is no snapshot
+        if is_ours(error):
+            raise
+        text = "the snapshot of saga %s is not believed: %s"
+        reason, place = described(error), {"saga_id": snapshot.saga_id}
+        log.warning(text, snapshot.saga_id, reason, extra=place | {"reason": reason})
+        return None
+    version, turns = snapshot.version, snapshot.turns
+    saga = LoadedSaga(snapshot.saga_id, decider, state, version, turns=turns, **times)
+    saga.is_possibly_unpublished, saga.before, saga.told = True, before, version
+    if state.version == version and (not tail.recorded or (yield from _following(saga, tail))):
+        return saga
+    saga.let_go()
+    return None
 
 
 def _following(saga: LoadedSaga, tail: History | CorruptHistory) -> Piecewise[bool]:

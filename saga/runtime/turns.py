@@ -223,6 +223,7 @@ class Turns:
                 self._waiters.tell(saga_id, state.status, *told)
             if self.on_end is not None and state.status in ENDED:
                 self.on_end(saga_id)
+        await self._cache.keep_snapshots()
 
     def is_running(self, saga_id: SagaId) -> bool:
         """Whether the next turn of a saga is taken here, as far as is known: it does not stand."""

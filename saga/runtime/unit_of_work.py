@@ -353,6 +353,7 @@ class UnitOfWork:
             pauses=list(self.pauses.values()),
             pauses_seen=self.pauses_seen,
             runs=self.runs,
+            snapshots_over=self._snapshots_over() if self.reached or self.runs else (),
         )
 
     def _loaded_changed(self) -> Iterable[LoadedSaga]:
@@ -361,3 +362,11 @@ class UnitOfWork:
             return self.changed.values()
         unloadable = {saga.saga_id for saga in self.unloadable} - self.without_code.keys()
         return [saga for saga_id, saga in self.changed.items() if saga_id not in unloadable]
+
+    def _snapshots_over(self) -> list[SagaId]:
+        """Sagas that have ended, or begin a run: no snapshot before that says anything more."""
+        ended = {each.saga.saga_id for each in self.reached if each.status in ENDED}
+        over = ended.union(self.runs)
+        return [
+            each for each, saga in self.changed.items() if each in over and saga.may_have_snapshot
+        ]

@@ -9,9 +9,10 @@ from saga.adapters.sqlite import bus as local_bus
 from saga.testing.bus_suite import BusSuite
 from saga.testing.catalogue_suite import CatalogueSuite
 from saga.testing.event_store_suite import EventStoreSuite
+from saga.testing.snapshot_store_suite import SnapshotStoreSuite
 
 
-class TestSqliteEventStore(EventStoreSuite, CatalogueSuite):
+class TestSqliteEventStore(EventStoreSuite, SnapshotStoreSuite, CatalogueSuite):
     @pytest.fixture
     def store(self, database: SqliteDatabase):
         """A store in an empty file."""
@@ -23,7 +24,7 @@ class TestSqliteEventStore(EventStoreSuite, CatalogueSuite):
         return SqliteCatalogue(database)
 
 
-class TestMemoryEventStore(EventStoreSuite, CatalogueSuite):
+class TestMemoryEventStore(EventStoreSuite, SnapshotStoreSuite, CatalogueSuite):
     @pytest.fixture
     def store(self):
         """An empty store."""

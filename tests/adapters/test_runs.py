@@ -4,7 +4,7 @@ import sqlite3
 from contextlib import closing
 
 from saga.adapters.sqlite import SqliteDatabase, SqliteEventStore
-from saga.adapters.sqlite.store import _HISTORIES
+from saga.adapters.sqlite.histories import HISTORIES
 from saga.core.history import History
 from saga.testing.samples import append, history, next_run, saga
 
@@ -34,7 +34,7 @@ async def test_the_last_run_is_found_by_the_index_of_turns(tmp_path):
     database = SqliteDatabase(tmp_path / "store.db")
     SqliteEventStore(database)
     await database.close()
-    text = _HISTORIES._statement(1)  # noqa: SLF001  # what it says is the database's to plan
+    text = HISTORIES._statement(1)  # noqa: SLF001  # what it says is the database's to plan
     with closing(sqlite3.connect(tmp_path / "store.db")) as file:
         plan = " ".join(row[3] for row in file.execute(f"EXPLAIN QUERY PLAN {text}", ("x",)))
     assert "originator_id=? AND originator_version>?" in plan

@@ -20,7 +20,7 @@ from typing_extensions import override
 from saga.adapters.memory.bus import MemoryBus
 from saga.adapters.rows import BY_DEFINITION, check_new_sagas, covered
 from saga.core.events import Json
-from saga.core.history import Entry, History
+from saga.core.history import Entry, History, RecordedTurn
 from saga.core.identity import Instant, SagaId, TimerId
 from saga.core.status import SagaStatus
 from saga.errors import AlreadyRecorded, CorruptHistory, HistoryConflict, PausesChanged
@@ -44,6 +44,9 @@ from saga.ports.store import (
     Rows,
     SagaSummary,
     Skip,
+    Snapshot,
+    SnapshotAndTail,
+    SnapshotStore,
     StatisticsReader,
     StoreStatistics,
     UnhandledKind,
@@ -51,7 +54,7 @@ from saga.ports.store import (
 )
 
 
-class MemoryEventStore(EventStore):
+class MemoryEventStore(EventStore, SnapshotStore):
     """With *publish_through* a batch is published as it is appended, else it becomes backlog."""
 
     def __init__(self, *, publish_through: MemoryBus | None = None) -> None:
@@ -65,6 +68,8 @@ class MemoryEventStore(EventStore):
         self._due: list[tuple[Instant, TimerId]] = []
         self._backlog: dict[int, Backlog] = {}
         self._pauses: dict[str, DefinitionPause] = {}
+        self._snapshots: dict[SagaId, tuple[Snapshot, RecordedTurn]] = {}
+        """Each with the last turn that it covers."""
         self._unhandled_given = 0
         self._backlog_given = 0
         self._last_place = 0
@@ -82,6 +87,7 @@ class MemoryEventStore(EventStore):
         if self._bus is not None:
             self._bus.append(batch.outgoing)
         self._apply(batch)
+        await self.drop_snapshots(batch.snapshots_over)
         if self._bus is not None or not batch.outgoing:
             return Appended(None)
         self._backlog_given += 1
@@ -165,6 +171,33 @@ class MemoryEventStore(EventStore):
             for batch in islice(later, limit)
         ]
 
+    @override
+    async def load_from_snapshots(
+        self, saga_ids: Sequence[SagaId]
+    ) -> Mapping[SagaId, SnapshotAndTail | History | CorruptHistory]:
+        loaded = await self.load(saga_ids)
+        return {saga_id: self._resumed(saga_id) or history for saga_id, history in loaded.items()}
+
+    @override
+    async def keep_snapshots(self, snapshots: Sequence[Snapshot]) -> None:
+        await asyncio.sleep(0)
+        for each in snapshots:
+            summary = self.summaries.get(each.saga_id)
+            has_ended = summary is not None and summary.status.is_ended
+            if self._turns(each.saga_id) >= each.turns and not has_ended:
+                covered = self._histories[each.saga_id].recorded[each.turns - 1]
+                self._snapshots[each.saga_id] = (each, covered)
+
+    @override
+    async def snapshots(self, saga_ids: Sequence[SagaId]) -> Mapping[SagaId, Snapshot]:
+        known = self._snapshots
+        return {saga_id: known[saga_id][0] for saga_id in saga_ids if saga_id in known}
+
+    @override
+    async def drop_snapshots(self, saga_ids: Sequence[SagaId]) -> None:
+        for saga_id in saga_ids:
+            self._snapshots.pop(saga_id, None)
+
     def history(self, saga_id: SagaId) -> list[Entry]:
         """Empty where there is none."""
         return list(self._histories.get(saga_id, ()))
@@ -223,6 +256,17 @@ class MemoryEventStore(EventStore):
             self._backlog.pop(backlog_id, None)
         self.skipped.update(batch.skipped)
         self._pauses |= {row.definition: row for row in batch.pauses}
+
+    def _resumed(self, saga_id: SagaId) -> SnapshotAndTail | None:
+        snapshot, covered = self._snapshots.get(saga_id, (None, None))
+        recorded = self._histories[saga_id].recorded
+        if snapshot is None or snapshot.turns < self._runs.get(saga_id, 1):
+            return None
+        if snapshot.turns > len(recorded) or recorded[snapshot.turns - 1] != covered:
+            return None
+        if covered.version + len(covered) - 1 != snapshot.version:
+            return None
+        return SnapshotAndTail(snapshot, History(recorded[snapshot.turns :], turns=len(recorded)))
 
     def _turns(self, saga_id: SagaId) -> int:
         history = self._histories.get(saga_id)

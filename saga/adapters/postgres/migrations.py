@@ -24,6 +24,12 @@ KEEP_RUNS: Final = (
     "CREATE TABLE IF NOT EXISTS saga_runs (originator_id uuid PRIMARY KEY, turn bigint NOT NULL)"
 )
 
+KEEP_SNAPSHOTS: Final = (
+    "CREATE TABLE IF NOT EXISTS saga_snapshots (originator_id uuid PRIMARY KEY, "
+    "definition text NOT NULL, definition_version integer NOT NULL, code text NOT NULL, "
+    "turns bigint NOT NULL, version bigint NOT NULL, state bytea NOT NULL, proof bytea NOT NULL)"
+)
+
 _BEGINNINGS: Final = (
     "SELECT notification_id, originator_id::text, state FROM stored_events_1 "
     "WHERE originator_version = 1 AND notification_id > %s ORDER BY notification_id LIMIT %s"
@@ -149,6 +155,11 @@ def show_fields(rows: Cursor[Any], _: Callable[[Cursor[Any]], None]) -> None:
 def keep_runs(rows: Cursor[Any], _: Callable[[Cursor[Any]], None]) -> None:
     """Have a place for where the last run of a saga begins, of those that have several."""
     rows.execute(KEEP_RUNS)
+
+
+def keep_snapshots(rows: Cursor[Any], _: Callable[[Cursor[Any]], None]) -> None:
+    """Have a place for what long sagas have come to: each row may be removed at any time."""
+    rows.execute(KEEP_SNAPSHOTS)
 
 
 def number_sagas(rows: Cursor[Any], make: Callable[[Cursor[Any]], None]) -> None:

@@ -15,8 +15,10 @@ from saga.adapters.postgres._eventsourcing import create_library_tables
 from saga.adapters.postgres.database import SCHEMA, Address, translated
 from saga.adapters.postgres.migrations import (
     KEEP_RUNS,
+    KEEP_SNAPSHOTS,
     KNOW_OF_PAUSES,
     keep_runs,
+    keep_snapshots,
     keep_turns,
     know_of_pauses,
     show_fields,
@@ -100,6 +102,7 @@ _TABLES: Final = (
     # What the store serves, and what operators have accepted.
     "CREATE TABLE store_facts (name text PRIMARY KEY, value text NOT NULL)",
     KEEP_RUNS,
+    KEEP_SNAPSHOTS,
 )
 
 
@@ -156,9 +159,11 @@ EVENT_STORE: Final = Component(
         "backlog": "backlog_id bigint, positions bigint[], appended_at bigint",
         "store_facts": "name text, value text",
         "saga_runs": "originator_id uuid, turn bigint",
+        "saga_snapshots": "originator_id uuid, definition text, definition_version integer, "
+        "code text, turns bigint, version bigint, state bytea, proof bytea",
     },
     facts=STORE_FACTS,
-    migrations=[keep_turns, know_of_pauses, show_fields, keep_runs],
+    migrations=[keep_turns, know_of_pauses, show_fields, keep_runs, keep_snapshots],
 )
 
 

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from saga.adapters.mapper import TURN
-from saga.adapters.postgres.pipeline import Call, ManyRows, call_of, ints
+from saga.adapters.postgres.pipeline import Call, ManyRows, call_of, ints, uuids
 from saga.adapters.rows import (
     PAUSE_COLUMNS,
     SUMMARY_COLUMNS,
@@ -36,7 +36,9 @@ from saga.adapters.rows import (
     tracking_name,
     turns_of,
 )
+from saga.adapters.snapshot_rows import SNAPSHOT_COLUMNS
 from saga.core.identity import Instant, SagaId
+from saga.core.status import ENDED
 from saga.ports.store import Batch
 
 Originators = Mapping[SagaId, str]
@@ -135,6 +137,29 @@ RUNS: Final = ManyRows(
     "INSERT INTO saga_runs SELECT * FROM {rows} "
     "ON CONFLICT (originator_id) DO UPDATE SET turn = excluded.turn",
     "uuid bigint",
+)
+# The last turn that each covers is looked at here: it may be another one by then, or none.
+KEEP_SNAPSHOTS: Final = ManyRows(
+    f"INSERT INTO saga_snapshots (originator_id, {SNAPSHOT_COLUMNS}, proof) "
+    "SELECT e.originator_id, r.definition, r.definition_version, r.code, r.turns, r.version, "
+    "r.state, sha256(e.state || r.state) "
+    f"FROM {{rows}} AS r (saga_id, {SNAPSHOT_COLUMNS}) "
+    "JOIN saga_ids AS s ON s.saga_id = r.saga_id "
+    "JOIN saga_index AS i ON i.originator_id = s.originator_id "
+    f"AND i.status NOT IN ({', '.join(f'{each.value!r}' for each in ENDED)}) "
+    "JOIN stored_events AS e ON e.originator_id = s.originator_id "
+    "AND e.originator_version = r.turns ORDER BY e.originator_id "
+    f"ON CONFLICT (originator_id) DO UPDATE SET ({SNAPSHOT_COLUMNS}, proof) = "
+    f"({', '.join(f'excluded.{each}' for each in SNAPSHOT_COLUMNS.split(', '))}, excluded.proof)",
+    "uuid text bigint text bigint bigint bytea",
+)
+SNAPSHOTS: Final = (
+    f"SELECT s.saga_id::text, {SNAPSHOT_COLUMNS}, proof FROM saga_ids AS s "
+    "JOIN saga_snapshots AS p USING (originator_id) WHERE s.saga_id = ANY(%s::uuid[])"
+)
+DROP_SNAPSHOTS: Final = (
+    "DELETE FROM saga_snapshots WHERE originator_id = ANY(ARRAY(SELECT originator_id "
+    "FROM saga_ids WHERE saga_id = ANY(%s::uuid[])))"
 )
 KEEP_UNHANDLED: Final = ManyRows(
     f"INSERT INTO unhandled ({UNHANDLED_COLUMNS}) SELECT * FROM {{rows}}",
@@ -263,6 +288,7 @@ def calls_of(
         *([EVENTS_AND_BACKLOG.call(turns, at)] if batch.outgoing else EVENTS.calls(turns)),
         *index.calls(sorted((originators[saga_id], *row) for saga_id, row in summaries.items())),
         *RUNS.calls(sorted((originators[saga_id], turn) for saga_id, turn in batch.runs.items())),
+        *([call_of(DROP_SNAPSHOTS, uuids(over))] if (over := batch.snapshots_over) else []),
         *PUT_OFF.calls(sorted(put_off)),
         *ARM.calls(armed),
         *CLEAR.calls([(originators[saga], name) for saga, name in cleared if saga in originators]),

@@ -66,10 +66,12 @@ from saga.adapters.rows import (
     tracking_name,
     where,
 )
+from saga.adapters.snapshot_rows import from_snapshot, reading_from_snapshot, to_snapshot
 from saga.adapters.whose import Serves
 from saga.core.events import Json
 from saga.core.history import TIME_END, Entry, History
 from saga.core.identity import Instant, SagaId, TimerId, is_saga_id
+from saga.core.piecewise import Piecewise
 from saga.core.status import SagaStatus
 from saga.errors import AlreadyRecorded, CorruptHistory, HistoryConflict, PausesChanged
 from saga.ports.bus import UNKNOWN_ORIGIN, Origin, Source
@@ -91,6 +93,9 @@ from saga.ports.store import (
     Rows,
     SagaSummary,
     Skip,
+    Snapshot,
+    SnapshotAndTail,
+    SnapshotStore,
     StatisticsReader,
     StoreStatistics,
     TellsOfAppends,
@@ -119,6 +124,15 @@ _HISTORIES: Final = (
 )
 _LAST_RUNS: Final = _HISTORIES.format(first=_FIRST_TURN)
 _WHOLE_HISTORIES: Final = _HISTORIES.format(first="1")
+# As the last runs, but from the last turn on that a snapshot of it covers.
+_SNAPSHOT_TURNS: Final = (
+    "(SELECT p.turns FROM saga_snapshots AS p WHERE p.originator_id = s.originator_id "
+    f"AND p.turns >= {_FIRST_TURN})"
+)
+_SNAPSHOT_OR_RUN: Final = f"coalesce({_SNAPSHOT_TURNS}, {_FIRST_TURN})"
+_FROM_SNAPSHOTS: Final = _HISTORIES.format(first=_SNAPSHOT_OR_RUN).replace(
+    "SELECT s.saga_id::text", f"SELECT {_SNAPSHOT_TURNS}, s.saga_id::text", 1
+)
 _BEGINNINGS: Final = (
     "SELECT s.saga_id::text, e.originator_version, e.topic, e.state FROM saga_ids AS s "
     "CROSS JOIN LATERAL (SELECT originator_version, topic, state FROM stored_events "
@@ -176,7 +190,7 @@ _BACKLOG_OF_SAGAS: Final = _BACKLOG.replace(
 )
 
 
-class PostgresEventStore(EventStore, TellsOfAppends):
+class PostgresEventStore(EventStore, SnapshotStore, TellsOfAppends):
     """Histories in *database*, which stays its maker's to close; making one blocks.
 
     Args:
@@ -259,6 +273,56 @@ class PostgresEventStore(EventStore, TellsOfAppends):
             reading = reading_tail(saga_id, (row[2:] for row in behind), first=turns + 1)
             tails[saga_id] = await interleaved.finish(reading)
         return tails
+
+    @override
+    async def load_from_snapshots(
+        self, saga_ids: Sequence[SagaId]
+    ) -> Mapping[SagaId, SnapshotAndTail | History | CorruptHistory]:
+        if not saga_ids:
+            return {}
+        rows = await self.database.fetch(_FROM_SNAPSHOTS, uuids(dict.fromkeys(saga_ids)))
+        told = dict.fromkeys(SagaId(row[1]) for row in rows if row[0] is not None)
+        found = await self.database.fetch(sql.SNAPSHOTS, uuids(told)) if told else []
+        kept = {row[0]: row for row in found}
+        resumed: dict[SagaId, SnapshotAndTail | History | CorruptHistory] = {}
+        useless: list[SagaId] = []
+        interleaved = Interleaved(TURNS_READ_AT_ONCE)
+        for shared, turns in groupby(rows, key=itemgetter(0, 1, 2, 3, 4)):
+            covers, name, originator, known, first = shared
+            numbered = [turn[5:] for turn in turns if turn[5] is not None]
+            reading: Piecewise[SnapshotAndTail | History | CorruptHistory | None]
+            if covers is None:
+                reading = reading_history(SagaId(name), numbered, known=known, first=first)
+            else:
+                reading = reading_from_snapshot(kept.get(name), numbered, known=known)
+            read = await interleaved.finish(reading)
+            if read is None:
+                useless.append(SagaId(name))
+                continue
+            resumed[SagaId(name)] = read
+            if not isinstance(read, CorruptHistory):
+                there = read.tail.turns if isinstance(read, SnapshotAndTail) else read.turns
+                self._known.remember({SagaId(name): (there, originator.replace("-", ""))})
+        return resumed | dict(await self.load(useless)) if useless else resumed
+
+    @override
+    async def keep_snapshots(self, snapshots: Sequence[Snapshot]) -> None:
+        rows = sorted(map(from_snapshot, snapshots))
+        if rows:
+            await self.database.fetch(sql.KEEP_SNAPSHOTS.call(rows))
+
+    @override
+    async def snapshots(self, saga_ids: Sequence[SagaId]) -> Mapping[SagaId, Snapshot]:
+        if not saga_ids:
+            return {}
+        rows = await self.database.fetch(sql.SNAPSHOTS, uuids(saga_ids))
+        found = map(to_snapshot, (row[:-1] for row in rows))
+        return {each.saga_id: each for each in found if each is not None}
+
+    @override
+    async def drop_snapshots(self, saga_ids: Sequence[SagaId]) -> None:
+        if saga_ids:
+            await self.database.fetch(sql.DROP_SNAPSHOTS, uuids(saga_ids))
 
     @override
     async def beginnings(self, saga_ids: Sequence[SagaId]) -> Mapping[SagaId, Sequence[Entry]]:

@@ -1,8 +1,8 @@
 """How the event store's tables come to be, and how those of earlier versions are brought over.
 
 Version 1 had one event an entry, under the saga's own id; version 2 has one a turn, under ids by
-number; version 3 knows of pauses, version 4 what sagas show. The order of the log is kept. An entry
-that cannot be read stays as it is.
+number; version 3 knows of pauses, version 4 what sagas show; version 6 keeps snapshots. The order
+of the log is kept. An entry that cannot be read stays as it is.
 """
 
 from __future__ import annotations
@@ -223,11 +223,22 @@ def keep_runs(cursor: sqlite3.Cursor) -> None:
     )
 
 
+def keep_snapshots(cursor: sqlite3.Cursor) -> None:
+    """Have a place for what long sagas have come to: each row may be removed at any time."""
+    cursor.execute(
+        "CREATE TABLE IF NOT EXISTS saga_snapshots (saga INTEGER PRIMARY KEY, "
+        "definition TEXT NOT NULL, definition_version INTEGER NOT NULL, code TEXT NOT NULL, "
+        "turns INTEGER NOT NULL, version INTEGER NOT NULL, state BLOB NOT NULL, "
+        "proof BLOB NOT NULL)"
+    )
+
+
 MIGRATIONS: Final[tuple[Migration, ...]] = (
     create_tables,
     from_entries_to_turns,
     know_of_pauses,
     show_fields,
     keep_runs,
+    keep_snapshots,
 )
 STORE_VERSION: Final = len(MIGRATIONS)

@@ -8,15 +8,14 @@ share the pages that a commit writes; an originator id is that number as 32 hex 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from functools import partial
-from itertools import count, groupby
-from operator import itemgetter
+from itertools import count
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from typing_extensions import override
 
-from saga.adapters.mapper import TURN, reading_history, reading_tail, to_entries
+from saga.adapters.mapper import TURN, to_entries
 from saga.adapters.rows import (
     PAUSE_COLUMNS,
     PAUSED_BY_DEFINITION,
@@ -24,11 +23,9 @@ from saga.adapters.rows import (
     SKIPPED,
     SUMMARY_COLUMNS,
     SUMMARY_SHOWN,
-    TURNS_READ_AT_ONCE,
     UNHANDLED_COLUMNS,
     UNHANDLED_LISTED,
     KnownSagas,
-    beginnings_in,
     check_new_sagas,
     covered,
     from_pause,
@@ -64,20 +61,23 @@ from saga.adapters.sqlite.bus import LocalBus
 from saga.adapters.sqlite.conditions import is_shown, of_status
 from saga.adapters.sqlite.damage import DAMAGED, backlog_row
 from saga.adapters.sqlite.database import SqliteDatabase
+from saga.adapters.sqlite.histories import (
+    DROP_SNAPSHOTS,
+    WHOLE_HISTORIES,
+    SqliteHistories,
+)
 from saga.adapters.sqlite.records import RecordBatch
 from saga.adapters.sqlite.schema import COMPONENT, MIGRATIONS
 from saga.adapters.sqlite.statements import ManyRows
 from saga.adapters.sqlite.whose import STORE_FACTS, settle_whose
 from saga.adapters.whose import Serves
 from saga.core.events import Json
-from saga.core.history import Entry, History
+from saga.core.history import Entry
 from saga.core.identity import Instant, SagaId, TimerId
-from saga.core.piecewise import Piecewise, at_once
 from saga.core.status import SagaStatus
 from saga.errors import (
     AlreadyRecorded,
     BusUnavailable,
-    CorruptHistory,
     HistoryConflict,
     PausesChanged,
     StoreUnavailable,
@@ -94,7 +94,6 @@ from saga.ports.store import (
     DeferralReason,
     DefinitionPause,
     DueTimer,
-    EventStore,
     Place,
     Rebase,
     Rows,
@@ -103,10 +102,7 @@ from saga.ports.store import (
     UnhandledKind,
     UnhandledRecord,
 )
-from saga.tasks import Interleaved
 
-LOAD_INLINE_SAGAS_MAX: Final = 64
-"""More than these are read on another thread, so as not to hold up the event loop."""
 LOG_PAGE_TURNS: Final = 500
 
 # OR FAIL: a job that fails is rolled back whole, so SQLite need not remember every page that a
@@ -155,30 +151,6 @@ _PAUSES: Final = f"SELECT {PAUSE_COLUMNS} FROM paused_definitions"
 _PAUSE_CHANGES: Final = "SELECT coalesce(sum(changes), 0) FROM paused_definitions"
 _PAUSE: Final = ManyRows("INSERT OR REPLACE INTO paused_definitions VALUES {values}", 3)
 _RELAYED: Final = ManyRows("DELETE FROM backlog WHERE backlog_id IN {rows}", 1)
-# From the turn on that begins the last run, if there were several; numbers may be damaged.
-_OF_LAST_RUNS: Final = (
-    "SELECT i.saga_id, i.version, coalesce(n.turn, 1), e.originator_version, e.topic, e.state "
-    "FROM {rows} AS r CROSS JOIN saga_index AS i ON i.saga_id = r.column1 "
-    "LEFT JOIN saga_runs AS n ON n.saga = i.number "
-    "LEFT JOIN stored_events AS e ON e.originator_id = printf('%032x', i.number) "
-    f"AND e.originator_version >= coalesce(n.turn, {-(2**63)})"
-)
-_HISTORIES: Final = ManyRows(_OF_LAST_RUNS, 1)
-_WHOLE_HISTORIES: Final = ManyRows(_OF_LAST_RUNS.replace("n.saga = i.number", "false"), 1)
-_TAILS: Final = ManyRows(
-    "SELECT i.saga_id, r.column2, 0, e.originator_version, e.topic, e.state FROM {rows} AS r "
-    "CROSS JOIN saga_index AS i ON i.saga_id = r.column1 CROSS JOIN stored_events AS e "
-    "ON e.originator_id = printf('%032x', i.number) AND e.originator_version > r.column2",
-    2,
-)
-_BEGINNINGS: Final = ManyRows(
-    "SELECT i.saga_id, e.originator_version, e.topic, e.state FROM {rows} AS r "
-    "CROSS JOIN saga_index AS i ON i.saga_id = r.column1 "
-    "LEFT JOIN saga_runs AS n ON n.saga = i.number CROSS JOIN stored_events AS e "
-    "ON e.originator_id = printf('%032x', i.number) "
-    "AND e.originator_version = coalesce(n.turn, 1)",
-    1,
-)
 _RUNS: Final = ManyRows("INSERT OR REPLACE INTO saga_runs VALUES {values}", 2)
 _POSITIONS: Final = ManyRows(
     "SELECT application_name, notification_id FROM tracking WHERE application_name IN {rows}", 1
@@ -244,7 +216,7 @@ _ANY: Final = -1
 """Turns that are expected of a saga that gets none."""
 
 
-class SqliteEventStore(EventStore):
+class SqliteEventStore(SqliteHistories):
     """Histories in the file of *database*, which stays its maker's to close.
 
     Args:
@@ -267,7 +239,7 @@ class SqliteEventStore(EventStore):
     ) -> None:
         if publish_through is not None and publish_through.database is not database:
             raise ValueError("publish_through must be a bus on the same database")
-        self._database = database
+        super().__init__(database)
         self._bus = publish_through
         if publish_through is not None:
             publish_through.allow_early_delivery()
@@ -321,45 +293,6 @@ class SqliteEventStore(EventStore):
             moved = self._database.read_now(partial(_moved, batch))
             raise HistoryConflict(moved or conflict.saga_ids) from conflict.__cause__
         return Appended(written.backlog_id)
-
-    @override
-    async def load(
-        self, saga_ids: Sequence[SagaId], *, is_whole: bool = False
-    ) -> Mapping[SagaId, History | CorruptHistory]:
-        wanted = dict.fromkeys(saga_ids)
-        histories = _WHOLE_HISTORIES if is_whole else _HISTORIES
-
-        def query(cursor: sqlite3.Cursor) -> dict[SagaId, Piecewise[History | CorruptHistory]]:
-            found = histories.fetch(cursor, [(saga_id,) for saga_id in wanted])
-            return {
-                saga_id: reading_history(saga_id, _in_order(rows), known=known, first=first)
-                for (saga_id, known, first), rows in groupby(found, key=itemgetter(0, 1, 2))
-            }
-
-        def query_and_read(cursor: sqlite3.Cursor) -> dict[SagaId, History | CorruptHistory]:
-            return {saga_id: at_once(reading) for saga_id, reading in query(cursor).items()}
-
-        if len(wanted) > LOAD_INLINE_SAGAS_MAX:
-            return await self._database.read(query_and_read)
-        interleaved, readings = Interleaved(TURNS_READ_AT_ONCE), self._database.read_now(query)
-        return {saga_id: await interleaved.finish(reading) for saga_id, reading in readings.items()}
-
-    @override
-    async def tails(self, known: Mapping[SagaId, int]) -> Mapping[SagaId, History | CorruptHistory]:
-        def query(cursor: sqlite3.Cursor) -> dict[SagaId, History | CorruptHistory]:
-            found = _TAILS.fetch(cursor, list(known.items()))
-            return {
-                saga_id: at_once(reading_tail(saga_id, _in_order(rows), first=turns + 1))
-                for (saga_id, turns), rows in groupby(found, key=itemgetter(0, 1))
-            }
-
-        return await self._database.read(query)
-
-    @override
-    async def beginnings(self, saga_ids: Sequence[SagaId]) -> Mapping[SagaId, Sequence[Entry]]:
-        wanted = [(saga_id,) for saga_id in saga_ids]
-        rows = await self._database.read(lambda cursor: _BEGINNINGS.fetch(cursor, wanted))
-        return beginnings_in(rows)
 
     @override
     async def positions(self, sources: Sequence[Source]) -> Mapping[Source, int]:
@@ -466,6 +399,8 @@ class SqliteEventStore(EventStore):
             raise HistoryConflict(tuple(each.saga_id for each in batch.histories)) from error
         if batch.runs:
             _RUNS.execute(cursor, [(numbers[each], turn) for each, turn in batch.runs.items()])
+        if batch.snapshots_over:
+            DROP_SNAPSHOTS.execute(cursor, [(each,) for each in batch.snapshots_over])
         if batch.timers_put_off or batch.timers_armed or batch.timers_cleared:
             _write_timers(cursor, batch, numbers)
         _write_others(cursor, batch)
@@ -741,7 +676,7 @@ def _moved(batch: Batch, cursor: sqlite3.Cursor) -> tuple[SagaId, ...]:
 def _is_stored(batch: Batch, turns: Sequence[Turn], cursor: sqlite3.Cursor) -> bool:
     """Whether *batch* is stored, judging by its first turn or position."""
     if turns:
-        rows = _WHOLE_HISTORIES.fetch(cursor, [turns[0][:1]])
+        rows = WHOLE_HISTORIES.fetch(cursor, [turns[0][:1]])
         return any((number, state) == turns[0][1:] for *_, number, _, state in rows)
     source, offset = next(iter(batch.positions.items()))
     return _POSITIONS.fetch(cursor, [(tracking_name(source),)]) == [(tracking_name(source), offset)]
@@ -749,16 +684,6 @@ def _is_stored(batch: Batch, turns: Sequence[Turn], cursor: sqlite3.Cursor) -> b
 
 def _timers(cursor: sqlite3.Cursor, until: int, limit: int) -> list[DueTimer]:
     return rows_read(to_timer, cursor.execute(_TIMERS, (until, limit)).fetchall())
-
-
-def _in_order(rows: Iterable[tuple[Any, ...]]) -> Sequence[tuple[int, str, bytes]]:
-    """The turns of one saga, whose *rows* begin with what they share; damaged numbers go last."""
-    turns = [row[3:] for row in rows if row[3] is not None]
-    try:
-        turns.sort()
-    except TypeError:
-        turns.sort(key=lambda turn: (False, turn[0]) if type(turn[0]) is int else (True, 0))
-    return turns
 
 
 def _entries_between(

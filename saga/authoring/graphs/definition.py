@@ -54,6 +54,10 @@ class GraphDefinition(Declaration):
     def has_children(self) -> bool:
         return any(isinstance(node.action, Child) for node in self.graph.nodes)
 
+    @override
+    def told_by(self) -> tuple[object, ...]:
+        return (GraphProgram, *self.models)
+
     @property
     @override
     def code(self) -> tuple[Callable[..., Any], ...]:

@@ -7,6 +7,7 @@ from hashlib import sha256
 from typing import Any
 
 from pydantic import BaseModel
+from typing_extensions import override
 
 from saga.authoring.declaration import (
     Declaration,
@@ -62,6 +63,12 @@ class MachineDefinition(Declaration):
     def named(self) -> frozenset[type]:
         """The events and intents of the table, and those that the states' source names."""
         return contracts_named(self.machine.table, self.machine.start)
+
+    @override
+    def told_by(self) -> tuple[object, ...]:
+        machine = self.machine
+        models = (*machine.signals.values(), *machine.updates.values())
+        return (machine.start, *machine.table.states, *models)
 
     def diagram(self) -> str:
         """The machine as a Mermaid `stateDiagram-v2`."""

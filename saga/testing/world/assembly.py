@@ -36,6 +36,7 @@ from saga.testing.world.ports import (
     ProcessBus,
     ProcessClock,
     catalogue_of,
+    snapshots_of,
     store_of,
 )
 from saga.testing.world.process import Process
@@ -181,12 +182,14 @@ def assembled(
         bus=bus.as_bus,
         store=store_of(process, durable.store),
         catalogue=catalogue_of(process, durable.catalogue),
+        snapshots=snapshots_of(process, durable.store),
         clock=ProcessClock(process),
         worker_id=process.name,
         new_id=process.new_id,
     )
     settings = settings_of(durable.names, live_sagas=live_sagas)
-    return Assembly(release or durable.app, settings, parts, **options)
+    # With a snapshot at every turn, all that leaves memory comes back from one.
+    return Assembly(release or durable.app, settings, parts, snapshot_entries=1, **options)
 
 
 class OrchestratorProcess:

@@ -13,7 +13,7 @@ from saga.adapters.memory import MemoryCatalogue, MemoryEventStore
 from saga.core.durations import SECOND_US
 from saga.core.identity import Instant
 from saga.errors import BusUnavailable, SagaError, StoreUnavailable
-from saga.ports import Bus, Catalogue, EventStore, Inbound, Record, Source
+from saga.ports import Bus, Catalogue, EventStore, Inbound, Record, SnapshotStore, Source
 from saga.ports.bus import MemberView, ResumeAt
 from saga.testing.world.broker import Member, SimulatedBus, WorldClock
 from saga.testing.world.process import Process
@@ -66,6 +66,10 @@ class ProcessPort(Forwarded):
 
 def store_of(process: Process, store: MemoryEventStore) -> EventStore:
     return cast("EventStore", ProcessPort(process, store, "store", StoreUnavailable))
+
+
+def snapshots_of(process: Process, store: MemoryEventStore) -> SnapshotStore:
+    return cast("SnapshotStore", ProcessPort(process, store, "store", StoreUnavailable))
 
 
 def catalogue_of(process: Process, catalogue: MemoryCatalogue) -> Catalogue:

@@ -17,6 +17,7 @@ from saga.testing.effects_store_suite import (
     things_in,
 )
 from saga.testing.event_store_suite import EventStoreSuite
+from saga.testing.snapshot_store_suite import SnapshotStoreSuite
 from tests.connected import database_on
 
 
@@ -36,7 +37,7 @@ def emptied(effects_database: str) -> str:
     return effects_database
 
 
-class TestPostgresEventStore(EventStoreSuite, CatalogueSuite):
+class TestPostgresEventStore(EventStoreSuite, SnapshotStoreSuite, CatalogueSuite):
     pass
 
 
