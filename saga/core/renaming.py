@@ -8,10 +8,10 @@ stands for two things.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 from saga.core.events import Arrival, ChildEnded, Message
 from saga.core.identity import Instant, StepId

@@ -19,7 +19,7 @@ from saga.core.identity import DO, Instant, MessageId, StepId, intent_id, saga_i
 from saga.core.intents import IntentIssued, Noted, SagaCompleted, Verdict
 from saga.core.migrations import new_name
 from saga.core.replay import replay
-from saga.core.state import snapshot
+from saga.core.state import parts_of
 from saga.errors import DefinitionError, ReplayMismatch
 from tests.toys import (
     OrderConfirmed,
@@ -90,8 +90,8 @@ class Recorded:
         rebuilt = replay(self.decider, ID, self.history)
         if rebuilt.program is not None:
             rebuilt.program.close()
-        live = snapshot(self.state)
-        return live == snapshot(rebuilt) == snapshot(fold(ID, self.history))
+        live = parts_of(self.state)
+        return live == parts_of(rebuilt) == parts_of(fold(ID, self.history))
 
 
 def issued(intents):

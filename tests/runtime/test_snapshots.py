@@ -13,6 +13,7 @@ import pytest
 
 from saga import Event, Intent, Next, State, StepDone, do, machine
 from saga.adapters.memory import MemoryCatalogue, MemoryEventStore
+from saga.audit.snapshots import compare_snapshots
 from saga.authoring import SagaRegistry
 from saga.authoring.machines.definition import MachineDefinition
 from saga.contracts import ContractRegistry, message_of
@@ -402,3 +403,23 @@ def test_a_batch_says_which_snapshots_are_over(entries: int, *, is_dropped: bool
     assert UnitOfWork(Instant(2), changed={id_: ended}).batch([]).snapshots_over == ()
     runs = UnitOfWork(Instant(2), changed={id_: ended}, runs={id_: 3})
     assert runs.batch([]).snapshots_over == ([id_] if is_dropped else [])
+
+
+async def test_snapshots_are_compared_with_what_their_histories_give():
+    """As far as the code at hand is that which wrote them; those that are wrong are named."""
+    clocks = Clocks()
+    for key in ("right", "wrong", "torn", "of others", "short"):
+        await clocks.grow(20 if key == "short" else 130, key)
+    wrong, torn, others = map(clocks.id_of, ("wrong", "torn", "of others"))
+    kept = (await clocks.store.snapshots([wrong]))[wrong]
+    clocks.store.damage(wrong, state=kept.state.replace(b'"ended_steps":', b'"run_steps":'))
+    clocks.store.damage(torn, state=kept.state[:-9])
+    clocks.store.damage(others, code="0" * 32)
+    ids = [clocks.id_of(key) for key in ("right", "wrong", "torn", "of others", "short")]
+
+    compared = await compare_snapshots(clocks.store, clocks.registry, ids)
+
+    assert compared == {
+        wrong: "its state is not what its history gives",
+        torn: "it cannot be read",
+    }

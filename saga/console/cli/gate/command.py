@@ -16,11 +16,12 @@ from saga.console.cli.gate.choosing import Chosen, Chunk, Source, chunks_of
 from saga.console.cli.gate.journal import BEGIN, Heading, Journal, Kept, code_of
 from saga.console.cli.gate.pool import Pool
 from saga.console.cli.gate.run import How, Run
+from saga.console.cli.gate.snapshots import are_right
 from saga.console.cli.gate.tally import SAGAS_NAMED_MAX, Tally
 from saga.console.cli.gate.verdicts import Verdict
 from saga.console.cli.gate.worker import load_whole, replayed_by
 from saga.console.cli.looking import since_of
-from saga.console.cli.output import Misused
+from saga.console.cli.output import ExitCode, Misused
 from saga.console.cli.session import Session, find_saga, tune_gc
 from saga.settings import redacted
 
@@ -54,7 +55,11 @@ async def replay(
                     heading = Heading(redacted(session.settings.store), chosen.words, code)
                     run, chunks = await _of_chosen(session, store, chosen, how, heading)
                 await _replay_all(session, store, run, chunks)
-                return run.result()
+                code = run.result()
+                named = (
+                    None if not ids else [(await find_saga(store, each)).saga_id for each in ids]
+                )
+                return code if await are_right(session, store, named) else ExitCode.NOT_SO
         except asyncio.CancelledError:
             if not is_terminated:
                 raise
