@@ -45,9 +45,12 @@ def to_snapshot(row: Sequence[Any]) -> Snapshot | None:
     )
 
 
-def proof_of(turn: bytes, state: bytes) -> bytes:
-    """What holds as long as neither the stored *turn* nor the *state* behind it is another."""
-    return sha256(turn + state).digest()
+def proof_of(turn: object, state: bytes) -> bytes | None:
+    """What holds as long as neither the stored *turn* nor the *state* behind it is another.
+
+    None where what is stored is no turn.
+    """
+    return sha256(turn + state).digest() if isinstance(turn, bytes) else None
 
 
 def reading_from_snapshot(
@@ -61,7 +64,8 @@ def reading_from_snapshot(
     snapshot = None if kept is None else to_snapshot(kept[:-1])
     if kept is None or snapshot is None or not rows:
         return None
-    if kept[-1] != proof_of(rows[0][2], snapshot.state):
+    proof = proof_of(rows[0][2], snapshot.state)
+    if proof is None or kept[-1] != proof:
         return None
     history = yield from reading_tail(snapshot.saga_id, rows, first=snapshot.turns)
     if isinstance(history, CorruptHistory):

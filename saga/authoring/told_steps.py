@@ -5,12 +5,12 @@ A step is made again of what was told of it alone: no function of the author is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any, TypeVar
 
 from saga.authoring.exact import NoData, from_text, to_text
-from saga.authoring.steps import AuthoredStep, ChildStep
+from saga.authoring.steps import AuthoredStep
 from saga.contracts import ContractModel, ContractRegistry, contract_of, encode
 from saga.core.durations import duration_us
 from saga.core.identity import StepId
@@ -40,64 +40,80 @@ def class_to_plain(registry: ContractRegistry, kind: type[ContractModel]) -> str
     return _known(registry, contract_of(kind).contract_name, kind)
 
 
-def steps_to_plain(
-    registry: ContractRegistry, steps: Iterable[S], more: Callable[[S], object]
-) -> dict[str, Any]:
-    """What *steps* are, and *more* of each that only its front-end knows.
+class StepTable(dict[StepId, S]):
+    """The steps of one run, by id; each is told once, as nothing of it changes.
 
-    Raises:
-        NoData: something of them cannot be told.
+    Those of a snapshot are made when they are asked for first.
     """
-    policies: dict[Retry | None, int] = {}
 
-    def policy(retry: Retry | None) -> int:
-        return policies.setdefault(retry, len(policies))
+    _told: dict[StepId, list[Any]] | None = None
+    _policies: dict[Retry | None, int]
+    _make: Callable[[list[Any], Retry, Retry | None], S] | None = None
 
-    told = [
-        [
-            step.step,
-            message_to_plain(registry, step.intent),
-            _KIND.write(step.kind),
-            policy(step.retry),
-            step.timeout_us,
-            policy(step.undo_retry),
-            list(step.after),
-            more(step),
-        ]
-        for step in steps
-    ]
-    return {"steps": told, "policies": [each and _policy_to_plain(each) for each in policies]}
+    def __missing__(self, id: StepId) -> S:
+        if self._make is None or self._told is None:
+            raise KeyError(id)
+        told, policies = self._told[id], [*self._policies]
+        step = self[id] = self._make(told, policies[told[3]], policies[told[5]])
+        return step
 
+    def to_plain(self, registry: ContractRegistry, more: Callable[[S], object]) -> dict[str, Any]:
+        """What the steps are, and *more* of each that only its front-end knows.
 
-def steps_from_plain(
-    registry: ContractRegistry,
-    told: dict[str, Any],
-    make: Callable[..., S],
-    finish: Callable[[S, Any], None],
-) -> dict[StepId, S]:
-    """The steps of which `steps_to_plain` gave this: made by *make*, and by *finish* of the rest.
+        Raises:
+            NoData: something of them cannot be told.
+        """
+        if self._told is None:
+            self._told, self._policies = {}, {}
+        policies = self._policies
+        for id, step in self.items():
+            if id not in self._told:
+                self._told[id] = [
+                    id,
+                    message_to_plain(registry, step.intent),
+                    step.kind.value,
+                    policies.setdefault(step.retry, len(policies)),
+                    step.timeout_us,
+                    policies.setdefault(step.undo_retry, len(policies)),
+                    list(step.after),
+                    more(step),
+                ]
+        said = [each and _policy_to_plain(each) for each in policies]
+        return {"steps": [*self._told.values()], "policies": said}
 
-    *make* gets what a step is but for its undo, as a step has it in order.
-    """
-    policies = [each and _policy_from_plain(each) for each in told["policies"]]
-    steps: dict[StepId, S] = {}
-    for id_, said, kind, retry, timeout_us, undo_retry, after, more in told["steps"]:
-        intent = message_from_plain(registry, said)
-        step = make(
-            id_,
-            said[0],
-            encode(intent),
-            _KIND.read(kind),
-            policies[retry],
-            timeout_us,
-            policies[undo_retry],
-            intent,
-            more,
-        )
-        step.after = tuple(after)
-        finish(step, more)
-        steps[step.step] = step
-    return steps
+    def take(
+        self,
+        registry: ContractRegistry,
+        told: Mapping[str, Any],
+        make: Callable[..., S],
+        finish: Callable[[S, Any], None],
+    ) -> None:
+        """Have the steps of which `to_plain` gave this.
+
+        *make* gets what a step is but for its undo, as a step has it in order, and *finish* sees to
+        what only the front-end knows.
+        """
+
+        def made(said: list[Any], retry: Retry, undo_retry: Retry | None) -> S:
+            id, message, kind, _, timeout_us, _, after, more = said
+            intent = message_from_plain(registry, message)
+            what = (id, message[0], encode(intent), _KIND.read(kind))
+            step = make(*what, retry, timeout_us, undo_retry, intent, more)
+            step.after = tuple(after)
+            finish(step, more)
+            return step
+
+        policies = [each and _policy_from_plain(each) for each in told["policies"]]
+        self._policies = {each: number for number, each in enumerate(policies)}
+        self._told = {StepId(each[0]): each for each in told["steps"]}
+        self._make = made
+
+    def close(self) -> None:
+        """Make none any more: what makes them knows their program."""
+        self._make = None
+
+    def ids(self) -> list[StepId]:
+        return [*dict.fromkeys((*(self._told or ()), *self))]
 
 
 def failure_to_plain(failure: Failure) -> list[Any]:
@@ -129,10 +145,6 @@ def failure_from_plain(told: list[Any]) -> Failure:
                 residue=tuple(residue),
             )
     raise ValueError(f"{told!r:.60} is no failure")
-
-
-def is_child(step: AuthoredStep) -> bool:
-    return isinstance(step, ChildStep)
 
 
 def _known(registry: ContractRegistry, name: str, kind: type) -> str:

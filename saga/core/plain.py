@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from enum import Enum
+from operator import attrgetter
 from types import NoneType, UnionType
 from typing import Any, Final, NamedTuple, Union, get_args, get_origin, get_type_hints
 
@@ -69,18 +70,24 @@ def plain_object(kind: Any, **other: Plain) -> Plain:  # noqa: ANN401  # a datac
         if each.compare
     }
     writers = [(name, plain.write, _usual(each)) for name, (each, plain) in parts.items()]
-    readers = {name: plain.read for name, (_, plain) in parts.items()}
+    assert len(parts) > 1, kind  # of one, what is got is no tuple
+    held = attrgetter(*parts)
+    # Most fields hold what they usually do, or what JSON has as it is.
+    readers = [(name, plain.read) for name, (_, plain) in parts.items() if plain is not AS_IT_IS]
     later = frozenset(name for name, (each, _) in parts.items() if not each.init)
 
     def write(value: object) -> dict[str, Any]:
         return {
             name: write(given)
-            for name, write, usual in writers
-            if (given := getattr(value, name)) != usual
+            for (name, write, usual), given in zip(writers, held(value), strict=True)
+            if given is not usual and given != usual
         }
 
     def read(told: Mapping[str, Any]) -> Any:  # noqa: ANN401  # of that class
-        values = {name: readers[name](value) for name, value in told.items()}
+        values = dict(told)
+        for name, read in readers:
+            if name in values:
+                values[name] = read(values[name])
         if later.isdisjoint(values):
             return kind(**values)
         made = kind(**{name: value for name, value in values.items() if name not in later})

@@ -314,10 +314,13 @@ class Program(Protocol):
     def outcome_of(self, report: Report) -> Message | None:
         """The outcome event of a rolled-back saga."""
 
-    def snapshot(self) -> Json | None:
-        """Where it stands between two turns, as text for `restore`; None where that is no data."""
+    def snapshot(self) -> Mapping[str, Any] | None:
+        """Where it stands between two turns, as JSON for `restore`; None where that is no data.
 
-    def restore(self, snapshot: Json, trigger: Message) -> None:
+        It is told before the next turn, and is not the caller's to change.
+        """
+
+    def restore(self, snapshot: Mapping[str, Any], trigger: Message) -> None:
         """Stand where a program of the same code stood that gave *snapshot*, begun by *trigger*.
 
         What it raises says that it cannot.

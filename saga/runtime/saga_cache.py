@@ -61,8 +61,10 @@ LONG_HISTORY_ADVICE: Final = (
 )
 SNAPSHOT_ENTRIES: Final = COSTLY_ENTRIES
 """So many entries more are worth a snapshot, where they are also …"""
-SNAPSHOT_SHARE: Final = 4
+SNAPSHOT_SHARE: Final = 2
 """… this part of all: what is written of a saga in its life is some times its length."""
+SNAPSHOT_BYTES_MAX: Final = 64 * 2**20
+"""To write and read more takes seconds, in which others wait."""
 TURNS_AT_ONCE: Final = 200
 """So many turns are replayed before others run: some milliseconds."""
 
@@ -311,7 +313,11 @@ class SagaCache:
         if since < least or (least > 1 and since * SNAPSHOT_SHARE < saga.length):
             return
         saga.told = saga.version  # where it is no data it is not tried at each turn
-        snapshot = snapshot_in(saga)
+        try:
+            snapshot = snapshot_in(saga)
+        except Exception:
+            log.exception("no snapshot of saga %s", saga.saga_id, extra={"saga_id": saga.saga_id})
+            return
         if snapshot is not None:
             self._to_keep[saga.saga_id] = snapshot
 
@@ -438,6 +444,8 @@ def snapshot_in(saga: LoadedSaga) -> Snapshot | None:
     try:
         state = orjson.dumps({"saga": told, **beside})
     except TypeError:  # what orjson does not write: half a character, a number of 65 bits
+        return None
+    if len(state) > SNAPSHOT_BYTES_MAX:
         return None
     return Snapshot(
         saga_id=saga.saga_id,

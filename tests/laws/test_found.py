@@ -5,7 +5,7 @@ import pytest
 from saga.core.fold import fold
 from saga.core.intents import ArrivalRefused
 from saga.core.replay import replay
-from saga.core.state import snapshot
+from saga.core.state import parts_of
 from saga.testing import (
     cancelled,
     child_undone,
@@ -45,7 +45,7 @@ def test_a_child_first_heard_of_when_it_is_undone_is_the_same_by_its_entries() -
 
     course.when(cancelled(mode="immediate"), child_undone("s.0"))
 
-    assert snapshot(fold(course.state.saga_id, course.history)) == snapshot(course.state)
+    assert parts_of(fold(course.state.saga_id, course.history)) == parts_of(course.state)
 
 
 def test_a_bad_signal_that_came_at_the_end_of_a_run_is_refused_by_the_next() -> None:
@@ -59,7 +59,7 @@ def test_a_bad_signal_that_came_at_the_end_of_a_run_is_refused_by_the_next() -> 
     course.then_status("running")
     assert any(isinstance(entry.body, ArrivalRefused) for entry in course.decided)
     again = replay(course.decider, course.state.saga_id, course.history)
-    assert snapshot(again) == snapshot(course.state)
+    assert parts_of(again) == parts_of(course.state)
 
 
 def test_a_bad_signal_that_came_before_a_paused_saga_had_begun_is_refused() -> None:
@@ -80,7 +80,7 @@ def test_a_graph_that_halts_on_a_fast_fan_goes_on_with_its_other_items(at_once) 
     course = course_of(graphs.Graph((node,), items=3, options=halts))
     course.when(failed("n0-2")).then_parked("failed")
     again = replay(course.decider, course.state.saga_id, course.history)
-    assert snapshot(again) == snapshot(course.state)
+    assert parts_of(again) == parts_of(course.state)
 
     course.when(operator("retry", "n0-2"))
     for step in ("n0", "n0-2", "n0-3"):

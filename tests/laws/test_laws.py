@@ -21,7 +21,7 @@ from saga.core.identity import DO
 from saga.core.intents import RollbackGoal, TimerPurpose, Verdict
 from saga.core.piecewise import at_once
 from saga.core.replay import following, replay
-from saga.core.state import SagaState, snapshot
+from saga.core.state import SagaState, parts_of
 from saga.core.status import SagaStatus, StepKind
 from saga.testing import operator
 from saga.testing.happenings import Plain, Redelivered
@@ -256,7 +256,7 @@ class Relieved(Course):
         """The follower decides this turn, or one that has replayed all, or who decided the last."""
         if number % 3 == 1:
             again = replay(self.decider, self.state.saga_id, self._history)
-            _check_same(snapshot(again), snapshot(self.state))
+            _check_same(parts_of(again), parts_of(self.state))
             _close(self.state)
             self._state = again
         elif number % 3 == 2 and self.follower is not None:
@@ -266,11 +266,11 @@ class Relieved(Course):
         """The other worker takes what was recorded; where it cannot, it replays all of it."""
         if self.follower is not None and not self.follower.is_ahead:
             if at_once(following(self.decider, self.follower, turns(entries))):
-                _check_same(snapshot(self.follower), snapshot(self.state))
+                _check_same(parts_of(self.follower), parts_of(self.state))
                 return
             _close(self.follower)
         self.follower = replay(self.decider, self.state.saga_id, self._history)
-        _check_same(snapshot(self.follower), snapshot(self.state))
+        _check_same(parts_of(self.follower), parts_of(self.state))
 
 
 def _check_same(told: Mapping[str, object], live: Mapping[str, object]) -> None:
@@ -583,8 +583,8 @@ def test_the_entries_alone_give_the_state(drawn: Drawn) -> None:
     """After every turn the fold of the entries, which needs no code, is the state of the kernel."""
 
     def compare(course: Course) -> None:
-        folded = snapshot(fold(course.state.saga_id, course.history))
-        _check_same(folded, snapshot(course.state))
+        folded = parts_of(fold(course.state.saga_id, course.history))
+        _check_same(folded, parts_of(course.state))
 
     through(begun(drawn, Course, compare))
 

@@ -158,10 +158,10 @@ class SqliteHistories(EventStore, SnapshotStore):
         def work(cursor: sqlite3.Cursor) -> None:
             for each in snapshots:
                 covered = cursor.execute(_COVERED, (each.turns, each.saga_id)).fetchone()
-                if covered is not None:
-                    number, turn = covered
-                    row = (number, *from_snapshot(each)[1:], proof_of(turn, each.state))
-                    cursor.execute(_KEEP_SNAPSHOT, row)
+                number, turn = covered or (0, None)
+                proof = proof_of(turn, each.state)
+                if proof is not None:
+                    cursor.execute(_KEEP_SNAPSHOT, (number, *from_snapshot(each)[1:], proof))
 
         await self._database.write(work)
 

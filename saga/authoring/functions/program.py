@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, Literal
 
@@ -52,7 +52,6 @@ from saga.core.events import (
     Arrival,
     ChildEnded,
     EventReceived,
-    Json,
     Message,
     UpdateReceived,
 )
@@ -235,7 +234,7 @@ class FunctionProgram:
     def snapshot(self) -> None:
         """A coroutine cannot be told."""
 
-    def restore(self, snapshot: Json, trigger: Message) -> None:
+    def restore(self, snapshot: Mapping[str, Any], trigger: Message) -> None:
         raise AssertionError((snapshot, trigger))
 
     def close(self) -> None:

@@ -8,7 +8,6 @@ as `Fail` and changes nothing here, as past the pivot its step may yet be tried 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
@@ -60,12 +59,11 @@ from saga.authoring.steps import (
     undo_of,
 )
 from saga.authoring.told_steps import (
+    StepTable,
     failure_from_plain,
     failure_to_plain,
     message_from_plain,
     message_to_plain,
-    steps_from_plain,
-    steps_to_plain,
 )
 from saga.contracts import ContractModel, Event, Intent, contract_of, message_of, read
 from saga.core import program as kernel
@@ -73,7 +71,6 @@ from saga.core.events import (
     Arrival,
     ChildEnded,
     EventReceived,
-    Json,
     Message,
     SignalReceived,
 )
@@ -191,7 +188,7 @@ class GraphProgram:
         self._ends: list[tuple[StepId, ...]] = [()] * len(graph.nodes)
         """By node: the nearest steps behind whatever depends on it."""
         self._fans: dict[int, Fan] = {}
-        self._steps: dict[StepId, NodeStep] = {}
+        self._steps = StepTable[NodeStep]()
         self._waits: dict[str, int] = {}
         """By the names of waits and sleeps: whose they are."""
         self._emitted = Emitted(graph, around.registry)
@@ -356,21 +353,21 @@ class GraphProgram:
         }
         return message_of(made(filling, self._names, trigger, reported))
 
-    def snapshot(self) -> Json | None:
+    def snapshot(self) -> Mapping[str, Any] | None:
         try:
-            return Json(json.dumps(self._to_plain(), separators=(",", ":")))
-        except (NoData, ValueError, TypeError):
+            return self._to_plain()
+        except NoData:
             return None
 
-    def restore(self, snapshot: Json, trigger: Message) -> None:
-        told = json.loads(snapshot)
+    def restore(self, snapshot: Mapping[str, Any], trigger: Message) -> None:
+        told = snapshot
         with secluded():
             self._trigger = read(self._registry, trigger)
             self._fans = {
                 index: Fan.of(fan, [self._item_from(each) for each in fan["items"]])
                 for index, fan in told["fans"]
             }
-            self._steps = steps_from_plain(self._registry, told["steps"], _made, self._finish)
+            self._steps.take(self._registry, told["steps"], _made, self._finish)
             self._emitted.intents = [
                 message_from_plain(self._registry, each)  # type: ignore[misc]  # as was told
                 for each in told["emitted"]
@@ -385,12 +382,13 @@ class GraphProgram:
 
     def close(self) -> None:
         self._is_over = True
+        self._steps.close()
 
     def _to_plain(self) -> dict[str, Any]:
         """Where it stands, as JSON; NoData where that cannot be told."""
         registry = self._registry
         return {
-            "steps": steps_to_plain(registry, self._steps.values(), _more_of),
+            "steps": self._steps.to_plain(registry, _more_of),
             "fans": [
                 [index, fan.to_plain() | {"items": [self._item_to(each) for each in fan.items]}]
                 for index, fan in self._fans.items()

@@ -50,13 +50,12 @@ from saga.authoring.steps import (
     undo_of,
 )
 from saga.authoring.told_steps import (
+    StepTable,
     class_to_plain,
     failure_from_plain,
     failure_to_plain,
     message_from_plain,
     message_to_plain,
-    steps_from_plain,
-    steps_to_plain,
 )
 from saga.authoring.turn_context import TurnContext
 from saga.contracts import ContractRegistry, Event, Intent, canonical, read
@@ -125,7 +124,7 @@ class MachineProgram:
         self._context = TurnContext(saga_id, key, machine.version, program=self, run=run)
         self._prefix = prefix(run)
         self._to_make = Steps(around.registry, run)
-        self._steps: dict[StepId, AuthoredStep] = {}
+        self._steps = StepTable[AuthoredStep]()
         self._givers: dict[StepId, Callable[..., Any]] = {}
         self._flow = Flow()
         self._state: State | None = None
@@ -293,23 +292,20 @@ class MachineProgram:
     def take_patches(self, _: Iterable[str]) -> None:
         """A machine asks for none."""
 
-    def snapshot(self) -> Json | None:
-        if self._state is None:
-            return None
+    def snapshot(self) -> Mapping[str, Any] | None:
         try:
-            return Json(json.dumps(self._to_plain(self._state), separators=(",", ":")))
-        except (NoData, ValueError, TypeError):
+            return None if self._state is None else self._to_plain(self._state)
+        except NoData:
             return None
 
-    def restore(self, snapshot: Json, trigger: Message) -> None:
-        told = json.loads(snapshot)
-        machine, registry = self._machine, self._registry
+    def restore(self, snapshot: Mapping[str, Any], trigger: Message) -> None:
+        told, machine, registry = snapshot, self._machine, self._registry
         states = {each.__name__: each for each in machine.table.states}
         givers = {name: each for each, name in _givers(machine).items()}
         with secluded():
             self._trigger = read(registry, trigger)
             self._state = from_text(states[told["state"][0]], told["state"][1])
-            self._steps = steps_from_plain(registry, told["steps"], _made, self._finish)
+            self._steps.take(registry, told["steps"], _made, self._finish)
             self._kept = [(StepId(step), self._kept_from(step, it)) for step, it in told["kept"]]
         self._givers = {StepId(step): givers[name] for step, name in told["givers"].items()}
         self._giver = givers[told["giver"]]
@@ -326,13 +322,14 @@ class MachineProgram:
         # Program and context know each other: without this every saga waits for the collector.
         self._context._program = CLOSED  # noqa: SLF001  # the context is ours; users see no setter
         self._asked = None
+        self._steps.close()
 
     def _to_plain(self, state: State) -> dict[str, Any]:
         """Where it stands, as JSON; NoData where that cannot be told."""
         givers = _givers(self._machine)
         return {
             "state": [type(state).__name__, to_text(state)],
-            "steps": steps_to_plain(self._registry, self._steps.values(), self._more_of),
+            "steps": self._steps.to_plain(self._registry, self._more_of),
             "kept": [[step, self._kept_to(event)] for step, event in self._kept],
             "givers": {step: givers[giver] for step, giver in self._givers.items()},
             "giver": givers[self._giver],
@@ -639,8 +636,9 @@ class MachineProgram:
 
     def _drop(self, id: str) -> None:
         step = StepId(self._prefix + id)
-        if step not in self._steps:
-            known = ", ".join(map(self._told, self._steps)) or "none was issued"
+        steps = self._steps.ids()
+        if step not in steps:
+            known = ", ".join(map(self._told, steps)) or "none was issued"
             raise DefinitionError(f"drop({id!r}): there is no such step: {known}")
         self._kept = [each for each in self._kept if each[0] != step]
         self.say(DropBranch((step,)))

@@ -55,11 +55,8 @@ async def replay(
                     heading = Heading(redacted(session.settings.store), chosen.words, code)
                     run, chunks = await _of_chosen(session, store, chosen, how, heading)
                 await _replay_all(session, store, run, chunks)
-                code = run.result()
-                named = (
-                    None if not ids else [(await find_saga(store, each)).saga_id for each in ids]
-                )
-                return code if await are_right(session, store, named) else ExitCode.NOT_SO
+                found = run.result()
+                return found if await are_right(session, store, ids) else ExitCode.NOT_SO
         except asyncio.CancelledError:
             if not is_terminated:
                 raise

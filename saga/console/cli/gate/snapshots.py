@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Final
+
 from saga.adapters.opening import OpenedStore, open_store
 from saga.audit.snapshots import compare_snapshots
-from saga.console.cli.session import Session, closing
+from saga.console.cli.session import Session, closing, find_saga
 from saga.core.identity import SagaId
 
-PAGE_SAGAS = 200
+PAGE_SAGAS: Final = 200
 
 
-async def are_right(session: Session, store: OpenedStore, named: list[SagaId] | None) -> bool:
-    """Whether the snapshots of the sagas *named*, or of all, are right; those that are not go."""
+async def are_right(session: Session, store: OpenedStore, ids: Sequence[str] | None) -> bool:
+    """Whether the snapshots of these sagas, or of all, are right; those that are not go."""
     wrong: dict[SagaId, str] = {}
-    if named is not None:
+    if ids:
+        named = [(await find_saga(store, each)).saga_id for each in ids]
         wrong.update(await compare_snapshots(store.store, session.app.registry, named))
     else:
         after: SagaId | None = None
