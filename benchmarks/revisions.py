@@ -24,8 +24,8 @@ PINNED: Final = re.compile(r"^(?P<name>[a-z0-9][a-z0-9.-]*)==.*\n(?:[ ].*\n)*", 
 
 
 @contextmanager
-def laid_out(revision: str) -> Iterator[Path]:
-    """A folder with the engine of *revision* and today's benchmarks beside it.
+def laid_out(revision: str, beside: str = "benchmarks") -> Iterator[Path]:
+    """A folder with the engine of *revision* and a package of today's *beside* it.
 
     A process that starts in it imports both from there, and all else from the same interpreter.
     What that lacks, as the lock file of *revision* has it, is installed into the folder.
@@ -38,7 +38,7 @@ def laid_out(revision: str) -> Iterator[Path]:
         with tarfile.open(fileobj=BytesIO(_git("archive", commit, ENGINE))) as packed:
             packed.extractall(folder, filter="data")
         _install_missing(commit, folder)
-        (Path(folder) / "benchmarks").symlink_to(ROOT / "benchmarks")
+        (Path(folder) / beside).symlink_to(ROOT / beside)
         yield Path(folder)
 
 
