@@ -203,7 +203,7 @@ def _give_up(turn: Turn) -> None:
     if steps or goes_on or any(step.is_dropped for step in state.steps.values()):
         timers = state.timers.values()
         sleeps = tuple(each.target for each in timers if each.purpose is TimerPurpose.SLEEP)
-        _drop_branch(turn, program.DropBranch(steps, sleeps, tuple(state.waited)))
+        _drop_branch(turn, program.DropBranch(steps, sleeps, tuple(state.waited)), {})
 
 
 def retry_now(turn: Turn, step: Step) -> None:
@@ -284,9 +284,15 @@ def _take(
     if turn.state.is_past_pivot:
         commands = parking.past_pivot(turn, commands)
     for command in commands:
-        match command:
+        match command:  # what is said most comes first: each case before the right one is asked
             case program.DoStep():
                 turn.issue_new(command)
+            case program.Await():
+                waits[command.wait] = command
+            case program.Show():
+                showing.show(turn, command)
+            case program.DropBranch():
+                _drop_branch(turn, command, waits)
             case program.Finish() | program.ContinueAsNew():
                 assert turn.finish is None, (turn.state.saga_id, command)
                 turn.finish = command
@@ -295,12 +301,6 @@ def _take(
             case program.Sleep(name, length_us, until):
                 length_us = length_us if until is None else max(until - turn.at, 0)
                 turn.arm(TimerPurpose.SLEEP, name, length_us)
-            case program.Await():
-                waits[command.wait] = command
-            case program.DropBranch():
-                for wait in command.waits:
-                    waits.pop(wait, None)
-                _drop_branch(turn, command)
             case program.LeaveScope():
                 turn.left = [*(turn.left or ()), command]
             case program.Refuse() | program.RefuseKept():
@@ -333,8 +333,6 @@ def _say(turn: Turn, command: program.Saying) -> None:
             turn.record(intents.IntentTold(step=step, contract=contract, payload=payload))
         case program.TakePatch(patch):
             turn.record(intents.Patched(patch=patch))
-        case program.Show():
-            showing.show(turn, command)
         case program.Signal():
             turn.record(_signal(turn, command))
         case program.Answer():
@@ -380,8 +378,11 @@ def _go_on(turn: Turn, waits: _Waits) -> Sequence[program.Command]:
     return turn.program.arrived(command.wait, taken, turn.at)
 
 
-def _drop_branch(turn: Turn, command: program.DropBranch) -> None:
+def _drop_branch(turn: Turn, command: program.DropBranch, asked: dict[str, _Last]) -> None:
+    """*asked* are the waits that the program asks for in this turn."""
     state = turn.state
+    for wait in command.waits:
+        asked.pop(wait, None)
     steps = [step for id_ in command.steps if not (step := state.steps[id_]).is_dropped]
     timers = {sleep: turn.timer_id(TimerPurpose.SLEEP, sleep) for sleep in command.sleeps}
     sleeps = tuple(sleep for sleep, timer_id in timers.items() if timer_id in state.timers)

@@ -202,7 +202,7 @@ class Fail:
     """How many of the commands before this one stand all the same."""
 
 
-Saying = Publish | Show | Tell | Signal | Answer | Line | TakePatch
+Saying = Publish | Tell | Signal | Answer | Line | TakePatch
 """What is recorded and changes nothing for the program."""
 
 
@@ -226,6 +226,7 @@ Command = (
     | Park
     | Refuse
     | RefuseKept
+    | Show
     | Saying
 )
 

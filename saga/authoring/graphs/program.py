@@ -658,9 +658,9 @@ class GraphProgram:
         for each in self._graph.behind[index]:
             if is_done:
                 self._is_live[each] = True
-            if missing[each] == 1:
+            left = missing[each] = missing[each] - 1
+            if not left:
                 heappush(self._ready, each)
-            missing[each] -= 1
 
     def _done(self, index: int, result: JsonValue) -> Sequence[Command]:
         self._settle(index, result)

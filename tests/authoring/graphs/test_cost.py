@@ -16,9 +16,9 @@ from tests.authoring.graphs.orders import ORDER
 from tests.authoring.three_ways import function
 
 CLASSES = tuple(filter(is_contract, vars(machine).values()))
-RATIO_MAX = 1.35
+RATIO_MAX = 1.3
 """A turn is more than its program: of a saga as a whole this is a few per cent."""
-MACHINE_RATIO_MAX = 1.5
+MACHINE_RATIO_MAX = 1.33
 """It shows each state, and arms a timeout: of this order five entries more than the function's."""
 
 
