@@ -9,7 +9,7 @@ from typing import TypeVar
 from saga.core.events import ReplyOutcome, ReplyReceived, SagaStarted
 from saga.core.history import FACTS, Entry
 from saga.core.identity import SagaId
-from saga.core.intents import IntentIssued
+from saga.core.intents import IntentIssued, Noted, Verdict
 from saga.core.status import StepKind
 from saga.testing.world.children import is_answered_by_child
 
@@ -54,11 +54,21 @@ def kinds_in(history: Sequence[Entry]) -> dict[str, StepKind]:
 
 
 def is_answered(history: Sequence[Entry], step: str, direction: str, outcome: ReplyOutcome) -> bool:
-    """Whether a service, or the child of a step, has said this of it."""
+    """Whether a service, or the child of a step, has said this of it, and nobody else before."""
     return any(
-        reply.outcome is outcome and reply.intent_id.split("/")[1:3] == [step, direction]
-        for _, reply in all_of(history, ReplyReceived)
+        isinstance(reply := entry.body, ReplyReceived)
+        and reply.outcome is outcome
+        and reply.intent_id.split("/")[1:3] == [step, direction]
+        and not _is_conflicting(history[place : place + 1])
+        for place, entry in enumerate(history, start=1)
     ) or is_answered_by_child(history, step, direction, outcome)
+
+
+def _is_conflicting(noted: Sequence[Entry]) -> bool:
+    """Whether the entry behind a fact says that it contradicts what came before."""
+    return any(
+        isinstance(each.body, Noted) and each.body.verdict is Verdict.CONFLICTING for each in noted
+    )
 
 
 def id_of(saga_id: SagaId, intent: IntentIssued) -> str:
