@@ -78,12 +78,14 @@ def app_of_file(file: Path) -> SagaApp:
     Raises:
         DefinitionError: a file has mistakes.
     """
-    from saga.authoring.graphs import contract  # most applications are made of Python
-    from saga.authoring.graphs.checking.locked import models_of
+    from saga.authoring.graphs.checking.locked import models_of  # most are made of Python
+    from saga.authoring.graphs.definition import all_mistakes_at_once, contract
 
     spare: list[type[ContractModel]] = []
     if LOCK_FILE.exists():
         spare += models_of(
             read_lock(LOCK_FILE.read_text("utf-8"), where=str(LOCK_FILE)), str(LOCK_FILE)
         )
-    return SagaApp(sagas=[contract(file).resolve((), spare=spare)])
+    with all_mistakes_at_once():
+        graph = contract(file)
+    return SagaApp(sagas=[graph.resolve((), spare=spare)])

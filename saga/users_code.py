@@ -13,7 +13,7 @@ import asyncio
 import logging
 import os
 import sysconfig
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from traceback import walk_tb
 from typing import Any, Final, TypeGuard, TypeVar
@@ -21,6 +21,7 @@ from typing import Any, Final, TypeGuard, TypeVar
 from saga.errors import DefinitionError
 
 _ENGINE: Final = f"{Path(__file__).parent}{os.sep}"
+_NOT_THEIRS: Final = ("<", _ENGINE)
 _LIBRARIES: Final = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
 _TRACEBACK: Final[Any] = BaseException.__dict__["__traceback__"]
 Error = TypeVar("Error", bound=BaseException)
@@ -53,19 +54,34 @@ def raised_at(error: BaseException) -> str | None:
     """File and line of the innermost frame in users' own code that *error* came through."""
     if is_a(error, SyntaxError) and error.filename:
         return f"{error.filename}:{error.lineno}"
-    return place_among(
-        (frame.f_code.co_filename, line) for frame, line in walk_tb(_TRACEBACK.__get__(error))
-    )
+    return place_among(_frames(error))
+
+
+def with_place(text: str, error: BaseException) -> str:
+    """*text* of *error*, and where in users' own code that was raised, unless it says so itself."""
+    own = [each for each in _frames(error) if _is_own(each)]
+    if not own or (is_a(error, DefinitionError) and error.where):
+        return text
+    file, line = own[-1]
+    return f"{text} ({file}:{line})"
 
 
 def place_among(frames: Iterable[tuple[str, int]]) -> str | None:
     """The last of *frames* in users' own code, else in a library; None where all are ours."""
-    theirs = [each for each in frames if not each[0].startswith(("<", _ENGINE))]
-    own = [each for each in theirs if not each[0].startswith(_LIBRARIES)]
+    theirs = [each for each in frames if not each[0].startswith(_NOT_THEIRS)]
     if not theirs:
         return None
-    file, line = (own or theirs)[-1]
+    file, line = ([*filter(_is_own, theirs)] or theirs)[-1]
     return f"{file}:{line}"
+
+
+def _frames(error: BaseException) -> Iterator[tuple[str, int]]:
+    for frame, line in walk_tb(_TRACEBACK.__get__(error)):
+        yield frame.f_code.co_filename, line
+
+
+def _is_own(frame: tuple[str, int]) -> bool:
+    return not frame[0].startswith((*_NOT_THEIRS, *_LIBRARIES))
 
 
 def log_raised(

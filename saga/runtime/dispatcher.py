@@ -42,7 +42,7 @@ from saga.runtime.relay import RecordEncoder
 from saga.runtime.router import Delivery, Reason, Rejected, Router, Skipped
 from saga.runtime.saga_cache import LoadedSaga, UnloadableSaga, without_code
 from saga.runtime.unit_of_work import CHANGES_OF_TIMERS, UnitOfWork
-from saga.users_code import is_ours
+from saga.users_code import is_ours, with_place
 
 _RECORDED: Final = RECORDED.value
 _NOTEWORTHY: Final = CHANGES_OF_TIMERS | GIVING_UP
@@ -423,7 +423,7 @@ class Dispatcher:
         self, unit: UnitOfWork, saga: LoadedSaga, delivery: Delivery, error: BaseException
     ) -> None:
         """The saga's own code raised on this delivery: record that, and defer the record."""
-        text = described(error)
+        text = with_place(described(error), error)
         unit.counts["failed_turns"] += 1
         before = saga.state.status
         if before.is_ended and not delivery.undoes:

@@ -67,7 +67,7 @@ from saga.core.texts import described
 from saga.testing.children import AsChild
 from saga.testing.expectations import Expectation, is_act, told
 from saga.testing.happenings import After, Happening, MigratedTo, Plain, Redelivered
-from saga.users_code import is_ours
+from saga.users_code import is_ours, with_place
 
 START = Instant(1_767_225_600_000_000)
 """The moment at which every test begins: 2026-01-01T00:00:00Z."""
@@ -421,7 +421,7 @@ class Scenario:
         self._deferred.append(event)
         _let_go(self.state)
         self._state = self._rebuilt()
-        failure = TurnFailed(error=described(error))
+        failure = TurnFailed(error=with_place(described(error), error))
         cause = MessageId(f"{event.cause}/failed/{len(self._history)}")
         self._take(Event(failure, self.now, cause))
         self._last = event

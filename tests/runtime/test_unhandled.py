@@ -56,7 +56,7 @@ class TestPoison:
         *_, last = scenario.history(order_id())
 
         assert isinstance(last.body, TurnFailed)
-        assert last.body.error == "ValueError: a bug at reserved of s-1"
+        assert last.body.error.startswith("ValueError: a bug at reserved of s-1 (")
         assert last.body.position == f"{NAMES.topic('toys.evt.reserved.v2')}/0/0"
         assert scenario.status(order_id()) == "parked"
         assert scenario.reason(order_id()) == last.body.error

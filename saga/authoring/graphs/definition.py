@@ -1,16 +1,19 @@
 """`contract(…)` reads a file; with the contracts of an application it becomes a definition.
 
 Names are found in three places: the classes of the application, those that handlers name, and what
-the file itself declares under `messages`. Nothing that a file names is imported.
+the file itself declares under `messages`; then in a lock file. Nothing that a file names is
+imported.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import field, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pydantic import BaseModel
 from typing_extensions import override
@@ -34,6 +37,8 @@ from saga.core.identity import SagaId
 from saga.core.program import Program
 from saga.core.values import value
 from saga.errors import ContractFileError, OrchestratorOutputError
+
+_LEFT_TO_RESOLVE: Final = ContextVar("mistakes are left to resolve", default=False)
 
 
 @value(kw_only=True)
@@ -82,8 +87,7 @@ class ContractGraph:
         self.file = file
         self.handlers = handlers_of(handlers)
         found = understood(file, data)
-        mistakes = checked_alone(found)
-        if mistakes:
+        if not _LEFT_TO_RESOLVE.get() and (mistakes := checked_alone(found)):
             raise refusal(file, mistakes)
         self._shaped = found
 
@@ -111,17 +115,28 @@ class ContractGraph:
         Args:
             models: the contracts of the application.
             services: its effect services, and which intents each handles.
-            spare: contracts that are known beside, which give way to those of the application.
+            spare: contracts that are known beside. One is meant only where no contract of the
+                application, nor of the file's own `messages`, has that name.
 
         Raises:
             ContractFileError: a name or type is wrong; has all mistakes of the file.
         """
         handled = filter(is_contract, self.contracts())
-        library = Library([*models, *handled, *spare])
+        library = Library([*models, *handled], spare)
         graph = assembled(self._shaped, self.file, library, self.handlers, services)
         if graph.graph is None:
             raise refusal(self.file, graph.mistakes)
         return _defined(self._shaped, self.file, graph, graph.graph, self.handlers)
+
+
+@contextmanager
+def all_mistakes_at_once() -> Iterator[None]:
+    """Leave mistakes that `contract` would raise to `resolve`, which finds these and all others."""
+    token = _LEFT_TO_RESOLVE.set(True)
+    try:
+        yield
+    finally:
+        _LEFT_TO_RESOLVE.reset(token)
 
 
 def contract(file: str | Path, *, handlers: Iterable[object] = ()) -> ContractGraph:
@@ -146,17 +161,19 @@ def check_file(
     data: bytes,
     models: Iterable[type[ContractModel]],
     *,
+    spare: Iterable[type[ContractModel]] = (),
     handlers: tuple[EventHandler, ...] | None = None,
     services: Services | None = None,
 ) -> tuple[Shaped | None, list[Mistake]]:
     """All that is wrong with a file, in order, and what was understood of it.
 
-    *handlers* and *services* are None where it is not known which there are.
+    *spare* is that of `ContractGraph.resolve`. *handlers* and *services* are None where it is not
+    known which there are.
     """
     found = read_contract(data)
     if not isinstance(found, Shaped):
         return None, in_order(found)
-    graph = assembled(found, file, Library(models), handlers, services)
+    graph = assembled(found, file, Library(models, spare), handlers, services)
     return found, in_order(graph.mistakes)
 
 

@@ -10,7 +10,12 @@ import typer
 
 from saga.application import Application
 from saga.authoring.graphs.checking.locked import models_of
-from saga.authoring.graphs.definition import GraphDefinition, check_file, read_contract
+from saga.authoring.graphs.definition import (
+    GraphDefinition,
+    all_mistakes_at_once,
+    check_file,
+    read_contract,
+)
 from saga.authoring.graphs.diagram import mermaid
 from saga.authoring.graphs.file.mistakes import MISTAKES_SHOWN_MAX, Mistake, in_order
 from saga.authoring.graphs.file.reading import bytes_of
@@ -31,8 +36,8 @@ File = Annotated[Path, typer.Argument(metavar="FILE", help="The file.", dir_okay
 def contract_check(session: Session, file: File) -> int:
     """Look for mistakes in a contract file: all of it at once, each with line and column.
 
-    Its names mean the contracts of the application, those that it declares, and those of the lock
-    file. Exit code 1 where there is a mistake.
+    Its names mean the contracts of the application and those that it declares, else those of the
+    lock file. Exit code 1 where there is a mistake.
     """
     try:
         app = _app(session, file)
@@ -41,7 +46,12 @@ def contract_check(session: Session, file: File) -> int:
         return ExitCode.NOT_SO
     handlers, services = _of_python(app, file)
     found, mistakes = check_file(
-        str(file), _read(file), _models(app), handlers=handlers, services=services
+        str(file),
+        _read(file),
+        () if app is None else [each.model for each in app.contracts.published],
+        spare=_locked(),
+        handlers=handlers,
+        services=services,
     )
     printer = session.printer
     if mistakes or found is None:
@@ -111,7 +121,8 @@ def _app(session: Session, file: Path) -> Application | None:
     if not is_asked_for and b"\nmessages:" in _read(file):
         return None  # with contracts of its own it is an application by itself
     try:
-        return session.app
+        with all_mistakes_at_once():
+            return session.app
     except AppRefused as refused:
         cause = refused.__cause__
         if isinstance(cause, ContractFileError) and _is_file(cause.where, file):
@@ -141,9 +152,8 @@ def _of_python(
     return None, services
 
 
-def _models(app: Application | None) -> list[type[ContractModel]]:
-    models = [] if app is None else [each.model for each in app.contracts.published]
+def _locked() -> list[type[ContractModel]]:
     lock = Path(LOCK_FILE)
-    if lock.exists():
-        models += models_of(read_lock(lock.read_text("utf-8"), where=LOCK_FILE), LOCK_FILE)
-    return models
+    if not lock.exists():
+        return []
+    return list(models_of(read_lock(lock.read_text("utf-8"), where=LOCK_FILE), LOCK_FILE))

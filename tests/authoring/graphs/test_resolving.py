@@ -1,5 +1,6 @@
 """Names become contracts: those of the application, of handlers, of the file, of the lock file."""
 
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from saga.authoring.graphs import ContractGraph
 from saga.authoring.graphs.checking.locked import models_of
 from saga.contracts import ContractRegistry, contract_of, upcast
 from saga.contracts import Event as EventModel
+from saga.contracts import Intent as IntentModel
 from saga.contracts.lockfile import check, lock_of
 from saga.errors import ContractFileError, DuplicateSaga, ReplayMismatch
 from saga.testing import completed, given, issued, replied, timed_out
@@ -97,6 +99,60 @@ def test_classes_of_the_application_go_before_those_of_the_lock_file() -> None:
     models = list(models_of(lock_of(ContractRegistry(MODELS)), "lock.json"))
 
     assert graph(ORDER).resolve(MODELS, spare=models).starts_on == (OrderPlaced,)
+
+
+def locked_of_others() -> list[type]:
+    """A newer version of two contracts, one of other fields, and one that a pattern fits, too."""
+
+    class PlacedInBranch(EventModel, topic="orders.order-placed", version=2, key="branch"):
+        branch: str
+
+    class Returned(EventModel, topic="returns.order-placed", version=1, key="id"):
+        id: str
+
+    class PayByTransfer(IntentModel[Returned], topic="payments.pay", version=1):
+        iban: str
+
+    class PayInCash(IntentModel[None], topic="payments.pay", version=2):
+        coins: int
+
+    class Paid(EventModel, topic="payments.paid", version=1):
+        at: datetime
+
+    others = [PlacedInBranch, Returned, PayByTransfer, PayInCash, Paid]
+    return list(models_of(lock_of(ContractRegistry(others)), "lock.json"))
+
+
+@pytest.mark.parametrize(("text", "models"), [(ALONE, ()), (ORDER, MODELS)])
+def test_a_lock_file_changes_nothing_of_a_graph_that_has_its_contracts(text, models) -> None:
+    spare = locked_of_others()
+    alone, beside = graph(text).resolve(models), graph(text).resolve(models, spare=spare)
+
+    assert [contract_of(each).version for each in beside.starts_on] == [1]
+    assert beside.fingerprint == alone.fingerprint
+    assert not set(spare) & beside.named()
+    assert SagaApp(sagas=[beside], contracts=models)
+
+
+def test_a_version_that_only_the_lock_file_has_may_be_named() -> None:
+    text = ALONE.replace("intent: payments.pay}", "intent: payments.pay.v2, with: {coins: 3}}")
+
+    named = graph(text).resolve((), spare=locked_of_others()).named()
+
+    assert {contract_of(each).where for each in named} == {"order.yaml:4", "lock.json"}
+
+
+def test_an_intent_of_the_lock_file_and_its_reply_are_of_one_place() -> None:
+    text = ALONE.replace("  payments.pay: {fields: {order_id: str, amount: int}, ", "  # {")
+    spare = list(models_of(lock_of(ContractRegistry(MODELS)), "lock.json"))
+
+    with pytest.raises(ContractFileError) as refusal:
+        graph(text).resolve((), spare=spare)
+
+    assert str(refusal.value) == (
+        "order.yaml:9:50: `payments.pay` (lock.json) is answered by another payments.paid than "
+        "that of order.yaml:5: declare both here, or neither [wrong-contract]"
+    )
 
 
 class PlacedV2(EventModel, topic="orders.order-placed", version=2, key="order_id"):

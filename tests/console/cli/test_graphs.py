@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from saga import Event, Intent
 from saga.console.cli.session import load_app
+from saga.contracts import ContractRegistry
+from saga.contracts.lockfile import lock_of, lock_text
 from tests.authoring.graphs.orders import ORDER
 from tests.console.conftest import call
 from tests.examples.no_python import SERVICES_STORE, services_of
@@ -47,6 +50,22 @@ def test_a_file_without_mistakes(folder):
     }
 
 
+def test_a_lock_file_gives_way(folder):
+    """It has a newer version of an intent, and an event that a pattern fits, too."""
+
+    class PayByTransfer(Intent[None], topic="payments.pay", version=2):
+        iban: str
+
+    class Returned(Event, topic="returns.delivered", version=1, key="id"):
+        id: str
+
+    (folder / "topics").mkdir()
+    lock = lock_text(lock_of(ContractRegistry([PayByTransfer, Returned])))
+    (folder / "topics/contracts.lock.json").write_text(lock)
+
+    assert call("contract", "check", "order.yaml").code == 0
+
+
 def test_all_mistakes_are_told(folder):
     text = ORDER.replace("payments.pay,", "payments.pya,").replace("parcels.ship", "parcels.shp")
     (folder / "order.yaml").write_text(text)
@@ -72,6 +91,24 @@ def test_mistakes_of_form_are_told_of_the_application_s_own_file(folder):
 
     assert called.code == 1
     assert "`paid` in depends_on is no node" in called.out
+
+
+@pytest.mark.parametrize("is_app", [False, True])
+def test_mistakes_of_form_and_unknown_names_are_told_at_once(folder, monkeypatch, is_app):
+    """Also where the application's module would refuse the file before its names are known."""
+    text = ORDER.replace("depends_on: [pay]", "depends_on: [paid]").replace(
+        "intent: payments.pay, undo", "intent: payments.pya, retyr: 3, when: ship.x, undo"
+    )
+    (folder / "order.yaml").write_text(text)
+    if is_app:
+        monkeypatch.setenv("SAGA_APP", "order.yaml")
+
+    codes = {row["code"] for row in call("contract", "check", "order.yaml", "--json").rows}
+
+    assert codes == {"unknown-node", "unknown-contract", "unknown-key", "not-a-dependency"}
+    refused = call("run", "--until-idle")
+    assert refused.code == 2
+    assert ("unknown-contract" in refused.err) == is_app
 
 
 def test_an_application_with_a_wrong_file_does_not_run(folder):

@@ -198,7 +198,7 @@ class _Assembling:
             place = shaped.at("event_pattern", number).place
             matching = [
                 each
-                for each in self.library.matching([glob], Kind.EVENT)
+                for each in self.library.matching(glob, Kind.EVENT)
                 if each.model.__saga_upcast__ is None
             ]
             if not matching:
@@ -439,7 +439,7 @@ class _Assembling:
         """A node that takes what handlers emit; without handlers it is its only routed intent."""
         node, place = shaped.node, shaped.at("intent_filter").place
         glob = str(node.intent_filter)
-        found = self.routing.allowed(self.library.matching([glob], Kind.INTENT))
+        found = self.routing.allowed(self.library.matching(glob, Kind.INTENT))
         if self.handlers is not None and not self._may_emit(found):
             if len(found) == 1:
                 return self._issue(shaped, short_name(found[0]), scope, None)

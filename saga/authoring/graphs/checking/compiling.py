@@ -150,6 +150,12 @@ class Messages:
     def find(self, name: str, kind: Kind, at: Place) -> Contract | None:
         found = self._library.find(name, kind)
         if found is not None:
+            if (reply := self._library.other_reply(found)) is not None:
+                message = (
+                    f"`{name}` ({found.where}) is answered by another {short_name(reply)} than "
+                    f"that of {reply.where}: declare both here, or neither"
+                )
+                self._notes.note(at, message, MistakeCode.WRONG_CONTRACT)
             return found
         other = Kind.INTENT if kind is Kind.EVENT else Kind.EVENT
         if self._library.find(name, other) is not None:

@@ -52,7 +52,7 @@ def declare_messages(shaped: Shaped, file: str, library: Library, notes: Notes) 
         place = found_at(shaped.tree, ("messages", each.name))[1]
         kind = Kind.INTENT if each.is_intent else Kind.EVENT
         contract_name = f"{each.domain}.{kind.value}.{each.own_name}.v{each.version}"
-        known = library.known(contract_name)
+        known = library.own(contract_name)
         try:
             made = _made(each, f"{file}:{place.line}", library, shaped, notes)
         except DefinitionError as error:

@@ -1,9 +1,13 @@
-"""The contracts that a file may name, found by the names that it has for them."""
+"""The contracts that a file may name, found by the names that it has for them.
+
+Those of a lock file give way: they are looked at only where a name means nothing else. So what a
+file means does not change with a lock file that has more in it.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Final
 
@@ -24,40 +28,61 @@ def full_name(contract: Contract) -> str:
 
 
 class Library:
-    """Events and intents by name. What is added later takes no known name."""
+    """Events and intents by name; the *spare* ones where no other has that name.
 
-    def __init__(self, models: Iterable[type[ContractModel]]) -> None:
-        self._contracts: dict[str, Contract] = {}
+    What is added later takes the name of a spare one only.
+    """
+
+    def __init__(
+        self, models: Iterable[type[ContractModel]], spare: Iterable[type[ContractModel]] = ()
+    ) -> None:
+        self._own: dict[str, Contract] = {}
+        self._spare: dict[str, Contract] = {}
         for model in models:
             self.add(model)
+        for model in spare:
+            _put(self._spare, model)
 
     def add(self, model: type[ContractModel]) -> None:
-        contract = contract_of(model)
-        if not contract.is_internal:
-            self._contracts.setdefault(contract.contract_name, contract)
-        if contract.reply is not None:
-            self.add(contract.reply)
+        _put(self._own, model)
+
+    def own(self, contract_name: str) -> Contract | None:
+        """The contract that `add` would not replace."""
+        return self._own.get(contract_name)
 
     def known(self, contract_name: str) -> Contract | None:
-        return self._contracts.get(contract_name)
+        return self._own.get(contract_name) or self._spare.get(contract_name)
+
+    def other_reply(self, contract: Contract) -> Contract | None:
+        """What has the name of a contract's reply here, where that is another class."""
+        if contract.reply is None:
+            return None
+        own = self._own.get(contract_of(contract.reply).contract_name)
+        return None if own is None or own.model is contract.reply else own
 
     def of(self, kind: Kind) -> list[Contract]:
-        return [each for each in self._contracts.values() if each.kind is kind]
+        contracts = (self._spare | self._own).values()
+        return [each for each in contracts if each.kind is kind]
 
     def find(self, name: str, kind: Kind) -> Contract | None:
         """`payments.pay` is its newest version, `payments.pay.v1` that one; None: there is none."""
         found = _VERSION.fullmatch(name)
         bare, version = (found[1], int(found[2])) if found else (name, None)
-        versions = [each for each in self.of(kind) if short_name(each) == bare]
-        if version is not None:
-            versions = [each for each in versions if each.version == version]
+        versions = self._first(
+            lambda each: (
+                each.kind is kind and short_name(each) == bare and version in (None, each.version)
+            )
+        )
         return max(versions, key=lambda each: each.version, default=None)
 
-    def matching(self, globs: Iterable[str], kind: Kind) -> list[Contract]:
+    def matching(self, glob: str, kind: Kind) -> list[Contract]:
         """The contracts that a glob fits, from any dot of their names on, by name."""
-        wanted = [_pattern(glob) for glob in globs]
-        found = [each for each in self.of(kind) if _fits(each, wanted)]
+        found = self._first(lambda each: each.kind is kind and fits(each, glob))
         return sorted(found, key=lambda each: each.contract_name)
+
+    def _first(self, is_meant: Callable[[Contract], bool]) -> list[Contract]:
+        """Those that are meant; spare ones where no others are."""
+        return [*filter(is_meant, self._own.values())] or [*filter(is_meant, self._spare.values())]
 
     def explain_unknown(self, name: str, kind: Kind) -> str:
         """A sentence on why a name is not known, with those that come near, or all."""
@@ -73,6 +98,14 @@ class Library:
         )
 
 
+def _put(contracts: dict[str, Contract], model: type[ContractModel]) -> None:
+    contract = contract_of(model)
+    if not contract.is_internal:
+        contracts.setdefault(contract.contract_name, contract)
+    if contract.reply is not None:
+        _put(contracts, contract.reply)
+
+
 def _near(name: str, known: list[str]) -> list[str]:
     """Those of the same domain, where a name has one that is known."""
     domain = name.partition(".")[0]
@@ -80,13 +113,9 @@ def _near(name: str, known: list[str]) -> list[str]:
 
 
 def fits(contract: Contract, glob: str) -> bool:
-    return _fits(contract, [_pattern(glob)])
-
-
-def _fits(contract: Contract, patterns: Iterable[re.Pattern[str]]) -> bool:
-    short = short_name(contract)
+    short, pattern = short_name(contract), _pattern(glob)
     ends = (full_name(contract), f"{contract.name}.v{contract.version}", short, contract.name)
-    return any(pattern.fullmatch(end) for pattern in patterns for end in ends)
+    return any(pattern.fullmatch(end) for end in ends)
 
 
 @lru_cache(maxsize=1024)

@@ -93,7 +93,7 @@ def _handled(service: str, services: Mapping[str, frozenset[str]]) -> frozenset[
 def _wrong_with_route(
     key: str, service: str, library: Library, handled: frozenset[str] | None
 ) -> Iterator[tuple[str, MistakeCode]]:
-    matching = library.matching([key], Kind.INTENT)
+    matching = library.matching(key, Kind.INTENT)
     if not matching:
         yield library.explain_unknown(key, Kind.INTENT), MistakeCode.UNKNOWN_CONTRACT
     for each in matching if handled is not None else ():

@@ -462,7 +462,7 @@ class Head(Part):
     )
     messages: dict[ContractName, MessageFields] = Field(
         default_factory=dict,
-        description="contracts that no Python class and no lock file has",
+        description="contracts that no Python class has",
         examples=[{"payments.pay": {"fields": {"order_id": "str"}, "reply": "payments.paid"}}],
     )
     signals: dict[Name, Fields] = Field(
