@@ -184,7 +184,7 @@ MUTATIONS = (
         "                self._queue = deque()\n"
         "            self._queue.append((waiter, value, error))\n"
         "        else:\n"
-        "            self._wake(waiter, value, error)\n",
+        "            waiter.wake(self, value, error)\n",
         "        if self._queue is None:\n"
         "            self._queue = deque()\n"
         "        self._queue.append((waiter, value, error))\n",
@@ -471,13 +471,6 @@ MUTATIONS = (
         "saga/authoring/graphs/program.py",
         "        after = self._nearest(node)\n",
         "        after = ()\n",
-        of="office",
-    ),
-    _mutation(
-        "a machine does not keep what a state ahead takes",
-        "saga/authoring/machines/program.py",
-        "        elif step is not None and _class_in(self._machine.table.ahead",
-        "        elif False and _class_in(self._machine.table.ahead",
         of="office",
     ),
 )

@@ -69,24 +69,23 @@ class Durable:
     """The sagas that have waited for a deploy."""
     newest: SagaApp = field(init=False)
     """The release that was deployed last."""
+    heard: frozenset[str] = field(init=False)
+    """The topics that its orchestrators read now."""
 
     def __post_init__(self) -> None:
-        self.newest = self.app
+        self.deploy(self.app)
         self.shadows = Shadows(changes=bool(self.deploys))
 
     @property
     def releases(self) -> Sequence[SagaApp]:
         return (self.app, *self.deploys)
 
-    @property
-    def heard(self) -> frozenset[str]:
-        """The topics that its orchestrators read now."""
-        return topics_read(self.newest, self.names)
+    def deploy(self, release: SagaApp) -> None:
+        self.newest, self.heard = release, topics_read(release, self.names)
 
     async def busy(self, running: Iterable[AnyProcess]) -> str | None:
         """What is left to read, to handle or to publish; None where nothing is."""
-        topics = self.heard
-        heard = [source for source in self.bus.partitions if source.topic in topics]
+        heard = [source for source in self.bus.partitions if source.topic in self.heard]
         stored = await self.store.positions(heard)
         for source in heard:
             if stored.get(source, -1) < self.bus.partitions[source].end - 1:

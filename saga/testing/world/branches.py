@@ -29,9 +29,13 @@ _OVER = frozenset(
 
 def check_branches(history: Sequence[Entry]) -> Iterator[str]:
     """Yields what losers, left scopes and waits did that they should not have."""
-    yield from _losers(history)
-    yield from _scopes(history)
-    yield from _taken(history)
+    said = {type(entry.body) for entry in history}
+    if BranchDropped in said:
+        yield from _losers(history)
+    if ScopeUndone in said:
+        yield from _scopes(history)
+    if WaitEnded in said:
+        yield from _taken(history)
 
 
 def _losers(history: Sequence[Entry]) -> Iterator[str]:

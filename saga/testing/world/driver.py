@@ -303,6 +303,8 @@ class Driver:
         contract = contract_of(type(event)).contract_name
         perhaps: set[SagaName] = set()
         for durable in self._durables:
+            if not durable.deploys:
+                continue
             topic = durable.names.topic(contract)
             reading = [
                 frozenset(started_by(release, event))

@@ -16,10 +16,8 @@ from saga.testing.world.children import is_answered_by_child
 BodyT = TypeVar("BodyT")
 
 
-def all_of(history: Sequence[Entry], kind: type[BodyT]) -> Iterator[tuple[int, BodyT]]:
-    for entry in history:
-        if isinstance(entry.body, kind):
-            yield entry.version, entry.body
+def all_of(history: Sequence[Entry], kind: type[BodyT]) -> list[tuple[int, BodyT]]:
+    return [(entry.version, entry.body) for entry in history if isinstance(entry.body, kind)]
 
 
 def facts_and_decisions(history: Sequence[Entry]) -> Iterator[tuple[Entry, Sequence[Entry]]]:

@@ -81,7 +81,7 @@ class Supervisor:
         number = durable.releases.index(release)
         self._surroundings.faults.seen["deploy"] += 1
         self._surroundings.note("world", f"deploy release {number} of {release.name}")
-        durable.newest = release
+        durable.deploy(release)
         names = [name for name, (whose, _) in self._releases.items() if whose is durable]
         self._rng.shuffle(names)
         for name in names:
