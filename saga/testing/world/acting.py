@@ -40,6 +40,7 @@ from saga.testing.world.holding import OF_THE_CODE, is_undo
 LATE_US_MAX: Final = 60_000_000
 """Longer than faults last: a timer that fires later than that is lost, or stands elsewhere."""
 _ENDS: Final = (SagaCompleted, SagaRolledBack, SagaAbandoned)
+_OF_TIMERS: Final = frozenset({TimerArmed, TimerMoved, TimerCancelled, TimerFired})
 _TIMER_ACTS: Final = (Act.FIRE_TIMER, Act.MOVE_TIMER)
 
 
@@ -47,6 +48,8 @@ def armed_in(history: Iterable[Entry]) -> dict[TimerId, TimerArmed]:
     """The timers that are armed by now, each as it is due."""
     armed: dict[TimerId, TimerArmed] = {}
     for entry in history:
+        if type(entry.body) not in _OF_TIMERS:
+            continue
         match entry.body:
             case TimerArmed(timer_id=timer_id) as timer:
                 armed[timer_id] = timer

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from typing import NamedTuple
 
 from saga.contracts import COMMAND_CONTRACT
@@ -40,9 +39,11 @@ def is_answered_by_child(
     history: Sequence[Entry], step: str, direction: str, outcome: ReplyOutcome
 ) -> bool:
     """Whether the child of a step has said what comes to this *outcome*."""
-    for entry, following in pairwise([*history, None]):
-        body = entry.body if entry is not None else None
-        if not isinstance(body, ChildEnded) or is_of_another(following):
+    for place, entry in enumerate(history):
+        body = entry.body
+        if not isinstance(body, ChildEnded):
+            continue
+        if is_of_another(history[place + 1] if place + 1 < len(history) else None):
             continue
         said = _OUTCOMES.get((direction, body.status), ReplyOutcome.REFUSED)
         if body.intent_id.split("/")[1:3] == [step, direction] and said is outcome:
