@@ -457,7 +457,7 @@ MUTATIONS = (
         "saga/core/turn.py",
         "        self.disarm_all()\n        self.record(intents.SagaCompleted",
         "        self.record(intents.SagaCompleted",
-        of="office",
+        of="everything",
     ),
     _mutation(
         "whoever says so last is the child",

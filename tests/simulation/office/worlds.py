@@ -9,9 +9,15 @@ from random import Random
 from typing import Final
 
 from saga import SagaApp, contract
-from saga.core.events import EventReceived
-from saga.core.identity import DO, UNDO
-from saga.core.intents import IntentIssued, RollbackGoal, RollbackPlanned, UndoAppended
+from saga.core.events import EventReceived, ReplyOutcome, ReplyReceived
+from saga.core.identity import UNDO
+from saga.core.intents import (
+    IntentIssued,
+    RollbackGoal,
+    RollbackPlanned,
+    StepSettled,
+    UndoAppended,
+)
 from saga.testing import (
     World,
     WorldSaga,
@@ -165,10 +171,28 @@ def graphs_are_undone_backwards(world: WorldState) -> None:
             continue
         if [plan.goal for plan in plans] != [RollbackGoal.ROLLED_BACK]:
             continue
-        issued = [body for body in bodies if isinstance(body, IntentIssued)]
-        begun = list(dict.fromkeys(each.step for each in issued if each.direction is DO))
-        undone = list(dict.fromkeys(each.step for each in issued if each.direction is UNDO))
-        for place, step in enumerate(undone):
-            for later in undone[place + 1 :]:
-                behind = BEHIND.get(later.partition("-")[0], frozenset())
-                assert step not in behind or later not in begun, f"{step} is undone before {later}"
+        undone = {each.step for each in bodies if isinstance(each, IntentIssued) if _undoes(each)}
+        for place, body in enumerate(bodies):
+            if isinstance(body, IntentIssued) and _undoes(body):
+                over = set(_over(bodies[:place]))
+                later = {
+                    step
+                    for step in undone - over
+                    if body.step in BEHIND.get(step.partition("-")[0], frozenset())
+                }
+                assert not later, f"{saga.key}: {body.step} is undone before {later}"
+
+
+def _undoes(body: IntentIssued) -> bool:
+    return body.direction is UNDO
+
+
+def _over(bodies: Sequence[object]) -> Iterator[str]:
+    """The steps that are undone by now, or cannot be."""
+    for body in bodies:
+        if isinstance(body, ReplyReceived) and body.outcome is ReplyOutcome.DONE:
+            _, step, direction, _ = body.intent_id.split("/")
+            if direction == UNDO:
+                yield step
+        elif isinstance(body, StepSettled) and body.direction is UNDO:
+            yield body.step
