@@ -184,7 +184,7 @@ MUTATIONS = (
         "                self._queue = deque()\n"
         "            self._queue.append((waiter, value, error))\n"
         "        else:\n"
-        "            waiter.wake(self, value, error)\n",
+        "            self._wake(waiter, value, error)\n",
         "        if self._queue is None:\n"
         "            self._queue = deque()\n"
         "        self._queue.append((waiter, value, error))\n",
