@@ -24,7 +24,7 @@ KEEP_RUNS: Final = (
     "CREATE TABLE IF NOT EXISTS saga_runs (originator_id uuid PRIMARY KEY, turn bigint NOT NULL)"
 )
 
-KEEP_SNAPSHOTS: Final = (
+KEEP_SNAPSHOTS: Final = (  # each row may be removed at any time
     "CREATE TABLE IF NOT EXISTS saga_snapshots (originator_id uuid PRIMARY KEY, "
     "definition text NOT NULL, definition_version integer NOT NULL, code text NOT NULL, "
     "turns bigint NOT NULL, version bigint NOT NULL, state bytea NOT NULL, proof bytea NOT NULL)"
@@ -155,11 +155,6 @@ def show_fields(rows: Cursor[Any], _: Callable[[Cursor[Any]], None]) -> None:
 def keep_runs(rows: Cursor[Any], _: Callable[[Cursor[Any]], None]) -> None:
     """Have a place for where the last run of a saga begins, of those that have several."""
     rows.execute(KEEP_RUNS)
-
-
-def keep_snapshots(rows: Cursor[Any], _: Callable[[Cursor[Any]], None]) -> None:
-    """Have a place for what long sagas have come to: each row may be removed at any time."""
-    rows.execute(KEEP_SNAPSHOTS)
 
 
 def number_sagas(rows: Cursor[Any], make: Callable[[Cursor[Any]], None]) -> None:

@@ -7,6 +7,7 @@ migrations of one run are one transaction, under an advisory lock.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import field
 from typing import Any, Final
 
 from psycopg import Connection, Cursor
@@ -18,7 +19,6 @@ from saga.adapters.postgres.migrations import (
     KEEP_SNAPSHOTS,
     KNOW_OF_PAUSES,
     keep_runs,
-    keep_snapshots,
     keep_turns,
     know_of_pauses,
     show_fields,
@@ -102,7 +102,6 @@ _TABLES: Final = (
     # What the store serves, and what operators have accepted.
     "CREATE TABLE store_facts (name text PRIMARY KEY, value text NOT NULL)",
     KEEP_RUNS,
-    KEEP_SNAPSHOTS,
 )
 
 
@@ -116,6 +115,8 @@ class Component:
         tables: of each its columns, as `name type, …`.
         facts: the table of what it remembers of itself.
         migrations: the first leads from version 1 to 2.
+        added: of tables that came later, without a version of their own, the statement that makes
+            them: workers of older releases go on without, so that both run side by side.
     """
 
     name: str
@@ -124,6 +125,7 @@ class Component:
     tables: Mapping[str, str]
     facts: str = ""
     migrations: Sequence[Migration] = ()
+    added: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def version(self) -> int:
@@ -163,7 +165,8 @@ EVENT_STORE: Final = Component(
         "code text, turns bigint, version bigint, state bytea, proof bytea",
     },
     facts=STORE_FACTS,
-    migrations=[keep_turns, know_of_pauses, show_fields, keep_runs, keep_snapshots],
+    migrations=[keep_turns, know_of_pauses, show_fields, keep_runs],
+    added={"saga_snapshots": KEEP_SNAPSHOTS},
 )
 
 
@@ -190,6 +193,7 @@ def migrate(address: Address, component: Component) -> int:
         connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", address.lock_key("migration"))
         stored = _version(connection, address, component)
         if stored == component.version:
+            _add(connection, component)
             return stored
         if stored == 0 and _exists(connection, component.landmark):
             raise _to_be_mended(
@@ -208,7 +212,18 @@ def migrate(address: Address, component: Component) -> int:
             "ON CONFLICT (component) DO UPDATE SET version = excluded.version",
             (component.name, component.version),
         )
+        _add(connection, component)
         return stored
+
+
+def _add(connection: Connection[Any], component: Component) -> None:
+    """Make the tables that came later; whoever lacks none needs no right to make any."""
+    for table in _lacking(connection, component):
+        connection.execute(component.added[table].encode())
+
+
+def _lacking(connection: Connection[Any], component: Component) -> list[str]:
+    return [table for table in component.added if not _exists(connection, table)]
 
 
 def prepare(address: Address, component: Component, *, make: bool) -> None:
@@ -220,8 +235,10 @@ def prepare(address: Address, component: Component, *, make: bool) -> None:
         StoreTooNew: a newer version of saga wrote it.
         StoreUnavailable: the database cannot be reached, or is to be migrated first.
     """
-    stored = stored_version(address, component)
-    if stored == 0 and make:
+    with translated(address.name), address.connect() as connection:
+        stored = _version(connection, address, component)
+        lacking = _lacking(connection, component) if stored == component.version else []
+    if (stored == 0 or lacking) and make:
         migrate(address, component)
     elif stored == 0:
         raise _to_be_mended(
@@ -232,6 +249,11 @@ def prepare(address: Address, component: Component, *, make: bool) -> None:
         raise _to_be_mended(
             f"{address.name}: its {component.name} tables have version {stored}, this saga needs "
             f"{component.version}: run `saga store migrate`"
+        )
+    elif lacking:
+        raise _to_be_mended(
+            f"{address.name}: it has no table {lacking[0]!r}, which came with this release: run "
+            "`saga store migrate`, also beside workers of the release before"
         )
 
 
@@ -250,8 +272,9 @@ def _version(connection: Connection[Any], address: Address, component: Component
     ).fetchone()
     stored = int(row[0]) if row else 0
     if stored == component.version:
-        for table, columns in component.tables.items():
-            _check_table(connection, address, table, columns)
+        lacking = _lacking(connection, component)
+        for table in component.tables.keys() - lacking:
+            _check_table(connection, address, table, component.tables[table])
     if stored > component.version:
         raise StoreTooNew(
             f"{address.name}: its {component.name} tables have version {stored}, this saga knows "

@@ -87,6 +87,25 @@ async def test_an_older_store_is_left_to_whoever_decides(address: Address) -> No
     prepare(address, newer, make=False)
 
 
+async def test_a_table_that_came_later_is_made_beside_workers_that_do_without(
+    run, address: Address
+) -> None:
+    """The version stays, by which older workers know the store; whoever only reads is told."""
+    prepare(address, EVENT_STORE, make=True)
+    run("DROP TABLE saga_snapshots")
+
+    with pytest.raises(StoreUnavailable, match="no table 'saga_snapshots', which came with this"):
+        prepare(address, EVENT_STORE, make=False)
+    prepare(address, EVENT_STORE, make=True)
+    prepare(address, EVENT_STORE, make=False)
+
+    run("DROP TABLE saga_snapshots")
+    assert migrate(address, EVENT_STORE) == EVENT_STORE.version
+    prepare(address, EVENT_STORE, make=False)
+    older = replace(EVENT_STORE, added={}, tables={"saga_ids": EVENT_STORE.tables["saga_ids"]})
+    prepare(address, older, make=False)
+
+
 async def test_whoever_only_reads_makes_no_tables(run, database: PostgresDatabase) -> None:
     """A question to an empty database is answered with what to do."""
     with pytest.raises(StoreUnavailable, match="nothing has run there yet"):
