@@ -168,7 +168,10 @@ async def _migrate(
         async for each in moved:
             summary.add(each)
             _print(session.printer, each, is_ok=summary.is_fine(each))
-    session.printer.result(summary.row(), summary.text(move))
+    first, *more = summary.lines(move)
+    session.printer.result(summary.row(), first)
+    if not session.printer.is_json:
+        session.printer.say(*more)
     return ExitCode.OK if summary.is_ok else ExitCode.NOT_SO
 
 
@@ -222,14 +225,14 @@ class _Summary:
         counts = {result.value: self.results[result] for result in MoveResult}
         return {"sagas": self.results.total(), **counts, "kinds": dict(self.kinds)}
 
-    def text(self, move: Move) -> str:
+    def lines(self, move: Move) -> list[str]:
         name = f"{move.definition}@{move.from_version} → {move.definition}@{move.to_version}"
         counts = ", ".join(
             f"{self.results[each]:,} {_WORDS[each]}" for each in MoveResult if self.results[each]
         )
         lines = [f"{name}: {counts or 'no saga is open'}"]
         lines += [f"  {count:,} of them: {kind}" for kind, count in self.kinds.most_common()]
-        return "\n".join(lines)
+        return lines
 
 
 def _kind_of(moved: SagaMove) -> str:

@@ -195,7 +195,7 @@ def test_what_people_read_names_the_first_entry_that_differs(open_sagas):
     assert "order/a) refused" in called.out
     assert "entry 2 of the history  intent-issued reserve/do/1" in called.out
     assert "the new code says       intent-issued hold/do/1" in called.out
-    assert "4 of them: the history says intent-issued reserve/do/1" in called.out
+    assert "\n  4 of them: the history says intent-issued reserve/do/1" in called.out
 
 
 def test_versions_say_which_open_sagas_need_and_which_can_go(open_sagas):
