@@ -136,7 +136,7 @@ MUTANTS: list[tuple[str, str, Callable[[pytest.MonkeyPatch], None], int]] = [
     (REPLAY, "functions", a_choice_is_made_again, 1),
     (LEFT, "machines", what_was_refused_may_have_an_effect, 1),
     (LEFT, "graphs", nothing_is_left, 1),
-    (CANCEL, "machines", a_cancel_is_never_refused, 3),
+    (CANCEL, "functions", a_cancel_is_never_refused, 4),
     (OUTCOME, "machines", a_clean_up_has_an_outcome, 2),
     (LOSERS, "functions", losers_are_not_dropped, 2),
     (LOSERS, "functions", timers_of_losers_stay, 1),
