@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from hypothesis import strategies as st
+from typing_extensions import override
 
-from saga.authoring.definition import SagaDefinition
+from saga.authoring.definition import SagaDefinition, UnresolvedSaga
 from saga.authoring.registry import SagaRegistry
 from saga.contracts import ContractRegistry, Event, message_of
 from saga.core.decider import Decider
 from saga.core.events import ReplyOutcome, ReplyReceived, TimerFired
-from saga.core.history import Entry
 from saga.core.identity import DO, UNDO, Instant, StepId, intent_id
 from saga.core.intents import IntentIssued
 from saga.core.state import Step, waiting_for
@@ -103,14 +103,27 @@ class Course(Scenario):
     is_refused = False
     """It parked for good: it says so, or asks for what can be undone where there is no way back."""
 
-    def __init__(self, saga: SagaDefinition, decider: Decider, history: Sequence[Entry]) -> None:
-        super().__init__(saga, decider, history)
-        self.decider = decider
+    def __init__(self, saga: SagaDefinition) -> None:
+        super().__init__(saga, CONTRACTS, ())
         self.listeners: list[Listener] = []
         self.statuses: list[tuple[int, SagaStatus, str | None]] = []
         """After each turn: how many entries there were, where it stood, what it waited for."""
         self.taken: list[tuple[Instant, Happens]] = []
         """What happened, and when."""
+
+    @override
+    def _become(self, saga: SagaDefinition | UnresolvedSaga) -> None:
+        """As any scenario does, with the registry that was made of the definition before."""
+        assert not isinstance(saga, UnresolvedSaga)
+        self._versions[saga.version] = self._saga = saga
+        self._sagas = registry_of(saga)
+        registered = self._sagas.find(saga.name, saga.version)
+        assert registered is not None
+        self._decider = registered.decider
+
+    @property
+    def decider(self) -> Decider:
+        return self._decider
 
     def take(self, happened: Happened) -> None:
         """Let it happen, if it can."""
@@ -150,7 +163,7 @@ class Course(Scenario):
 def begun(drawn: Drawn, kind: type[Course] = Course, *listeners: Listener) -> Course:
     """The saga has been triggered, and nothing more has happened; listeners hear of each turn."""
     definition = drawn.saga.definition()
-    course = kind(definition, decider_of(definition), ())
+    course = kind(definition)
     course.drawn = drawn
     course.listeners = [*listeners]
     trigger = drawn.saga.trigger()
@@ -182,20 +195,18 @@ def repeated(course: Course, leaves_out: Callable[[Happens], bool]) -> Course:
     return other
 
 
-_DECIDERS: dict[int, tuple[SagaDefinition, Decider]] = {}
-DECIDERS_MAX: Final = 32
+REGISTRIES_MAX: Final = 32
+_REGISTRIES: dict[int, tuple[SagaDefinition, SagaRegistry]] = {}
 
 
-def decider_of(definition: SagaDefinition) -> Decider:
-    """The decider of a definition, which is made once."""
-    known = _DECIDERS.get(id(definition))
+def registry_of(definition: SagaDefinition) -> SagaRegistry:
+    """The registry of a definition, which is made once."""
+    known = _REGISTRIES.get(id(definition))
     if known is None:
-        if len(_DECIDERS) >= DECIDERS_MAX:
-            _DECIDERS.clear()
-        registry = ContractRegistry([*definition.contracts(), *CONTRACTS])
-        registered = SagaRegistry([definition], registry).find(definition.name, definition.version)
-        assert registered is not None
-        known = _DECIDERS[id(definition)] = (definition, registered.decider)
+        if len(_REGISTRIES) >= REGISTRIES_MAX:
+            _REGISTRIES.clear()
+        contracts = ContractRegistry([*definition.contracts(), *CONTRACTS])
+        known = _REGISTRIES[id(definition)] = (definition, SagaRegistry([definition], contracts))
     return known[1]
 
 
