@@ -196,9 +196,12 @@ def _left_standing(state: SagaState) -> tuple[StepId, ...]:
 def _give_up(turn: Turn) -> None:
     """Drop what the program has left in flight; waits end with the saga, if that ends at once."""
     state, finish = turn.state, turn.finish
-    if finish is None or not (state.in_flight or state.waited):
+    if finish is None:
         return
-    steps = tuple(id_ for id_, step in state.in_flight.items() if not step.is_dropped)
+    in_flight = (*state.in_flight, *pauses.steps_untold(turn.held))
+    if not in_flight and not state.waited:
+        return
+    steps = tuple(id_ for id_ in in_flight if not state.steps[id_].is_dropped)
     goes_on = isinstance(finish, program.ContinueAsNew)
     if steps or goes_on or any(step.is_dropped for step in state.steps.values()):
         timers = state.timers.values()

@@ -9,7 +9,7 @@ and rollbacks go on. What is held follows from the history: a replay holds the s
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from inspect import isfunction, signature
 from typing import Any, Final, cast
@@ -25,6 +25,7 @@ _TOLD: Final = {
     if isfunction(method) and signature(method).return_annotation == "Sequence[Command]"
 }
 """The methods by which a program is told something, and the place of the time among what it is."""
+_OF_STEPS: Final = frozenset({"succeeded", "gave_out", "child_ended"})
 
 
 @value
@@ -116,3 +117,9 @@ def forget(held: deque[Held] | None, dropped: DropBranch) -> frozenset[str]:
     held.clear()
     held.extend(left)
     return frozenset(each.said[0] for each in told if each.method == "arrived")
+
+
+def steps_untold(held: Iterable[Held] | None) -> list[StepId]:
+    """Steps that have settled, of which the program does not know: to it they are in flight."""
+    told = (each for each in held or () if isinstance(each, Told))
+    return [each.said[0] for each in told if each.method in _OF_STEPS]

@@ -14,6 +14,7 @@ from saga.testing import (
     operator,
     replied,
     signalled,
+    undo_issued,
 )
 from tests.laws import functions, graphs
 from tests.laws.contracts import CONTRACTS, Made, Unmake
@@ -87,3 +88,20 @@ def test_a_graph_that_halts_on_a_fast_fan_goes_on_with_its_other_items(at_once) 
         course.when(replied(step, Made()))
 
     course.then_status("completed")
+
+
+@pytest.mark.parametrize("is_paused", [False, True])
+def test_what_settled_unheard_in_a_pause_is_given_up_as_what_is_in_flight(is_paused) -> None:
+    """The state is left by the first reply, and the second step is undone, pause or not."""
+    undoable = Step(has_undo=True)
+    course = course_of(
+        Machine(script=Script(stages=(Stage(steps=(undoable, undoable), needs="first"),)))
+    )
+    if is_paused:
+        course.when(operator("pause"))
+    course.when(replied("0-0", Made()), replied("0-1", Made()))
+    if is_paused:
+        course.when(operator("resume"))
+
+    course.then(undo_issued(Unmake(place="0-1", number=0)))
+    course.when(replied(Unmake)).then_status("completed")
