@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 from zlib import crc32
 
 from hypothesis import strategies as st
@@ -406,13 +406,16 @@ def test_a_saga_has_one_outcome(drawn: Drawn) -> None:
 
 # -- 7: losers
 
+IS_SLEEP: Final = True
+"""A sleep and a wait may have one name."""
+
 
 @law()
 def test_who_loses_does_nothing_more_and_is_undone(drawn: Drawn) -> None:
     """Losers issue, arm and await nothing more; what they did is undone before the end."""
     course, record = drawn.course(), Record()
     issued: list[str] = []
-    gone: set[str] = set()
+    gone: set[tuple[bool, str]] = set()
     for turn in turns(course.history):
         record.begin(turn)
         for number, body in enumerate(turn.decided):
@@ -422,11 +425,13 @@ def test_who_loses_does_nothing_more_and_is_undone(drawn: Drawn) -> None:
                     _check_is_not_late(drawn, without_run(body.step), issued)
                     issued.append(without_run(body.step))
                 case intents.BranchDropped():
-                    gone |= {*body.sleeps, *body.waits}
+                    gone |= {(IS_SLEEP, each) for each in body.sleeps}
+                    gone |= {(not IS_SLEEP, each) for each in body.waits}
                 case intents.TimerArmed(purpose=TimerPurpose.SLEEP | TimerPurpose.WAIT):
-                    assert body.target not in gone, body
+                    is_sleep = body.purpose is TimerPurpose.SLEEP
+                    assert (is_sleep, body.target) not in gone, body
                 case intents.SignalAwaited() | intents.EventAwaited() | intents.WaitEnded():
-                    assert body.wait not in gone, body
+                    assert (not IS_SLEEP, body.wait) not in gone, body
                 case intents.SagaParked(step=str() as step):
                     record.dropped.pop(step, None)  # it did not lose after all
                 case intents.Continued():
@@ -452,11 +457,13 @@ def _check_losers_undone(record: Record, residue: Iterable[str]) -> None:
             assert step.is_undone or step.id in residue, f"{step.id} had lost, and is left"
 
 
-def _check_idle(course: Course, turn: RecordedTurn, gone: set[str]) -> None:
+def _check_idle(course: Course, turn: RecordedTurn, gone: set[tuple[bool, str]]) -> None:
     last = turn.version + len(turn.decided)
     armed = armed_by(course.history[:last]) if gone else {}
-    left = [timer for timer in armed.values() if timer.purpose is not TimerPurpose.DEADLINE]
-    assert not any(timer.target in gone for timer in left), (gone, left)
+    sleeps = [timer for timer in armed.values() if timer.purpose is TimerPurpose.SLEEP]
+    waits = [timer for timer in armed.values() if timer.purpose is TimerPurpose.WAIT]
+    assert not any((IS_SLEEP, each.target) in gone for each in sleeps), (gone, sleeps)
+    assert not any((not IS_SLEEP, each.target) in gone for each in waits), (gone, waits)
 
 
 def armed_by(history: Iterable[Any]) -> dict[str, intents.TimerArmed]:
