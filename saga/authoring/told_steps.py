@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any, TypeVar
+from weakref import WeakMethod
 
 from saga.authoring.exact import NoData, from_text, to_text
 from saga.authoring.steps import AuthoredStep
@@ -90,9 +91,10 @@ class StepTable(dict[StepId, S]):
     ) -> None:
         """Have the steps of which `to_plain` gave this.
 
-        *make* gets what a step is but for its undo, as a step has it in order, and *finish* sees to
-        what only the front-end knows.
+        *make* gets what a step is but for its undo, as a step has it in order, and *finish*, which
+        is a method of the program, sees to what only the front-end knows.
         """
+        finishing = WeakMethod(finish)  # else program and steps would wait for the collector
 
         def made(said: list[Any], retry: Retry, undo_retry: Retry | None) -> S:
             id, message, kind, _, timeout_us, _, after, more = said
@@ -100,6 +102,8 @@ class StepTable(dict[StepId, S]):
             what = (id, message[0], encode(intent), _KIND.read(kind))
             step = make(*what, retry, timeout_us, undo_retry, intent, more)
             step.after = tuple(after)
+            finish = finishing()
+            assert finish is not None, id
             finish(step, more)
             return step
 
@@ -107,10 +111,6 @@ class StepTable(dict[StepId, S]):
         self._policies = {each: number for number, each in enumerate(policies)}
         self._told = {StepId(each[0]): each for each in told["steps"]}
         self._make = made
-
-    def close(self) -> None:
-        """Make none any more: what makes them knows their program."""
-        self._make = None
 
     def ids(self) -> list[StepId]:
         return [*dict.fromkeys((*(self._told or ()), *self))]

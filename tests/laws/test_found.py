@@ -3,8 +3,11 @@
 import pytest
 
 from saga.core.fold import fold
+from saga.core.history import turns
 from saga.core.intents import ArrivalRefused
-from saga.core.replay import replay
+from saga.core.piecewise import at_once
+from saga.core.replay import following, replay
+from saga.core.snapshots import snapshot_of
 from saga.core.state import parts_of
 from saga.testing import (
     cancelled,
@@ -105,3 +108,18 @@ def test_what_settled_unheard_in_a_pause_is_given_up_as_what_is_in_flight(is_pau
 
     course.then(undo_issued(Unmake(place="0-1", number=0)))
     course.when(replied(Unmake)).then_status("completed")
+
+
+def test_who_is_restored_and_has_ended_still_knows_how_steps_are_undone() -> None:
+    """A worker that follows another one has the steps of a snapshot, and makes them when asked."""
+    undoable = Step(has_undo=True)
+    course = course_of(Machine(script=Script(stages=(Stage(steps=(undoable, undoable)),))))
+    course.when(cancelled(mode="immediate"), replied(Unmake))
+    follower = course.decider.restored(course.state.saga_id, snapshot_of(course.state))
+    begun_at = len(course.history)
+    course.when(replied(Unmake))
+    course.then_status("rolled_back").when(replied("0-1", Made()))
+    course.then(undo_issued(Unmake(place="0-1", number=0)))
+
+    assert at_once(following(course.decider, follower, turns(course.history[begun_at:])))
+    assert parts_of(follower) == parts_of(course.state)

@@ -169,7 +169,8 @@ class GraphProgram:
     __slots__ = (
         *("_commands", "_emitted", "_ends", "_fans", "_graph", "_has_passed_wait", "_is_live"),
         *("_is_over", "_missing", "_names", "_prefix", "_ready", "_registry", "_running"),
-        *("_settled", "_stands", "_steps", "_steps_made", "_trigger", "_waits", "patches"),
+        *("_settled", "_stands", "_steps", "_steps_made", "_trigger", "_waits"),
+        *("__weakref__", "patches"),
     )
 
     def __init__(self, graph: Graph, around: Surroundings, run: int) -> None:
@@ -382,7 +383,6 @@ class GraphProgram:
 
     def close(self) -> None:
         self._is_over = True
-        self._steps.close()
 
     def _to_plain(self) -> dict[str, Any]:
         """Where it stands, as JSON; NoData where that cannot be told."""

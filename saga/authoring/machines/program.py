@@ -113,7 +113,7 @@ class MachineProgram:
         *("_around", "_asked", "_commands", "_context", "_ending", "_failed", "_flow"),
         *("_giver", "_givers", "_is_left_behind", "_is_over", "_is_own", "_kept", "_machine"),
         *("_numbers", "_prefix", "_refused", "_shown", "_sleep", "_state", "_steps"),
-        *("_to_make", "_trigger", "_wait", "patches"),
+        *("_to_make", "_trigger", "_wait", "__weakref__", "patches"),
     )
 
     def __init__(
@@ -322,7 +322,6 @@ class MachineProgram:
         # Program and context know each other: without this every saga waits for the collector.
         self._context._program = CLOSED  # noqa: SLF001  # the context is ours; users see no setter
         self._asked = None
-        self._steps.close()
 
     def _to_plain(self, state: State) -> dict[str, Any]:
         """Where it stands, as JSON; NoData where that cannot be told."""
