@@ -47,8 +47,8 @@ demo-kafka: $(READY) ## Run it on a real Kafka and PostgreSQL, in several proces
 	@$(BIN)/python -m infra with --kept .saga/demo-servers -- sh -c 'exec $(BIN)/python -m domain \
 		--bus "$$SAGA_BUS" --store "$$SAGA_STORE" $(if $(KILL),--kill $(KILL)) $(ARGS)'
 
-test: $(READY) ## Run the tests, all but the long ones against real servers
-	@$(SERVERS); $(BIN)/pytest -n $(JOBS) -m 'not (connected and slow)' $(GIVEN) $(ARGS)
+test: $(READY) ## Run the tests, all but long ones and those that are slow against real servers
+	@$(SERVERS); $(BIN)/pytest -n $(JOBS) -m 'not (connected and slow or long)' $(GIVEN) $(ARGS)
 
 test-connected: $(READY) ## Run all tests against real servers, ours or those at KAFKA= and POSTGRES=
 	@$(SERVERS); $(BIN)/pytest -n $(JOBS) -m connected $(GIVEN) $(ARGS)

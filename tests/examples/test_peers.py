@@ -117,7 +117,7 @@ def test_the_peers_own_packages_take_what_we_have_written(peer: str, tmp_path: P
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("peer", PEERS)
 def test_the_peers_own_types_fit(peer: str, tmp_path: Path) -> None:
     files = [str(peer_file(peer, name)) for name in PROCESSES]
@@ -135,7 +135,7 @@ def test_the_peers_own_types_fit(peer: str, tmp_path: Path) -> None:
     assert f"no issues found in {len(files)} source files" in checked.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", PROCESSES)
 def test_what_needs_no_server_runs(name: str, tmp_path: Path) -> None:
     """DBOS on files, as ours; it comes to the same."""
