@@ -54,7 +54,7 @@ test-connected: $(READY) ## Run all tests against real servers, ours or those at
 	@$(SERVERS); $(BIN)/pytest -n $(JOBS) -m connected $(GIVEN) $(ARGS)
 
 test-long: $(READY) ## Run all tests beside busy processes, 20,000 simulated worlds and sagas, and a million expressions
-	@$(SERVERS); $(BIN)/python -m tests.busy $(BIN)/pytest -n $(JOBS) $(GIVEN) $(ARGS)
+	@$(SERVERS); $(BIN)/python -m tests.busy $(BIN)/pytest -n $(JOBS) --hypothesis-profile=search $(GIVEN) $(ARGS)
 	@$(BIN)/python -m tests.simulation --seeds 20000 --first 1000000 --jobs $(JOBS)
 	@$(BIN)/python -m tests.laws --examples 20000 --first 1000000 --jobs $(JOBS)
 	@$(BIN)/python -m tests.authoring.graphs.fuzz --expressions 1000000 --jobs $(JOBS)
