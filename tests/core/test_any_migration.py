@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from saga import saga
 from saga.core.intents import IntentIssued
 from saga.testing import given, migrated_to
-from tests.core.test_any_saga import (
+from tests.core.any_saga import (
     CONTRACTS,
     TURNS_MAX,
     Many,
