@@ -235,6 +235,7 @@ class Stage:
             store=StagedStore(opened.store, process, opened.commits, self._stored),
             catalogue=Busy(opened.catalogue, self._loop),
         )
+        durable.shadows = self._durable.shadows  # all processes have the same
         role = self._running[name] = build(process, durable)
         if self._is_closing:
             role.stop()
