@@ -65,7 +65,7 @@ def versions_of(tree):
     ]
 
 
-@settings(max_examples=100)
+@settings(max_examples=40)
 @hypothesis_given(tree=programs, happens=happenings, at=st.integers(0, 12))
 def test_moved_at_any_time_it_goes_on_by_all_rules_and_each_id_is_one_step(tree, happens, at):
     """`Scenario` compares what is live with what is rebuilt, after every turn."""

@@ -747,7 +747,7 @@ with_pauses = st.lists(st.tuples(st.integers(0, 21), st.integers(0, 99)), min_si
 PIVOT_IS_DONE = (3, 0)
 
 
-@settings(max_examples=200)
+@settings(max_examples=80)
 @hypothesis_given(tree=kept_trees, happens=with_pauses)
 def test_what_a_function_remembers_of_failures_is_the_same_in_a_replay(tree, happens):
     """Where it is told of one live and not in a replay, it asks for something else from then on."""

@@ -32,6 +32,9 @@ PLAIN = "12_plain_services"
 EMBEDDED = [name for name in NUMBERED if name != PLAIN]
 LINES_MAX = 135
 WORLDS = 3
+QUICK = ("01_travel_booking", "09_credit_limit")
+"""Looked at in each build; the others by `make test-long`."""
+CASES = [pytest.param(each, marks=[] if each in QUICK else pytest.mark.long) for each in EMBEDDED]
 LIVES = {"09_credit_limit": (1, 2)}
 """Behind which commits they are killed; the others once, behind their first."""
 ENDS = {
@@ -151,7 +154,7 @@ def test_each_example_is_short_and_in_the_index_in_order() -> None:
         assert said_of(name).command.endswith(f"python examples/{name}.py")
 
 
-@pytest.mark.parametrize("name", EMBEDDED)
+@pytest.mark.parametrize("name", CASES)
 def test_an_example_that_is_killed_prints_what_it_says_all_the_same(
     name: str, tmp_path: Path
 ) -> None:
@@ -187,7 +190,7 @@ def test_examples_share_a_folder(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("name", EMBEDDED)
+@pytest.mark.parametrize("name", CASES)
 def test_an_example_holds_in_any_world(name: str) -> None:
     """Crashes, repeats, cancels and torn batches at random moments; see `World`."""
     example = module_of(name)

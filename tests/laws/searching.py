@@ -16,7 +16,7 @@ from tests.laws.graphs import GRAPHS
 from tests.laws.machines import MACHINES
 
 WAYS: Final = {"functions": FUNCTIONS, "machines": MACHINES, "graphs": GRAPHS}
-EXAMPLES: Final = 30
+EXAMPLES: Final = 15
 """Of each law and way in a run of all tests; `python -m tests.laws` looks at more."""
 _SEARCH: Final = settings(
     database=None,

@@ -67,7 +67,7 @@ def possible(scenario: Scenario) -> list[Happens]:
     return happens
 
 
-@settings(max_examples=150, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@settings(max_examples=80, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(choices=CHOICES)
 def test_any_course_of_a_machine_is_given_again_by_a_replay(choices: list[int]):
     scenario = given_saga(mill, Began())

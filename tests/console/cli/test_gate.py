@@ -81,7 +81,7 @@ class TestProcesses:
         assert sorted(several.out.splitlines()[:-1]) == sorted(one.out.splitlines()[:-1])
         assert several.rows[-1]["kinds"] == one.rows[-1]["kinds"]
 
-    @pytest.mark.slow
+    @pytest.mark.long
     @pytest.mark.parametrize(
         ("dies", "told"),
         [
@@ -107,7 +107,7 @@ class TestProcesses:
         assert "tried again one by one" in called.err
         assert "order/far-1" in called.err
 
-    @pytest.mark.slow
+    @pytest.mark.long
     def test_a_history_that_does_not_end_is_ended_and_its_line_told(self, looking):
         change(looking, code=only_far("while True: pass"))
 
@@ -124,7 +124,7 @@ class TestProcesses:
         assert bad["where"] == f"toys.py:{line}"
         assert "6 seconds" in bad["difference"]["decided"]
 
-    @pytest.mark.slow
+    @pytest.mark.long
     def test_a_ctrl_c_that_code_raises_is_a_finding(self, looking):
         """From outside none comes to a process that replays."""
         change(looking, code=only_far("raise KeyboardInterrupt"))
@@ -136,7 +136,7 @@ class TestProcesses:
         assert bad["where"].startswith("toys.py:")
         assert "tried again" not in called.err
 
-    @pytest.mark.slow
+    @pytest.mark.long
     @pytest.mark.parametrize(
         ("begins", "told"),
         [
@@ -153,7 +153,7 @@ class TestProcesses:
 
         assert call("replay", "--jobs", "1").fails(1, told).out == ""
 
-    @pytest.mark.slow
+    @pytest.mark.long
     def test_what_code_prints_is_no_result(self, looking):
         change(looking, code="    print('hello')\n")
 
@@ -161,7 +161,7 @@ class TestProcesses:
 
         assert (called.code, len(called.rows)) == (0, SAGAS + 1)
 
-    @pytest.mark.slow
+    @pytest.mark.long
     def test_sigterm_ends_all_of_them_and_what_is_known_is_reported(self, copied):
         """The process is in code that does not end; a report says that there is more."""
         change(
