@@ -48,10 +48,10 @@ demo-kafka: $(READY) ## Run it on a real Kafka and PostgreSQL, in several proces
 		--bus "$$SAGA_BUS" --store "$$SAGA_STORE" $(if $(KILL),--kill $(KILL)) $(ARGS)'
 
 test: $(READY) ## Run the tests, all but long ones and those that are slow against real servers
-	@$(SERVERS); $(BIN)/pytest -n $(JOBS) -m 'not (connected and slow or long)' $(GIVEN) $(ARGS)
+	@$(SERVERS); $(BIN)/pytest -n $(JOBS) --dist worksteal -m 'not (connected and slow or long)' $(GIVEN) $(ARGS)
 
 test-connected: $(READY) ## Run all tests against real servers, ours or those at KAFKA= and POSTGRES=
-	@$(SERVERS); $(BIN)/pytest -n $(JOBS) -m connected $(GIVEN) $(ARGS)
+	@$(SERVERS); $(BIN)/pytest -n $(JOBS) --dist worksteal -m connected $(GIVEN) $(ARGS)
 
 test-long: $(READY) ## Run all tests beside busy processes, 20,000 simulated worlds and sagas, and a million expressions
 	@$(SERVERS); $(BIN)/python -m tests.busy $(BIN)/pytest -n $(JOBS) --hypothesis-profile=search $(GIVEN) $(ARGS)

@@ -19,7 +19,7 @@ WORLDS: dict[str, Callable[[int], World]] = {
     "office": office_world,
 }
 """What a campaign can be of."""
-DEFAULT_WORLDS = 2_000
+DEFAULT_WORLDS = 1_000
 FAILURES_MAX = 5
 """After so many failing worlds a campaign has said enough."""
 

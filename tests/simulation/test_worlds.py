@@ -1,4 +1,4 @@
-"""The default campaign: two thousand worlds in chunks, so that the chunks share the processors."""
+"""The default campaign: a thousand worlds in chunks, so that the chunks share the processors."""
 
 import pytest
 
