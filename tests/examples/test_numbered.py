@@ -190,7 +190,8 @@ def test_examples_share_a_folder(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.long
+@pytest.mark.parametrize("name", EMBEDDED)
 def test_an_example_holds_in_any_world(name: str) -> None:
     """Crashes, repeats, cancels and torn batches at random moments; see `World`."""
     example = module_of(name)

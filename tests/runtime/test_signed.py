@@ -71,6 +71,7 @@ SAID = {
     CommandAct.RERUN: {"definition": "order", "new_key": "o-2"},
     CommandAct.FIRE_TIMER: {"timer": "t-1"},
     CommandAct.MOVE_TIMER: {"timer": "t-1", "due_at": 1},
+    CommandAct.MIGRATE: {"definition": "order", "from_version": 1, "to_version": 2},
 }
 
 
