@@ -31,7 +31,7 @@ PLAIN = "12_plain_services"
 """Needs a Kafka."""
 EMBEDDED = [name for name in NUMBERED if name != PLAIN]
 LINES_MAX = 135
-WORLDS = 3
+WORLDS = 6
 QUICK = ("01_travel_booking", "09_credit_limit")
 """Looked at in each build; the others by `make test-long`."""
 CASES = [pytest.param(each, marks=[] if each in QUICK else pytest.mark.long) for each in EMBEDDED]
@@ -190,7 +190,6 @@ def test_examples_share_a_folder(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_an_example_holds_in_any_world(name: str) -> None:
     """Crashes, repeats, cancels and torn batches at random moments; see `World`."""
@@ -200,9 +199,13 @@ def test_an_example_holds_in_any_world(name: str) -> None:
     def note(world: WorldState) -> None:
         statuses.update(saga.status for saga in world.sagas)
         if name == RACE:
-            approved = world.topics[example.OrderApproved]
+            approved = len(world.topics[example.OrderApproved])
+            # Of an immediate cancel a reservation is left, and is told as residue.
+            in_doubt = sum("reserve-credit" in saga.residue for saga in world.sagas)
             [customer] = world.db["customers"].fetch("SELECT credit FROM customers")
-            assert customer["credit"] == example.LIMIT - 30 * len(approved) >= 0
+            reserved, rest = divmod(example.LIMIT - customer["credit"], 30)
+            assert (rest, customer["credit"] >= 0) == (0, True)
+            assert approved <= reserved <= approved + in_doubt
         if name == "02_money_transfer":
             [accounts] = world.db["bank"].fetch("SELECT sum(balance) AS money FROM accounts")
             assert accounts["money"] == 100
