@@ -121,10 +121,8 @@ IN_FILES = [
         "saga_id = 'nobody'",
     )
 ] + [
-    "UPDATE timers SET name = x'ff' WHERE saga = 2",
-    "UPDATE timers SET due_at = 'noon' WHERE saga = 2",
-    "UPDATE timers SET due_at = -9 WHERE saga = 2",
-    "UPDATE timers SET saga = 99 WHERE saga = 2",
+    f"UPDATE timers SET {change} WHERE saga = (SELECT number FROM saga_index WHERE key = 'bad')"
+    for change in ("name = x'ff'", "due_at = 'noon'", "due_at = -9", "saga = 99")
 ]
 
 

@@ -463,8 +463,20 @@ def _standing(history: Sequence[Entry], standing: set[str]) -> Iterator[str]:
         undone = issued_in(history, "undo")
         is_done = {step for step in steps if is_answered(history, step, "do", ReplyOutcome.DONE)}
         expected = is_done - undone.keys()
-        if standing & steps != expected:
+        if standing & steps - _unheard(history) != expected:
             yield f"completed: {sorted(standing & steps)} stands, expected {sorted(expected)}"
+
+
+def _unheard(history: Sequence[Entry]) -> set[str]:
+    """The steps without an undo whose time ran out: nobody has heard whether they were done."""
+    kinds, settled = kinds_in(history), (each for _, each in all_of(history, StepSettled))
+    return {
+        each.step
+        for each in settled
+        if each.status is StepStatus.IN_DOUBT
+        and kinds[each.step] is not StepKind.COMPENSATABLE
+        and not is_answered(history, each.step, "do", ReplyOutcome.DONE)
+    }
 
 
 def _order(history: Sequence[Entry], undone: dict[str, Line]) -> Iterator[str]:
