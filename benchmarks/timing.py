@@ -90,10 +90,9 @@ def resident_mb() -> float:
 
     Linux hands a parent's peak to its children in `ru_maxrss`, and counts each anew as `VmHWM`.
     """
-    if sys.platform == "linux":
-        status = dict(
-            line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines()
-        )
-        return int(status["VmHWM"].split()[0]) / 1e3
+    status = Path("/proc/self/status")
+    if status.exists():
+        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        return int(lines["VmHWM"].split()[0]) / 1e3
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1e6 if sys.platform == "darwin" else 1e3)  # bytes there, kilobytes elsewhere

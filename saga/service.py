@@ -38,7 +38,7 @@ from saga.ports import Catalogue, EventStore
 from saga.publishing.writer import PublishOptions
 from saga.runtime.answers import AnswerSearch, raise_refusal, read_answer, wait_for_answer
 from saga.runtime.idle import Left, Waits
-from saga.runtime.migrations import ALL, Move, SagaMove, migrate, why_not
+from saga.runtime.bulk_migration import ALL, Migration, SagaMigration, migrate, why_not
 from saga.runtime.outcomes import Outcome, OutcomePoller, OutcomeWaiters
 from saga.runtime.pauses import wait_for_definition
 from saga.runtime.publisher import Commands
@@ -422,7 +422,7 @@ class Service:
         id: str | None = None,
         dry_run: bool = False,
         timeout: float = WAIT_S,
-    ) -> AsyncIterator[SagaMove]:
+    ) -> AsyncIterator[SagaMigration]:
         """Have the open sagas of one version go on with another; yields what came of each.
 
         Each history is replayed first, with the code here; what that would decide otherwise is
@@ -441,7 +441,7 @@ class Service:
             BusUnavailable: commands cannot be sent.
         """
         self._raise_if_failed()
-        move = Move(
+        migration = Migration(
             id=id or self.commands.new_id(),
             definition=definition,
             from_version=from_version,
@@ -451,10 +451,12 @@ class Service:
             steps=steps,
             percent=percent,
         )
-        if (problem := why_not(self._sagas, move)) is not None:
+        if (problem := why_not(self._sagas, migration)) is not None:
             raise ValueError(problem)
         send = None if dry_run else self.publisher.commands
-        moved = migrate(self._store, self.catalogue, self._sagas, move, send=send, wait_s=timeout)
+        moved = migrate(
+            self._store, self.catalogue, self._sagas, migration, send=send, wait_s=timeout
+        )
         async for each in moved:
             yield each
 

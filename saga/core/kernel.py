@@ -19,7 +19,6 @@ from saga.core import (
     events,
     forward,
     marks,
-    migrating,
     parents,
     parking,
     pausing,
@@ -152,7 +151,7 @@ def _take_new(turn: Turn, fact: _Others) -> Disposition:
         case events.Paused() | events.Resumed():
             return pausing.take(turn, fact)
         case events.Migrated():
-            return migrating.take(turn, fact)
+            return requests.migrate(turn, fact)
         case events.TimersAdded():
             turn.take_fact()
             turn.arm_unarmed()

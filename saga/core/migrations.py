@@ -2,7 +2,7 @@
 
 Theory of operation: what was issued before a migration keeps its id for ever: intents, idempotency
 keys, timers and replies carry it. So the history, and the state that is folded from it, know the
-recorded names only; `renaming` stands between them and a program that has new ones. Of a name that
+recorded names only; `RenamedProgram` stands between them and a program that has new ones. Of a name that
 was not recorded by then, the new code's own is the id from there on.
 """
 
@@ -35,7 +35,7 @@ FIRST_RUN: Final = 1
 
 
 @value
-class Moved:
+class MigratedRun:
     """What became of one run: its *version* now, and *names*, None where none has changed."""
 
     version: int
@@ -47,7 +47,7 @@ class Migrations:
 
     __slots__ = ("_moved",)
 
-    def __init__(self, moved: Mapping[int, Moved]) -> None:
+    def __init__(self, moved: Mapping[int, MigratedRun]) -> None:
         self._moved = moved
 
     def version_in(self, run: int) -> int | None:
@@ -68,14 +68,14 @@ def migrations_of(recorded: Sequence[RecordedTurn]) -> Migrations | None:
     """
     if not any(map(migration_in, recorded)):
         return None
-    moved: dict[int, Moved] = {}
+    moved: dict[int, MigratedRun] = {}
     run, version, has_changed = FIRST_RUN, 0, False
     names: dict[tuple[NameKind, str], str] = {}
     for turn in recorded:
         if (fact := migration_in(turn)) is not None:
             version, has_changed = fact.definition_version, has_changed or bool(fact.steps)
             names = _renamed_by(dict(fact.steps), names, turn)
-            moved[run] = Moved(version, names if has_changed else None)
+            moved[run] = MigratedRun(version, names if has_changed else None)
         for body in turn.decided:
             if type(body) is intents.Continued:
                 run, names, has_changed = body.run, {}, False

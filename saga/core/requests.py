@@ -1,4 +1,4 @@
-"""What people ask of a saga: cancels and operators' acts. A refusal is recorded too."""
+"""What people ask of a saga: cancels, operators' acts, migrations. A refusal is recorded too."""
 
 from __future__ import annotations
 
@@ -105,6 +105,26 @@ def _act(turn: Turn, fact: events.OperatorActed, step: Step | None) -> None:
             rollback.skip_undo(turn, step)
         case _:
             raise AssertionError(fact.act)
+
+
+def migrate(turn: Turn, fact: events.Migrated) -> Disposition:
+    """Go on with another version, or note why not, as was recorded for the turn.
+
+    Whether the new code decides what the history says is found out by a replay, which needs the
+    whole of it. Who takes the turn has made that, and nothing else happens here.
+    """
+    if turn.state.has_ended:
+        return turn.note(Verdict.AFTER_END, "migrate", f"the saga is {turn.state.status.value}")
+    refusal = turn.refusal(_nothing)
+    if refusal is not None:
+        subject = f"migrate from {fact.from_version} to {fact.definition_version}"
+        return turn.note(Verdict.REFUSED, subject, refusal)
+    turn.take_fact()
+    return RECORDED
+
+
+def _nothing() -> None:
+    """A replay has said already whether it can be."""
 
 
 def _step(state: SagaState, named: str | None) -> Step | None:

@@ -27,7 +27,7 @@ from saga.core.program import (
     Line,
     Program,
 )
-from saga.core.renaming import Renaming
+from saga.core.renamed_program import RenamedProgram
 from saga.core.retry import Retry
 from saga.core.state import SagaState, Step, Unarmed, identity_of
 from saga.core.status import SagaStatus, StepStatus
@@ -95,7 +95,7 @@ class Turn:
         migrations = self.state.migrations
         names = None if migrations is None else migrations.names_in(self.state.run_number)
         if names is not None:
-            program = Renaming(program, names)
+            program = RenamedProgram(program, names)
         self.program = self.state.program = program
         if self.recorded is not None:
             program.patches = _patches_in(self.recorded)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from saga.core.decider import RECORDED, Decision, Disposition
 from saga.core.events import Act, Migrated, OperatorActed, SagaStarted
-from saga.runtime import moving, reruns
+from saga.runtime import migration_turn, reruns
 from saga.runtime.pauses import ActDone, DefinitionAct, Pauses
 from saga.runtime.router import Delivery
 from saga.runtime.saga_cache import LoadedSaga, UnloadableSaga, without_code
@@ -59,7 +59,7 @@ def decided(unit: UnitOfWork, saga: LoadedSaga, delivery: Delivery) -> Decision:
     """What a saga decides; a rerun that cannot be is refused whatever it says."""
     fact = delivery.event.fact
     if type(fact) is Migrated:
-        return moving.decided(saga, delivery)
+        return migration_turn.decided(saga, delivery)
     if type(fact) is not OperatorActed or fact.act is not Act.RERUN:
         return saga.decider.handle(saga.state, delivery.event)
     refused = reruns.refused(fact, delivery.refusal, unit.sagas)

@@ -26,7 +26,7 @@ from saga.core.intents import Continued, Intent
 from saga.core.texts import described
 from saga.ports import HistoryAppend, Record
 from saga.ports.store import DeadLetterReason, DeferralReason, SkipReason
-from saga.runtime import acting, moving
+from saga.runtime import acting, migration_turn
 from saga.runtime.deferred import DeferredRecords
 from saga.runtime.middleware import AroundTurn, info_of, taken_within
 from saga.runtime.notices import GIVING_UP, notices
@@ -106,15 +106,15 @@ class Dispatcher:
         self, unit: UnitOfWork, saga: LoadedSaga | UnloadableSaga, delivery: Delivery
     ) -> None:
         """Have a saga go on with the code of another version, or note why it cannot."""
-        stands = moving.standing(unit, saga)
+        stands = migration_turn.standing(unit, saga)
         if stands is None:
             unit.stand_still(delivery, saga)  # type: ignore[arg-type]  # none is loaded
             return
-        if moving.is_behind(unit, stands):
+        if migration_turn.is_behind(unit, stands):
             raise Outdated(delivery.saga_id)
         if isinstance(saga, UnloadableSaga) and stands.state.has_ended:
             unit.without_code[delivery.saga_id] = stands
-        moved = moving.moved_by(unit, saga, stands, delivery, self._router.sagas)
+        moved = migration_turn.moved_by(unit, saga, stands, delivery, self._router.sagas)
         before = moved.version
         self._handle(unit, moved, delivery)
         if moved is not stands and moved.version > before:
@@ -122,7 +122,7 @@ class Dispatcher:
         elif moved is not stands:
             moved.let_go()  # the command was not for this saga
         elif isinstance(saga, UnloadableSaga):
-            moving.stay_unloadable(unit, saga)
+            migration_turn.stay_unloadable(unit, saga)
 
     def _go_on_as(
         self, unit: UnitOfWork, saga: LoadedSaga | UnloadableSaga, moved: LoadedSaga

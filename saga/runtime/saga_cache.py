@@ -417,7 +417,7 @@ def _reviving_by_code(
     return _loaded(saga_id, decider, state, history)
 
 
-def moving(
+def loading_migrated(
     registered: Registered, saga_id: SagaId, history: History, migration: RecordedTurn
 ) -> Piecewise[LoadedSaga | ReplayMismatch]:
     """A saga as another version's code has it, about to take *migration*; or why that cannot be."""

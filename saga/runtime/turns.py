@@ -33,7 +33,7 @@ from saga.runtime.deferred import DeferredRecords
 from saga.runtime.dispatcher import Dispatcher, Outdated, TurnRaised
 from saga.runtime.lines import write_lines
 from saga.runtime.middleware import AroundTurn
-from saga.runtime.moving import migrations_of
+from saga.runtime.migration_turn import sagas_to_migrate
 from saga.runtime.outcomes import OutcomeWaiters
 from saga.runtime.pauses import DefinitionAct, Pauses
 from saga.runtime.reaching import deliveries_in
@@ -293,7 +293,7 @@ class Turns:
             unit = UnitOfWork(at, sagas=sagas, remembered=possibly_stale)
             is_decided = False
             try:
-                if migrating := migrations_of(deliveries):
+                if migrating := sagas_to_migrate(deliveries):
                     unit.to_migrate = await self._cache.histories_of(sagas, migrating)
                 self._note_others(unit, others)
                 if not self._deliver_all(unit, deliveries, failures):

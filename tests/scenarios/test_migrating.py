@@ -7,7 +7,7 @@ from saga.contracts import CommandAct
 from saga.core.events import Migrated
 from saga.core.intents import IntentIssued, Noted
 from saga.ports.store import UnhandledKind
-from saga.runtime.migrations import Move
+from saga.runtime.bulk_migration import Migration
 from tests.toys import OrderConfirmed, OrderPlaced, Paid, Pay, Refund, Ship
 
 AT_MOST_S = 120
@@ -176,7 +176,7 @@ async def test_command_under_another_key_moves_nothing(places):
         await service.idle(timeout=AT_MOST_S)
 
     async with app_of(v1, v2).service(**places) as service:
-        move = Move(
+        move = Migration(
             id="m-1",
             definition="order",
             from_version=1,

@@ -22,27 +22,27 @@ from saga.contracts import Command
 from saga.errors import ReplayMismatch
 from saga.ports import TopicSpec
 from saga.publishing.writer import EventWriter
-from saga.runtime.migrations import (
+from saga.runtime.bulk_migration import (
     ALL,
-    Move,
-    MoveResult,
-    SagaMove,
+    Migration,
+    MigrationResult,
+    SagaMigration,
     Send,
     unknown_names,
     why_not,
 )
-from saga.runtime.migrations import migrate as move_sagas
+from saga.runtime.bulk_migration import migrate as move_sagas
 from saga.runtime.receipts import WAIT_S
 from saga.runtime.versions import versions as versions_of
 
 KINDS_MAX: Final = 20
 """Of so many kinds of differences it is counted how many sagas have each."""
 _WORDS: Final = {
-    MoveResult.POSSIBLE: "would go on",
-    MoveResult.APPLIED: "go on",
-    MoveResult.DUPLICATE: "had gone on before",
-    MoveResult.REFUSED: "refused",
-    MoveResult.UNKNOWN: "not taken by any worker yet",
+    MigrationResult.POSSIBLE: "would go on",
+    MigrationResult.APPLIED: "go on",
+    MigrationResult.DUPLICATE: "had gone on before",
+    MigrationResult.REFUSED: "refused",
+    MigrationResult.UNKNOWN: "not taken by any worker yet",
 }
 
 
@@ -104,7 +104,7 @@ async def migrate(
         raise Misused("--reason is empty: readers of the history will want to know why")
     definition, from_version, to_version = _versions(start, to)
     steps = {} if mapping is None else read_steps(mapping)
-    move = Move(
+    migration = Migration(
         id=command_id or new_id(),
         definition=definition,
         from_version=from_version,
@@ -115,7 +115,7 @@ async def migrate(
         percent=percent,
     )
     wait_s = None if no_wait else wait
-    return await _migrate(session, move, mapping, steps, is_dry=is_dry, wait_s=wait_s)
+    return await _migrate(session, migration, mapping, steps, is_dry=is_dry, wait_s=wait_s)
 
 
 async def versions(session: Session, *, definition: DefinitionName = None) -> int:
@@ -150,7 +150,7 @@ def _cell(said: object) -> object:
 
 async def _migrate(
     session: Session,
-    move: Move,
+    migration: Migration,
     file: Path | None,
     steps: dict[str, tuple[str, Place]],
     *,
@@ -158,17 +158,17 @@ async def _migrate(
     wait_s: float | None,
 ) -> int:
     sagas = session.app.registry
-    _check(why_not(sagas, move))
+    _check(why_not(sagas, migration))
     summary = _Summary(is_patient=wait_s is not None)
     async with session.reading(to_act=not is_dry) as store, _sender(session, is_dry) as send:
         known = {contract.name for contract in session.app.contracts.contracts}
-        unknown = await unknown_names(store.store, store.catalogue, move) - known
-        _refuse_unknown(file, steps, unknown, f"{move.definition}@{move.from_version}")
-        moved = move_sagas(store.store, store.catalogue, sagas, move, send=send, wait_s=wait_s)
+        unknown = await unknown_names(store.store, store.catalogue, migration) - known
+        _refuse_unknown(file, steps, unknown, f"{migration.definition}@{migration.from_version}")
+        moved = move_sagas(store.store, store.catalogue, sagas, migration, send=send, wait_s=wait_s)
         async for each in moved:
             summary.add(each)
             _print(session.printer, each, is_ok=summary.is_fine(each))
-    first, *more = summary.lines(move)
+    first, *more = summary.lines(migration)
     session.printer.result(summary.row(), first)
     if not session.printer.is_json:
         session.printer.say(*more)
@@ -205,37 +205,39 @@ class _Summary:
 
     def __init__(self, *, is_patient: bool) -> None:
         self.is_patient = is_patient
-        self.results: Counter[MoveResult] = Counter()
+        self.results: Counter[MigrationResult] = Counter()
         self.kinds: Counter[str] = Counter()
         self.is_ok = True
 
-    def add(self, moved: SagaMove) -> None:
+    def add(self, moved: SagaMigration) -> None:
         self.results[moved.result] += 1
         self.is_ok = self.is_ok and self.is_fine(moved)
-        if moved.result is MoveResult.REFUSED:
+        if moved.result is MigrationResult.REFUSED:
             kind = _kind_of(moved)
             known = kind in self.kinds or len(self.kinds) < KINDS_MAX
             self.kinds[kind if known else "others"] += 1
 
-    def is_fine(self, moved: SagaMove) -> bool:
+    def is_fine(self, moved: SagaMigration) -> bool:
         """Whether it has not failed: what nobody waits for is not known, and that is no failure."""
-        return moved.is_ok or (moved.result is MoveResult.UNKNOWN and not self.is_patient)
+        return moved.is_ok or (moved.result is MigrationResult.UNKNOWN and not self.is_patient)
 
     def row(self) -> dict[str, Any]:
-        counts = {result.value: self.results[result] for result in MoveResult}
+        counts = {result.value: self.results[result] for result in MigrationResult}
         return {"sagas": self.results.total(), **counts, "kinds": dict(self.kinds)}
 
-    def lines(self, move: Move) -> list[str]:
-        name = f"{move.definition}@{move.from_version} → {move.definition}@{move.to_version}"
+    def lines(self, migration: Migration) -> list[str]:
+        name = f"{migration.definition}@{migration.from_version} → {migration.definition}@{migration.to_version}"
         counts = ", ".join(
-            f"{self.results[each]:,} {_WORDS[each]}" for each in MoveResult if self.results[each]
+            f"{self.results[each]:,} {_WORDS[each]}"
+            for each in MigrationResult
+            if self.results[each]
         )
         lines = [f"{name}: {counts or 'no saga is open'}"]
         lines += [f"  {count:,} of them: {kind}" for kind, count in self.kinds.most_common()]
         return lines
 
 
-def _kind_of(moved: SagaMove) -> str:
+def _kind_of(moved: SagaMigration) -> str:
     """What two sagas have in common that are refused for the same: no payloads, no ids."""
     difference = moved.difference
     if difference is None:
@@ -249,7 +251,7 @@ def _words(text: str) -> str:
     return text.partition(" {")[0].partition("(")[0].strip()
 
 
-def _print(printer: Printer, moved: SagaMove, *, is_ok: bool) -> None:
+def _print(printer: Printer, moved: SagaMigration, *, is_ok: bool) -> None:
     saga, difference = moved.saga, moved.difference
     if printer.is_json:
         row: dict[str, Any] = {"id": saga.saga_id, "key": saga.key, "entries": moved.entries}

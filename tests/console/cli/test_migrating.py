@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from saga.core.identity import saga_id
-from saga.runtime.migrations import share_of
+from saga.runtime.bulk_migration import share_of
 from tests.console.conftest import call, enter, kept
 
 CONTRACTS = """

@@ -23,7 +23,7 @@ from saga.core.migrations import names_in, new_name
 from saga.core.values import value
 from saga.errors import CorruptHistory, ReplayMismatch
 from saga.ports import Catalogue, EventStore, History, SagaSummary
-from saga.runtime.moving import trying
+from saga.runtime.migration_turn import trying
 from saga.runtime.receipts import NOT_WAITED, WAIT_S, Receipt, Result, wait_for_receipt
 from saga.runtime.router import command_fact
 from saga.runtime.saga_cache import TURNS_AT_ONCE, LoadedSaga
@@ -36,7 +36,7 @@ _TRIAL: Final = MessageId("trial")
 
 
 @value(kw_only=True)
-class Move:
+class Migration:
     """Which sagas are to go on with another version; *steps* are the names that changed there.
 
     *id* is that of the request: sent again under the same one, nothing is done twice.
@@ -72,7 +72,7 @@ class Move:
         return share_of(saga.saga_id) < self.percent
 
 
-class MoveResult(StrEnum):
+class MigrationResult(StrEnum):
     POSSIBLE = "possible"
     """It would go on: a dry run sends nothing."""
     APPLIED = "applied"
@@ -83,7 +83,7 @@ class MoveResult(StrEnum):
 
 
 @value(kw_only=True)
-class SagaMove:
+class SagaMigration:
     """What came of one saga; *difference* is the first entry that the new code decides otherwise.
 
     *entries* are those that were replayed.
@@ -91,13 +91,13 @@ class SagaMove:
 
     saga: SagaSummary
     entries: int
-    result: MoveResult
+    result: MigrationResult
     detail: str | None = None
     difference: ReplayMismatch | None = None
 
     @property
     def is_ok(self) -> bool:
-        return self.result not in {MoveResult.REFUSED, MoveResult.UNKNOWN}
+        return self.result not in {MigrationResult.REFUSED, MigrationResult.UNKNOWN}
 
 
 Send = Callable[[Sequence[tuple[Command, str]]], Awaitable[None]]
@@ -109,14 +109,14 @@ def share_of(saga_id: SagaId) -> float:
     return int.from_bytes(sha256(saga_id.encode()).digest()[:8], "big") / 2**64 * ALL
 
 
-def why_not(sagas: SagaRegistry, move: Move) -> str | None:
+def why_not(sagas: SagaRegistry, migration: Migration) -> str | None:
     """Why a move can come to nothing, whatever the sagas are; None where it can."""
-    if sagas.find(move.definition, move.to_version) is not None:
-        move.command(SagaId("any"))
+    if sagas.find(migration.definition, migration.to_version) is not None:
+        migration.command(SagaId("any"))
         return None
-    name = f"{move.definition}@{move.to_version}"
-    versions = sorted(version for each, version in sagas.all() if each == move.definition)
-    has = ", ".join(f"{move.definition}@{version}" for version in versions) or "none of it"
+    name = f"{migration.definition}@{migration.to_version}"
+    versions = sorted(version for each, version in sagas.all() if each == migration.definition)
+    has = ", ".join(f"{migration.definition}@{version}" for version in versions) or "none of it"
     return f"this application has no {name} to replay histories with: it has {has}"
 
 
@@ -124,12 +124,12 @@ async def migrate(
     store: EventStore,
     catalogue: Catalogue,
     sagas: SagaRegistry,
-    move: Move,
+    migration: Migration,
     *,
     send: Send | None,
     wait_s: float | None = WAIT_S,
-) -> AsyncIterator[SagaMove]:
-    """Move the sagas that *move* is about, or, without *send*, say what would come of it.
+) -> AsyncIterator[SagaMigration]:
+    """Move the sagas that *migration* is about, or, without *send*, say what would come of it.
 
     *wait_s* None: what comes of the commands is not waited for.
 
@@ -137,35 +137,35 @@ async def migrate(
         StoreUnavailable: the store cannot be read.
         BusUnavailable: commands cannot be sent; those before were.
     """
-    async for page in _pages(catalogue, move):
-        tried = await _tried(store, sagas, move, page)
-        possible = [each.saga for each in tried if each.result is MoveResult.POSSIBLE]
+    async for page in _pages(catalogue, migration):
+        tried = await _tried(store, sagas, migration, page)
+        possible = [each.saga for each in tried if each.result is MigrationResult.POSSIBLE]
         if send is not None and possible:
-            commands = [(move.command(saga.saga_id), saga.key) for saga in possible]
+            commands = [(migration.command(saga.saga_id), saga.key) for saga in possible]
             await send(commands)
         loop = asyncio.get_running_loop()
         until_s = loop.time() + (wait_s or 0)
         for each in tried:
-            if send is None or each.result is not MoveResult.POSSIBLE:
+            if send is None or each.result is not MigrationResult.POSSIBLE:
                 yield each
             elif wait_s is None:
-                yield replace(each, result=MoveResult.UNKNOWN, detail=NOT_WAITED)
+                yield replace(each, result=MigrationResult.UNKNOWN, detail=NOT_WAITED)
             else:
                 left_s = max(0.0, until_s - loop.time())
-                receipt = await _receipt(store, catalogue, move, each.saga, left_s)
-                result = MoveResult(receipt.result.value)
+                receipt = await _receipt(store, catalogue, migration, each.saga, left_s)
+                result = MigrationResult(receipt.result.value)
                 yield replace(each, result=result, detail=receipt.detail)
 
 
-async def unknown_names(store: EventStore, catalogue: Catalogue, move: Move) -> set[str]:
-    """The old names of *move* that no open saga of its version has.
+async def unknown_names(store: EventStore, catalogue: Catalogue, migration: Migration) -> set[str]:
+    """The old names of *migration* that no open saga of its version has.
 
     Where no saga is open, none is missed.
     """
-    unknown, has_sagas = set(move.steps), False
+    unknown, has_sagas = set(migration.steps), False
     if not unknown:
         return unknown
-    async for page in _pages(catalogue, replace(move, percent=ALL)):
+    async for page in _pages(catalogue, replace(migration, percent=ALL)):
         has_sagas = True
         for history in (await store.load([saga.saga_id for saga in page])).values():
             if isinstance(history, History):
@@ -175,51 +175,57 @@ async def unknown_names(store: EventStore, catalogue: Catalogue, move: Move) -> 
     return unknown if has_sagas else set()
 
 
-async def _pages(catalogue: Catalogue, move: Move) -> AsyncIterator[list[SagaSummary]]:
+async def _pages(catalogue: Catalogue, migration: Migration) -> AsyncIterator[list[SagaSummary]]:
     after: SagaId | None = None
-    while page := await catalogue.sagas(definition=move.definition, after=after, limit=PAGE_SAGAS):
+    while page := await catalogue.sagas(
+        definition=migration.definition, after=after, limit=PAGE_SAGAS
+    ):
         after = page[-1].saga_id
-        if chosen := [saga for saga in page if move.takes(saga)]:
+        if chosen := [saga for saga in page if migration.takes(saga)]:
             yield chosen
 
 
 async def _tried(
-    store: EventStore, sagas: SagaRegistry, move: Move, page: Sequence[SagaSummary]
-) -> list[SagaMove]:
+    store: EventStore, sagas: SagaRegistry, migration: Migration, page: Sequence[SagaSummary]
+) -> list[SagaMigration]:
     histories = await store.load([saga.saga_id for saga in page])
     interleaved = Interleaved(TURNS_AT_ONCE)
-    tried: list[SagaMove] = []
+    tried: list[SagaMigration] = []
     for saga in page:
         history = histories.get(saga.saga_id)
         if not isinstance(history, History):
             detail = "it is gone" if history is None else str(history)
             tried.append(_refused(saga, 0, detail))
             continue
-        event = Event(command_fact(move.command(saga.saga_id)), _last_at(history), _TRIAL)
+        event = Event(command_fact(migration.command(saga.saga_id)), _last_at(history), _TRIAL)
         found = (await interleaved.finish(trying(sagas, saga.saga_id, history, event))).found
         if isinstance(found, LoadedSaga):
             found.let_go()
-            possible = MoveResult.POSSIBLE
-            tried.append(SagaMove(saga=saga, entries=len(history), result=possible))
+            possible = MigrationResult.POSSIBLE
+            tried.append(SagaMigration(saga=saga, entries=len(history), result=possible))
         else:
             tried.append(_refused(saga, len(history), found))
     return tried
 
 
-def _refused(saga: SagaSummary, entries: int, why: ReplayMismatch | str) -> SagaMove:
-    return SagaMove(
+def _refused(saga: SagaSummary, entries: int, why: ReplayMismatch | str) -> SagaMigration:
+    return SagaMigration(
         saga=saga,
         entries=entries,
-        result=MoveResult.REFUSED,
+        result=MigrationResult.REFUSED,
         detail=str(why),
         difference=why if isinstance(why, ReplayMismatch) else None,
     )
 
 
 async def _receipt(
-    store: EventStore, catalogue: Catalogue, move: Move, saga: SagaSummary, timeout_s: float
+    store: EventStore,
+    catalogue: Catalogue,
+    migration: Migration,
+    saga: SagaSummary,
+    timeout_s: float,
 ) -> Receipt:
-    command = move.command(saga.saga_id)
+    command = migration.command(saga.saga_id)
     id_, fact = command.command_id, command_fact(command)
     try:
         return await wait_for_receipt(

@@ -36,7 +36,7 @@ from saga.errors import DefinitionError
 _STEP: Final = NameKind.STEP
 
 
-class Renaming:
+class RenamedProgram:
     """Stands in the place of a program whose names are not those of the history."""
 
     __slots__ = ("_names", "_recorded", "program")

@@ -23,11 +23,11 @@ from saga.core.values import value
 from saga.errors import ReplayMismatch
 from saga.ports import History
 from saga.runtime.router import Delivery
-from saga.runtime.saga_cache import LoadedSaga, UnloadableSaga, moving, without_code
+from saga.runtime.saga_cache import LoadedSaga, UnloadableSaga, loading_migrated, without_code
 from saga.runtime.unit_of_work import UnitOfWork
 
 
-def migrations_of(deliveries: Iterable[Delivery]) -> list[SagaId]:
+def sagas_to_migrate(deliveries: Iterable[Delivery]) -> list[SagaId]:
     """The sagas that some of these would migrate."""
     return [each.saga_id for each in deliveries if type(each.event.fact) is Migrated]
 
@@ -96,7 +96,7 @@ def trying(
     fact = replace(fact, from_fingerprint=pinned.fingerprint or None, fingerprint=fingerprint)
     event = replace(event, fact=fact)
     ahead = RecordedTurn(saga_id, history.version + 1, event, [])
-    found = yield from moving(registered, saga_id, history, ahead)
+    found = yield from loading_migrated(registered, saga_id, history, ahead)
     return Tried(event, found)
 
 
