@@ -37,8 +37,8 @@ from saga.lifecycle import Lifecycle, Resource, Role
 from saga.ports import Catalogue, EventStore
 from saga.publishing.writer import PublishOptions
 from saga.runtime.answers import AnswerSearch, raise_refusal, read_answer, wait_for_answer
-from saga.runtime.idle import Left, Waits
 from saga.runtime.bulk_migration import ALL, Migration, SagaMigration, migrate, why_not
+from saga.runtime.idle import Left, Waits
 from saga.runtime.outcomes import Outcome, OutcomePoller, OutcomeWaiters
 from saga.runtime.pauses import wait_for_definition
 from saga.runtime.publisher import Commands

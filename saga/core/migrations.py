@@ -2,8 +2,8 @@
 
 Theory of operation: what was issued before a migration keeps its id for ever: intents, idempotency
 keys, timers and replies carry it. So the history, and the state that is folded from it, know the
-recorded names only; `RenamedProgram` stands between them and a program that has new ones. Of a name that
-was not recorded by then, the new code's own is the id from there on.
+recorded names only; `RenamedProgram` stands between them and a program that has new ones. Of a name
+that was not recorded by then, the new code's own is the id from there on.
 """
 
 from __future__ import annotations

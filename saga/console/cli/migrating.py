@@ -226,7 +226,8 @@ class _Summary:
         return {"sagas": self.results.total(), **counts, "kinds": dict(self.kinds)}
 
     def lines(self, migration: Migration) -> list[str]:
-        name = f"{migration.definition}@{migration.from_version} → {migration.definition}@{migration.to_version}"
+        start, to = migration.from_version, migration.to_version
+        name = f"{migration.definition}@{start} → {migration.definition}@{to}"
         counts = ", ".join(
             f"{self.results[each]:,} {_WORDS[each]}"
             for each in MigrationResult
