@@ -38,7 +38,7 @@ BESIDE: dict[str, tuple[str, ...]] = {
     "saga.retrying": ("saga.ports",),
     "saga.adapters": ("saga.effects",),
     "saga.publishing": ("saga.adapters",),
-    "saga.runtime": ("saga.publishing",),
+    "saga.runtime": ("saga.publishing", "saga.audit"),
     "saga.service": ("saga.lifecycle", "saga.runtime", "saga.publishing"),
     "saga.application": ("saga.effects", "saga.runtime", "saga.service"),
     "saga.assembly": (

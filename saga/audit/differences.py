@@ -81,6 +81,9 @@ class Finding:
     changes: tuple[Change, ...] = ()
     unsaid: int = 0
 
+    def as_error(self) -> ReplayMismatch:
+        return ReplayMismatch(self.version, self.recorded, self.decided, where=self.where)
+
 
 @value
 class Raised:

@@ -7,6 +7,7 @@ history that cannot be replayed is a finding, not an error: the next one is repl
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from typing import Final
 
@@ -31,6 +32,7 @@ from saga.core.history import (
 )
 from saga.core.identity import SagaId
 from saga.core.intents import Continued
+from saga.core.piecewise import Piecewise, at_once
 from saga.core.replay import describe, replaying
 from saga.core.state import SagaState
 from saga.core.texts import described
@@ -58,10 +60,7 @@ class Replayed:
     @property
     def difference(self) -> ReplayMismatch | None:
         """The same as an error."""
-        found = self.finding
-        if found is None:
-            return None
-        return ReplayMismatch(found.version, found.recorded, found.decided, where=found.where)
+        return None if self.finding is None else self.finding.as_error()
 
 
 async def replay_all(
@@ -138,14 +137,35 @@ def _difference(decider: Decider, saga_id: SagaId, history: Sequence[Entry]) -> 
     try:
         state = replayed(decider, saga_id, history)
     except ReplayMismatch as error:
-        found = finding_of(error, decider.contracts)
-        if not has_gone_on(error):
-            return found
-        # The code stands elsewhere by now: what decided is where it stood before this turn.
-        return replace(found, where=_stood_at(decider, saga_id, history, error) or found.where)
+        return at_once(looking_at(error, decider, saga_id, history))
     if state.program is not None:
         state.program.close()
     return None
+
+
+def looking_at(
+    mismatch: ReplayMismatch,
+    decider: Decider,
+    saga_id: SagaId,
+    history: Sequence[Entry],
+    *,
+    ahead: RecordedTurn | None = None,
+) -> Piecewise[Finding]:
+    """What *mismatch* is like, which a replay of *history* has raised."""
+    found = finding_of(mismatch, decider.contracts)
+    if not has_gone_on(mismatch):
+        return found
+    # The code stands elsewhere by now: what decided is where it stood before this turn.
+    before = [turn for turn in turns(history) if turn.version + len(turn) <= mismatch.version]
+    try:
+        state = yield from replaying_guarded(decider, saga_id, History(before), ahead=ahead)
+    except ReplayMismatch:
+        return found
+    if state.program is None:
+        return found
+    where = state.program.stands_at(None)
+    state.program.close()
+    return replace(found, where=where or found.where)
 
 
 def replayed(
@@ -156,21 +176,33 @@ def replayed(
     ahead: RecordedTurn | None = None,
 ) -> SagaState:
     """As `replay`, but what the saga's code raises is a ReplayMismatch too, of its turn's fact."""
+    return at_once(replaying_guarded(decider, saga_id, history, ahead=ahead))
+
+
+def replaying_guarded(
+    decider: Decider,
+    saga_id: SagaId,
+    history: Sequence[Entry],
+    *,
+    ahead: RecordedTurn | None = None,
+) -> Piecewise[SagaState]:
+    """`replayed`, turn by turn."""
     taken = 0
-    pieces = replaying(decider, saga_id, history, ahead=ahead)
-    try:
+    with closing(replaying(decider, saga_id, history, ahead=ahead)) as pieces:
         while True:
-            next(pieces)
+            try:
+                next(pieces)
+            except StopIteration as end:
+                state: SagaState = end.value
+                return state
+            except ReplayMismatch:
+                raise
+            except BaseException as error:
+                if is_ours(error):
+                    raise
+                raise _raised(error, turns(history), taken) from error
             taken += 1
-    except StopIteration as end:
-        state: SagaState = end.value
-        return state
-    except ReplayMismatch:
-        raise
-    except BaseException as error:
-        if is_ours(error):
-            raise
-        raise _raised(error, turns(history), taken) from error
+            yield
 
 
 def _raised(error: BaseException, recorded: Sequence[RecordedTurn], taken: int) -> ReplayMismatch:
@@ -184,22 +216,6 @@ def _raised(error: BaseException, recorded: Sequence[RecordedTurn], taken: int) 
         where=raised_at(error),
         compared=Raised(turn.entries[0]),
     )
-
-
-def _stood_at(
-    decider: Decider, saga_id: SagaId, history: Sequence[Entry], mismatch: ReplayMismatch
-) -> str | None:
-    """Where the code stood before the turn in which it decides otherwise."""
-    before = [turn for turn in turns(history) if turn.version + len(turn) <= mismatch.version]
-    try:
-        state = replayed(decider, saga_id, History(before))
-    except ReplayMismatch:
-        return None
-    if state.program is None:
-        return None
-    where = state.program.stands_at(None)
-    state.program.close()
-    return where
 
 
 def _runs(history: Sequence[Entry], summary: SagaSummary) -> list[tuple[int, str, int]]:

@@ -11,19 +11,21 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import field, replace
 from enum import StrEnum
-from hashlib import sha256
 from itertools import chain
 from typing import Final
 
+from saga.audit.differences import Finding, finding_of_unreadable
+from saga.audit.replaying import looking_at
 from saga.authoring.registry import SagaRegistry
 from saga.contracts import Command, CommandAct
 from saga.core.events import Event
-from saga.core.identity import Instant, MessageId, SagaId
+from saga.core.identity import Instant, MessageId, SagaId, share_of
 from saga.core.migrations import names_in, new_name
+from saga.core.piecewise import Piecewise
 from saga.core.values import value
 from saga.errors import CorruptHistory, ReplayMismatch
 from saga.ports import Catalogue, EventStore, History, SagaSummary
-from saga.runtime.migration_turn import trying
+from saga.runtime.migration_turn import migration_ahead, trying
 from saga.runtime.receipts import NOT_WAITED, WAIT_S, Receipt, Result, wait_for_receipt
 from saga.runtime.router import command_fact
 from saga.runtime.saga_cache import TURNS_AT_ONCE, LoadedSaga
@@ -84,7 +86,7 @@ class MigrationResult(StrEnum):
 
 @value(kw_only=True)
 class SagaMigration:
-    """What came of one saga; *difference* is the first entry that the new code decides otherwise.
+    """What came of one saga; *finding* is the first entry that the new code decides otherwise.
 
     *entries* are those that were replayed.
     """
@@ -93,20 +95,20 @@ class SagaMigration:
     entries: int
     result: MigrationResult
     detail: str | None = None
-    difference: ReplayMismatch | None = None
+    finding: Finding | None = None
 
     @property
     def is_ok(self) -> bool:
         return self.result not in {MigrationResult.REFUSED, MigrationResult.UNKNOWN}
 
+    @property
+    def difference(self) -> ReplayMismatch | None:
+        """The finding as an error."""
+        return None if self.finding is None else self.finding.as_error()
+
 
 Send = Callable[[Sequence[tuple[Command, str]]], Awaitable[None]]
 """Puts commands on the bus, each under the key of its saga."""
-
-
-def share_of(saga_id: SagaId) -> float:
-    """The place of a saga among all, from 0 to below 100: the same for ever, for every version."""
-    return int.from_bytes(sha256(saga_id.encode()).digest()[:8], "big") / 2**64 * ALL
 
 
 def why_not(sagas: SagaRegistry, migration: Migration) -> str | None:
@@ -190,32 +192,43 @@ async def _tried(
 ) -> list[SagaMigration]:
     histories = await store.load([saga.saga_id for saga in page])
     interleaved = Interleaved(TURNS_AT_ONCE)
-    tried: list[SagaMigration] = []
-    for saga in page:
-        history = histories.get(saga.saga_id)
-        if not isinstance(history, History):
-            detail = "it is gone" if history is None else str(history)
-            tried.append(_refused(saga, 0, detail))
-            continue
-        event = Event(command_fact(migration.command(saga.saga_id)), _last_at(history), _TRIAL)
-        found = (await interleaved.finish(trying(sagas, saga.saga_id, history, event))).found
-        if isinstance(found, LoadedSaga):
-            found.let_go()
-            possible = MigrationResult.POSSIBLE
-            tried.append(SagaMigration(saga=saga, entries=len(history), result=possible))
-        else:
-            tried.append(_refused(saga, len(history), found))
-    return tried
+    return [
+        await interleaved.finish(_trying(sagas, migration, saga, histories.get(saga.saga_id)))
+        for saga in page
+    ]
 
 
-def _refused(saga: SagaSummary, entries: int, why: ReplayMismatch | str) -> SagaMigration:
-    return SagaMigration(
-        saga=saga,
-        entries=entries,
-        result=MigrationResult.REFUSED,
-        detail=str(why),
-        difference=why if isinstance(why, ReplayMismatch) else None,
-    )
+def _trying(
+    sagas: SagaRegistry,
+    migration: Migration,
+    saga: SagaSummary,
+    history: History | CorruptHistory | None,
+) -> Piecewise[SagaMigration]:
+    if history is None:
+        return _refused(saga, 0, "it is gone")
+    if isinstance(history, CorruptHistory):
+        return _refused(saga, 0, str(history), finding_of_unreadable(history))
+    saga_id, length = saga.saga_id, len(history)
+    event = Event(command_fact(migration.command(saga_id)), _last_at(history), _TRIAL)
+    tried = yield from trying(sagas, saga_id, history, event)
+    if isinstance(tried.found, LoadedSaga):
+        tried.found.let_go()
+        return SagaMigration(saga=saga, entries=length, result=MigrationResult.POSSIBLE)
+    if isinstance(tried.found, str):
+        return _refused(saga, length, tried.found)
+    registered = sagas.find(migration.definition, migration.to_version)
+    assert registered is not None, migration
+    ahead = migration_ahead(saga_id, history, tried.event)
+    decider = registered.decider
+    found = yield from looking_at(tried.found, decider, saga_id, history, ahead=ahead)
+    return _refused(saga, length, str(found.as_error()), found)
+
+
+def _refused(
+    saga: SagaSummary, entries: int, why: str, finding: Finding | None = None
+) -> SagaMigration:
+    refused = MigrationResult.REFUSED
+    return SagaMigration(saga=saga, entries=entries, result=refused, detail=why, finding=finding)
 
 
 async def _receipt(

@@ -95,9 +95,14 @@ def trying(
     fingerprint = registered.decider.fingerprint
     fact = replace(fact, from_fingerprint=pinned.fingerprint or None, fingerprint=fingerprint)
     event = replace(event, fact=fact)
-    ahead = RecordedTurn(saga_id, history.version + 1, event, [])
+    ahead = migration_ahead(saga_id, history, event)
     found = yield from loading_migrated(registered, saga_id, history, ahead)
     return Tried(event, found)
+
+
+def migration_ahead(saga_id: SagaId, history: History, event: Event) -> RecordedTurn:
+    """The turn that *event* is about to take behind *history*."""
+    return RecordedTurn(saga_id, history.version + 1, event, [])
 
 
 def decided(saga: LoadedSaga, delivery: Delivery) -> Decision:

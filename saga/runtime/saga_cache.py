@@ -18,6 +18,7 @@ from typing import Final
 
 import orjson
 
+from saga.audit.replaying import replaying_guarded
 from saga.authoring.registry import Registered, SagaRegistry
 from saga.core.decider import Decider
 from saga.core.events import Paused, PauseScope, Resumed, SagaStarted, TurnFailed
@@ -423,14 +424,9 @@ def loading_migrated(
     """A saga as another version's code has it, about to take *migration*; or why that cannot be."""
     decider = registered.decider
     try:
-        state = yield from replaying(decider, saga_id, history, ahead=migration)
+        state = yield from replaying_guarded(decider, saga_id, history, ahead=migration)
     except ReplayMismatch as error:
         return error
-    except BaseException as error:  # users' code
-        if is_ours(error):
-            raise
-        decided = f"nothing: the code of version {decider.version} raised {described(error)}"
-        return ReplayMismatch(history.version, "all that is recorded", storable(decided))
     return _loaded(saga_id, decider, state, history)
 
 

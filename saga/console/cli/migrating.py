@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import typer
 
@@ -16,10 +16,11 @@ from saga.authoring.graphs.file.mistakes import Place, shown
 from saga.authoring.graphs.file.reading import Mapped, Member, bytes_of, plain, read
 from saga.authoring.steps import STEP_ID_CHARS_MAX
 from saga.console.cli.commands import DefinitionName
+from saga.console.cli.gate.tally import COLUMNS, Tally
+from saga.console.cli.gate.verdicts import Verdict, verdict_of
 from saga.console.cli.output import ExitCode, Misused, NotSo, Printer
-from saga.console.cli.session import Session, closing, must_exist, name_of
+from saga.console.cli.session import Session, closing, must_exist
 from saga.contracts import Command
-from saga.errors import ReplayMismatch
 from saga.ports import TopicSpec
 from saga.publishing.writer import EventWriter
 from saga.runtime.bulk_migration import (
@@ -35,8 +36,6 @@ from saga.runtime.bulk_migration import migrate as move_sagas
 from saga.runtime.receipts import WAIT_S
 from saga.runtime.versions import versions as versions_of
 
-KINDS_MAX: Final = 20
-"""Of so many kinds of differences it is counted how many sagas have each."""
 _WORDS: Final = {
     MigrationResult.POSSIBLE: "would go on",
     MigrationResult.APPLIED: "go on",
@@ -159,7 +158,7 @@ async def _migrate(
 ) -> int:
     sagas = session.app.registry
     _check(why_not(sagas, migration))
-    summary = _Summary(is_patient=wait_s is not None)
+    summary = _Summary(session.printer, is_patient=wait_s is not None)
     async with session.reading(to_act=not is_dry) as store, _sender(session, is_dry) as send:
         known = {contract.name for contract in session.app.contracts.contracts}
         unknown = await unknown_names(store.store, store.catalogue, migration) - known
@@ -167,11 +166,7 @@ async def _migrate(
         moved = move_sagas(store.store, store.catalogue, sagas, migration, send=send, wait_s=wait_s)
         async for each in moved:
             summary.add(each)
-            _print(session.printer, each, is_ok=summary.is_fine(each))
-    first, *more = summary.lines(migration)
-    session.printer.result(summary.row(), first)
-    if not session.printer.is_json:
-        session.printer.say(*more)
+    summary.tell_result(migration)
     return ExitCode.OK if summary.is_ok else ExitCode.NOT_SO
 
 
@@ -201,80 +196,59 @@ async def _sender(session: Session, is_dry: bool) -> AsyncIterator[Send | None]:
 
 
 class _Summary:
-    """How many sagas came to what, and by how many kinds of differences they were refused."""
+    """How many sagas came to what, and which kinds of differences they were refused for."""
 
-    def __init__(self, *, is_patient: bool) -> None:
-        self.is_patient = is_patient
-        self.results: Counter[MigrationResult] = Counter()
-        self.kinds: Counter[str] = Counter()
+    def __init__(self, printer: Printer, *, is_patient: bool) -> None:
+        self._printer = printer
+        self._is_patient = is_patient
+        self._results: Counter[MigrationResult] = Counter()
+        self._tally = Tally()
         self.is_ok = True
 
-    def add(self, moved: SagaMigration) -> None:
-        self.results[moved.result] += 1
-        self.is_ok = self.is_ok and self.is_fine(moved)
-        if moved.result is MigrationResult.REFUSED:
-            kind = _kind_of(moved)
-            known = kind in self.kinds or len(self.kinds) < KINDS_MAX
-            self.kinds[kind if known else "others"] += 1
+    def add(self, migrated: SagaMigration) -> None:
+        self._results[migrated.result] += 1
+        is_ok = self._is_fine(migrated)
+        self.is_ok = self.is_ok and is_ok
+        verdict = verdict_of(migrated.saga, migrated.finding, entries=migrated.entries)
+        self._tally.add(verdict)
+        if self._printer.is_json:
+            said = {"ok": is_ok, "result": migrated.result, "detail": migrated.detail}
+            self._printer.json(verdict.row() | said)
+        elif not is_ok:
+            self._tell(migrated, verdict)
 
-    def is_fine(self, moved: SagaMigration) -> bool:
+    def tell_result(self, migration: Migration) -> None:
+        counts = list(self._tally.differences())
+        results = {result.value: self._results[result] for result in MigrationResult}
+        if counts and not self._printer.is_json:
+            self._printer.say("")
+            self._printer.table(COLUMNS, [count.cells for count in counts])
+        row = {"sagas": self._results.total(), **results, "kinds": [count.row for count in counts]}
+        self._printer.result(row, self._line(migration))
+
+    def _is_fine(self, migrated: SagaMigration) -> bool:
         """Whether it has not failed: what nobody waits for is not known, and that is no failure."""
-        return moved.is_ok or (moved.result is MigrationResult.UNKNOWN and not self.is_patient)
+        is_unknown = migrated.result is MigrationResult.UNKNOWN
+        return migrated.is_ok or (is_unknown and not self._is_patient)
 
-    def row(self) -> dict[str, Any]:
-        counts = {result.value: self.results[result] for result in MigrationResult}
-        return {"sagas": self.results.total(), **counts, "kinds": dict(self.kinds)}
+    def _tell(self, migrated: SagaMigration, verdict: Verdict) -> None:
+        said = f"{verdict.title} {_WORDS[migrated.result]}"
+        if verdict.is_ok:
+            self._printer.say(f"{said}:")
+            self._printer.say(f"  {migrated.detail}", style="red")
+        else:
+            self._printer.say(f"{said}: {verdict.line}", style="red")
+            self._printer.say(*verdict.told())
 
-    def lines(self, migration: Migration) -> list[str]:
-        start, to = migration.from_version, migration.to_version
-        name = f"{migration.definition}@{start} → {migration.definition}@{to}"
+    def _line(self, migration: Migration) -> str:
         counts = ", ".join(
-            f"{self.results[each]:,} {_WORDS[each]}"
+            f"{self._results[each]:,} {_WORDS[each]}"
             for each in MigrationResult
-            if self.results[each]
+            if self._results[each]
         )
-        lines = [f"{name}: {counts or 'no saga is open'}"]
-        lines += [f"  {count:,} of them: {kind}" for kind, count in self.kinds.most_common()]
-        return lines
-
-
-def _kind_of(moved: SagaMigration) -> str:
-    """What two sagas have in common that are refused for the same: no payloads, no ids."""
-    difference = moved.difference
-    if difference is None:
-        return moved.detail or "refused"
-    recorded, decided = (_words(text) for text in (difference.recorded, difference.decided))
-    return f"the history says {recorded}, the new code {decided}"
-
-
-def _words(text: str) -> str:
-    """An entry without its payload: `intent-issued pay/do/1 shop.int.pay.v1`."""
-    return text.partition(" {")[0].partition("(")[0].strip()
-
-
-def _print(printer: Printer, moved: SagaMigration, *, is_ok: bool) -> None:
-    saga, difference = moved.saga, moved.difference
-    if printer.is_json:
-        row: dict[str, Any] = {"id": saga.saga_id, "key": saga.key, "entries": moved.entries}
-        row |= {"ok": is_ok, "result": moved.result.value, "detail": moved.detail}
-        printer.json(row | {"difference": None if difference is None else _row(difference)})
-    elif not is_ok:
-        printer.say(f"{saga.saga_id} ({name_of(saga)}) {_WORDS[moved.result]}:")
-        printer.say(*_why(moved.detail, difference), style="red")
-
-
-def _row(difference: ReplayMismatch) -> dict[str, Any]:
-    return {name: getattr(difference, name) for name in ("version", "recorded", "decided", "where")}
-
-
-def _why(detail: str | None, difference: ReplayMismatch | None) -> Iterator[str]:
-    if difference is None:
-        yield f"  {detail}"
-        return
-    yield f"  entry {difference.version} of the history  {difference.recorded}"
-    yield f"  the new code says       {difference.decided}"
-    if difference.where is not None:
-        yield f"  in the code             {difference.where}"
+        before, now = migration.from_version, migration.to_version
+        name = f"{migration.definition}@{before} → {migration.definition}@{now}"
+        return f"{name}: {counts or 'no saga is open'}"
 
 
 def _versions(start: str, to: str) -> tuple[str, int, int]:

@@ -5,8 +5,7 @@ import shutil
 
 import pytest
 
-from saga.core.identity import saga_id
-from saga.runtime.bulk_migration import share_of
+from saga.core.identity import saga_id, share_of
 from tests.console.conftest import call, enter, kept
 
 CONTRACTS = """
@@ -104,14 +103,22 @@ def test_dry_run_says_which_sagas_would_decide_otherwise_and_changes_nothing(ope
     *rows, summary = called.rows
 
     assert called.code == 1
-    refused = {row["key"]: row["difference"] for row in rows if not row["ok"]}
-    assert list(refused) == ["odd"]
-    assert "early/do/1" in refused["odd"]["recorded"]
-    assert "reserve/do/1" in refused["odd"]["decided"]
+    [odd] = [row for row in rows if not row["ok"]]
+    assert (odd["key"], odd["kind"], odd["entries"]) == ("odd", "other step", 6)
+    assert "early/do/1" in odd["difference"]["recorded"]
+    assert "reserve/do/1" in odd["difference"]["decided"]
+    assert odd["where"].startswith("toys.py:")
     assert {row["result"] for row in rows if row["ok"]} == {"possible"}
     assert (summary["sagas"], summary["possible"], summary["refused"]) == (5, 4, 1)
-    [kind] = summary["kinds"]
-    assert "moving.int.ship.v1" in kind
+    assert summary["kinds"] == [
+        {
+            "definition": "order",
+            "version": 1,
+            "kind": "other step",
+            "sagas": 1,
+            "example": odd["id"],
+        }
+    ]
     assert {row["version"] for row in call("ls", "--json").rows} == {1}
 
 
@@ -147,8 +154,10 @@ def test_share_of_the_sagas_grows_and_never_changes(open_sagas):
     assert few <= more
     assert call("migrate", *words, "--percent", 0).rows == [
         {**dict.fromkeys(("sagas", "possible", "applied", "duplicate"), 0)}
-        | {"refused": 0, "unknown": 0, "kinds": {}}
+        | {"refused": 0, "unknown": 0, "kinds": []}
     ]
+    looked_at = {row["key"] for row in call("replay", "--percent", middle, "--json").rows[:-1]}
+    assert looked_at == few
 
 
 @pytest.mark.parametrize(
@@ -192,10 +201,27 @@ def test_an_act_needs_a_reason_and_a_dry_run_does_not(open_sagas):
 def test_what_people_read_names_the_first_entry_that_differs(open_sagas):
     called = call("migrate", *BOTH, "--dry-run")
 
-    assert "order/a) refused" in called.out
-    assert "entry 2 of the history  intent-issued reserve/do/1" in called.out
-    assert "the new code says       intent-issued hold/do/1" in called.out
-    assert "\n  4 of them: the history says intent-issued reserve/do/1" in called.out
+    assert "refused: other step at entry 2, intent-issued of" in called.out
+    assert "the history says      intent-issued reserve/do/1" in called.out
+    assert "the code at hand says intent-issued hold/do/1" in called.out
+    assert "order@1  other step      5  order/a" in called.out
+    assert "order@1 → order@2: 5 refused" in called.out
+
+
+def test_new_code_that_raises_is_a_kind_of_difference_and_its_line_is_named(open_sagas):
+    code = (open_sagas / "toys.py").read_text()
+    raises = '    await ctx.wait("go")\n    await ctx.do(Ship'
+    changed = code.replace(raises, '    raise ValueError("no")\n    await ctx.do(Ship')
+    assert changed != code
+    (open_sagas / "toys.py").write_text(changed)
+    line = changed[: changed.index("raise ValueError")].count("\n") + 1
+    dry = call("migrate", *BOTH, "--map", "map.yaml", "--dry-run", "--json")
+
+    first = dry.rows[0]
+    assert (first["result"], first["kind"]) == ("refused", "code raised")
+    assert (first["type"], first["where"]) == ("reply-received", f"toys.py:{line}")
+    assert "ValueError: no" in first["difference"]["decided"]
+    assert [each["sagas"] for each in dry.rows[-1]["kinds"]] == [4, 1]
 
 
 def test_versions_say_which_open_sagas_need_and_which_can_go(open_sagas):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final
-from zlib import crc32
 
 import typer
 
@@ -13,7 +12,7 @@ from saga.audit.differences import Kind
 from saga.audit.replaying import PAGE_SAGAS
 from saga.console.cli.commands import DefinitionName
 from saga.console.cli.gate.verdicts import Verdict
-from saga.core.identity import Instant, SagaId
+from saga.core.identity import Instant, SagaId, share_of
 from saga.core.status import SagaStatus
 from saga.core.values import value
 from saga.ports import Catalogue, SagaSummary
@@ -22,7 +21,6 @@ from saga.ports.store import UNFINISHED
 CHUNK_SAGAS: Final = 50
 CHUNK_ENTRIES: Final = 20_000
 """So much a process has in memory at once, unless one history alone has more."""
-_SAMPLES: Final = 2**32
 
 
 @value
@@ -67,9 +65,7 @@ class Chosen:
         return UNFINISHED if self.is_open_only else (None,)
 
     def has(self, saga: SagaSummary) -> bool:
-        if self.percent is None:
-            return True
-        return crc32(saga.saga_id.encode()) < self.percent / 100 * _SAMPLES
+        return self.percent is None or share_of(saga.saga_id) < self.percent
 
 
 @dataclass(eq=False)

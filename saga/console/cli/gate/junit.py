@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 from xml.etree.ElementTree import Element, ElementTree, SubElement, indent
 
-from saga.console.cli.gate.tally import Count, Suite, Tally
+from saga.console.cli.gate.tally import Count, Suite, Tally, name_of
 from saga.console.cli.gate.verdicts import Verdict
 from saga.console.cli.output import NotSo
 
@@ -101,11 +101,6 @@ def _count(suite: Element) -> None:
     suite.set("failures", str(len(suite.findall("testcase/failure"))))
     suite.set("errors", str(len(suite.findall("testcase/error"))))
     suite.set("skipped", "0")
-
-
-def name_of(suite: Suite) -> str:
-    name, version = suite
-    return f"{name}@{version}" if name else "sagas that the index cannot tell"
 
 
 def _legal(text: str) -> str:

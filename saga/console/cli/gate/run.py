@@ -14,7 +14,7 @@ from saga.console.cli.gate import junit
 from saga.console.cli.gate.choosing import Chunk
 from saga.console.cli.gate.journal import Journal
 from saga.console.cli.gate.progress import Shown
-from saga.console.cli.gate.tally import Count, Tally
+from saga.console.cli.gate.tally import COLUMNS, Tally
 from saga.console.cli.gate.verdicts import Verdict
 from saga.console.cli.output import ExitCode, Printer
 from saga.core.texts import described
@@ -120,7 +120,7 @@ class Run:
         counts = list(tally.differences())
         if counts and not printer.is_json:
             printer.say("")
-            printer.table(("saga", "difference", "sagas", "for example"), list(map(_cells, counts)))
+            printer.table(COLUMNS, [count.cells for count in counts])
         sagas, entries = self._known
         took_s = perf_counter() - self._began
         per_s = round((tally.entries - entries) / took_s) if took_s > 0 else 0
@@ -129,7 +129,7 @@ class Run:
             "entries": tally.entries,
             "ok": not counts,
             "different": tally.different,
-            "kinds": list(map(_row, counts)),
+            "kinds": [count.row for count in counts],
             "resumed": sagas,
             "seconds": round(took_s, 3),
             "entries_per_s": per_s,
@@ -155,18 +155,3 @@ class Run:
 
 def _told(error: BaseException) -> str:
     return str(error) if isinstance(error, SagaError) else described(error)
-
-
-def _cells(count: Count) -> tuple[object, ...]:
-    return junit.name_of(count.suite), count.kind.value, count.sagas, count.example.title
-
-
-def _row(count: Count) -> dict[str, object]:
-    name, version = count.suite
-    return {
-        "definition": name,
-        "version": version,
-        "kind": count.kind,
-        "sagas": count.sagas,
-        "example": count.example.saga_id,
-    }

@@ -16,6 +16,8 @@ EXAMPLES_MAX: Final = 20
 SAGAS_NAMED_MAX: Final = 5_000
 """Up to so many sagas each is named in a report; beyond, those that differ are examples."""
 Suite = tuple[str, int]
+COLUMNS: Final = ("saga", "difference", "sagas", "for example")
+"""What a table of counts has."""
 
 
 @value
@@ -26,6 +28,21 @@ class Count:
     kind: Kind
     sagas: int
     example: Verdict
+
+    @property
+    def row(self) -> dict[str, Any]:
+        name, version = self.suite
+        return {
+            "definition": name,
+            "version": version,
+            "kind": self.kind,
+            "sagas": self.sagas,
+            "example": self.example.saga_id,
+        }
+
+    @property
+    def cells(self) -> tuple[object, ...]:
+        return name_of(self.suite), self.kind.value, self.sagas, self.example.title
 
 
 @dataclass
@@ -101,6 +118,11 @@ class Tally:
         if is_kept:
             self.kept.append(verdict)
         return is_kept
+
+
+def name_of(suite: Suite) -> str:
+    name, version = suite
+    return f"{name}@{version}" if name else "sagas that the index cannot tell"
 
 
 def _suite(verdict: Verdict) -> Suite:
