@@ -1,72 +1,127 @@
 """Comparing snapshots with what histories give, which no worker does: they spare it that.
 
+It runs users' code, as a replay does, and restores what it has found alike, as a worker would.
 Nothing is written; whoever asks removes those that are wrong.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
+from enum import StrEnum
+from typing import Any
 
 import orjson
 
 from saga.audit.replaying import replayed
 from saga.authoring.registry import SagaRegistry
-from saga.core.history import History
-from saga.core.identity import SagaId
+from saga.core.decider import Decider
+from saga.core.history import History, continued_in
 from saga.core.snapshots import snapshot_of
+from saga.core.state import SagaState
+from saga.core.texts import described
+from saga.core.values import value
 from saga.errors import CorruptHistory, ReplayMismatch
-from saga.ports import Snapshot, Store
+from saga.ports import Snapshot
+from saga.users_code import is_ours, raised_at
 
 
-async def compare_snapshots(
-    store: Store, sagas: SagaRegistry, saga_ids: Sequence[SagaId]
-) -> Mapping[SagaId, str]:
-    """Those of these sagas whose snapshots say something else than their histories, and what.
+class Found(StrEnum):
+    SAME = "same"
+    WRONG = "wrong"
+    NOT_COMPARED = "not compared"
 
-    As far as the code at hand is that which wrote them.
 
-    Raises:
-        StoreUnavailable: the store cannot be read.
+@value
+class Comparison:
+    """What was found of one snapshot.
+
+    *problem* is what is wrong with it, or why nothing can be said; *where* is a place in the code.
     """
-    ours = [each for each in (await store.snapshots(saga_ids)).values() if _is_ours(sagas, each)]
-    histories = await store.load([each.saga_id for each in ours]) if ours else {}
-    found = {each.saga_id: _problem(sagas, each, histories.get(each.saga_id)) for each in ours}
-    return {saga_id: problem for saga_id, problem in found.items() if problem is not None}
+
+    found: Found
+    problem: str | None = None
+    where: str | None = None
 
 
-def _is_ours(sagas: SagaRegistry, snapshot: Snapshot) -> bool:
-    registered = sagas.find(snapshot.definition, snapshot.definition_version)
-    return registered is not None and registered.decider.code == snapshot.code
+def wrong(problem: str, where: str | None = None) -> Comparison:
+    return Comparison(Found.WRONG, problem, where)
 
 
-def _problem(
+def compare_snapshot(
     sagas: SagaRegistry, snapshot: Snapshot, history: History | CorruptHistory | None
-) -> str | None:
-    """What is wrong with *snapshot*; None also where nothing can be said, as of an earlier run."""
+) -> Comparison:
+    """*snapshot* beside the *history* of its saga, as far as the code at hand has written it.
+
+    *history* has been loaded later than *snapshot*, and may be whole.
+    """
     registered = sagas.find(snapshot.definition, snapshot.definition_version)
-    assert registered is not None, snapshot
+    if registered is None or registered.decider.code != snapshot.code:
+        return _not_compared("other code has written it")
     if not isinstance(history, History):
-        return None
-    begins_in = history.turns - len(history.recorded)
+        return _not_compared("its history cannot be read")
     if snapshot.turns > history.turns:
-        return f"it covers {snapshot.turns} turns, and the history has {history.turns}"
+        return wrong(f"it covers {snapshot.turns} turns, and the history has {history.turns}")
+    run = _last_run(history)
+    begins_in = run.turns - len(run.recorded)
     if snapshot.turns <= begins_in:
-        return None
-    covered = History(history.recorded[: snapshot.turns - begins_in])
+        return _not_compared("it is of an earlier run")
+    covered = History(run.recorded[: snapshot.turns - begins_in])
+    return _compared_with(covered, registered.decider, snapshot)
+
+
+def _not_compared(why: str) -> Comparison:
+    return Comparison(Found.NOT_COMPARED, why)
+
+
+def _last_run(history: History) -> History:
+    for number in reversed(range(len(history.recorded))):
+        if continued_in(history.recorded[number]) is not None:
+            return History(history.recorded[number:], turns=history.turns)
+    return history
+
+
+def _compared_with(covered: History, decider: Decider, snapshot: Snapshot) -> Comparison:
     try:
-        state = replayed(registered.decider, snapshot.saga_id, covered)
+        given = _told_of(lambda: replayed(decider, snapshot.saga_id, covered))
     except ReplayMismatch:
-        return None  # said of the history
-    given = snapshot_of(state)
-    if state.program is not None:
-        state.program.close()
+        return _not_compared("its history is decided otherwise")
+    except BaseException as error:  # users' code: serializers, validators
+        if is_ours(error):
+            raise
+        return _raised("its history gives a state that cannot be told", error)
     try:
         told = orjson.loads(snapshot.state)["saga"]
     except (ValueError, LookupError, TypeError):
-        return "it cannot be read"
+        return wrong("it cannot be read")
     if given is None:
-        return "its history gives a state that is no data"
-    return next(_different(orjson.loads(orjson.dumps(given)), told), None)
+        return wrong("its history gives a state that is no data")
+    difference = next(_different(given, told), None)
+    if difference is not None:
+        return wrong(difference)
+    try:
+        again = _told_of(lambda: decider.restored(snapshot.saga_id, told))
+    except BaseException as error:  # users' code, or what is no snapshot
+        if is_ours(error):
+            raise
+        return _raised("it cannot be restored", error)
+    if again != given:
+        return wrong("what is restored from it is not what its history gives")
+    return Comparison(Found.SAME)
+
+
+def _told_of(state_of: Callable[[], SagaState]) -> Any:
+    """What a snapshot of a state would say, as JSON gives it again; None where it is no data."""
+    state = state_of()
+    try:
+        told = snapshot_of(state)
+        return None if told is None else orjson.loads(orjson.dumps(told))
+    finally:
+        if state.program is not None:
+            state.program.close()
+
+
+def _raised(what: str, error: BaseException) -> Comparison:
+    return wrong(f"{what}: the code at hand raised {described(error)}", raised_at(error))
 
 
 def _different(given: object, told: object) -> Iterator[str]:

@@ -24,7 +24,8 @@ from saga.contracts.lockfile import lock_of, lock_text
 from saga.core.identity import Instant, SagaId
 from saga.core.values import value
 
-FORMAT: Final = "saga replay 1"
+FORMAT: Final = "saga replay 2"
+_EARLIER: Final = ("saga replay 1",)
 Place = tuple[int, SagaId | None]
 BEGIN: Final[Place] = (0, None)
 
@@ -180,6 +181,8 @@ def _root(named: object) -> str:
 
 def _kept(lines: Sequence[bytes], heading: Heading) -> Kept | str:
     first, *others = map(orjson.loads, lines[:-1])  # behind the last line end it was cut
+    if first["format"] in _EARLIER:
+        return "an earlier release of saga has written it"
     if first["format"] != FORMAT:
         raise ValueError(first["format"])
     if first["code"] != heading.code:

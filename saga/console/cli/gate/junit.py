@@ -1,7 +1,7 @@
 """A report as JUnit XML, which most pipelines show: a suite for each definition and version.
 
 Of some thousand sagas each is a test case; of more there is one for all that are as they were, and
-one for each kind of difference, with some of its sagas.
+one for each kind of difference, with some of its sagas. Snapshots that were compared are one more.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 from xml.etree.ElementTree import Element, ElementTree, SubElement, indent
 
+from saga.audit.snapshots import Found
 from saga.console.cli.gate.tally import Count, Suite, Tally, name_of
 from saga.console.cli.gate.verdicts import Verdict
 from saga.console.cli.output import NotSo
@@ -71,7 +72,29 @@ def _add_suite(root: Element, suite: Suite, tally: Tally, differences: list[Coun
             case.set("line", line)
         failed = SubElement(case, "failure", message=_legal(verdict.line), type=str(verdict.kind))
         failed.text = _legal(text)
+    _add_snapshots(made, suite, tally)
     _count(made)
+
+
+def _add_snapshots(made: Element, suite: Suite, tally: Tally) -> None:
+    wrong = tally.snapshots_found(Found.WRONG, suite)
+    compared = wrong + tally.snapshots_found(Found.SAME, suite)
+    if not compared:
+        return
+    name = f"snapshots are what their histories give ({compared} snapshots)"
+    case = SubElement(made, "testcase", classname=made.get("name", ""), name=name)
+    if not wrong:
+        return
+    text = f"{wrong} of {compared} snapshots are wrong"
+    failed = SubElement(case, "failure", message=text, type="wrong snapshot")
+    lines = [
+        f"{each.name} ({each.saga_id}): {each.snapshot.problem}"
+        for each in tally.of_suite(suite)
+        if each.snapshot is not None and each.has_wrong_snapshot
+    ]
+    more = wrong - len(lines)
+    lines += [f"and {more} more"] if more else []
+    failed.text = _legal("\n".join(lines))
 
 
 def _sagas(verdicts: list[Verdict]) -> Iterator[tuple[str, Verdict | None, str]]:

@@ -1,7 +1,7 @@
 """Worker processes side by side: who does what, who takes too long, who has died.
 
 A process that dies ends nothing. The histories that it held are tried again one by one, and the one
-with which a process dies again is the finding.
+with which a process dies again is the finding. Where the history was through, it is its snapshot's.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from time import monotonic
 from typing import Any, Final
 
 from saga.audit.differences import Finding, Kind
+from saga.audit.snapshots import wrong
 from saga.console.cli.gate import worker
 from saga.console.cli.gate.choosing import Chunk
 from saga.console.cli.gate.verdicts import Verdict, verdict_of
@@ -60,7 +61,9 @@ class _Worker:
         self.job: _Job | None = None
         self.left: deque[SagaSummary] = deque()
         self.began_at: float | None = None
-        """When it began the first of what is *left*; None: it has not."""
+        """When it began the first of what is *left*, or its snapshot; None: it has not."""
+        self.replayed: Verdict | None = None
+        """On the history of the first of what is *left*, while its snapshot is compared."""
         self.asked_at: float | None = None
         """When it was asked where it stands, as it takes too long."""
 
@@ -70,7 +73,7 @@ class _Worker:
 
     def give(self, job: _Job) -> None:
         self.job, self.left = job, deque(job.sagas)
-        self.began_at = self.asked_at = None
+        self.began_at = self.asked_at = self.replayed = None
         self.pipe.send(job.sagas)
 
     def take(self, verdict: Verdict) -> Chunk:
@@ -78,7 +81,7 @@ class _Worker:
         chunk = self.job.chunk
         chunk.verdicts.append(verdict)
         self.left.popleft()
-        self.began_at = self.asked_at = None
+        self.began_at = self.asked_at = self.replayed = None
         if not self.left:
             self.job = None
         return chunk
@@ -184,6 +187,9 @@ class Pool:
                 self._starts_failed = 0
             case worker.Began():
                 speaker.began_at = monotonic()
+            case worker.ReplayedOnly(verdict=replayed):
+                speaker.began_at, speaker.asked_at = monotonic(), None
+                speaker.replayed = replayed
             case Verdict():
                 yield speaker.take(said), said
             case worker.Stands(where=where):
@@ -205,12 +211,10 @@ class Pool:
 
     def _give_up(self, slow: _Worker, where: str | None) -> tuple[Chunk, Verdict]:
         """End a process whose history takes too long; what else it held is for others."""
-        decided = f"nothing within {self._timeout_s:g} seconds: the process was ended"
-        saga, job = slow.left[0], slow.job
-        assert job is not None, saga
-        found = _of_process(Kind.TOOK_TOO_LONG, decided, where)
+        assert slow.job is not None, slow.left
         self._lose(slow)
-        verdict = verdict_of(saga, found)
+        why = f"nothing within {self._timeout_s:g} seconds: the process was ended"
+        verdict = _blamed(slow, Kind.TOOK_TOO_LONG, why, where)
         chunk = slow.take(verdict)
         if slow.left:
             self._waiting.appendleft(_Job(chunk, list(slow.left)))
@@ -227,8 +231,8 @@ class Pool:
         if job is None or not held:
             return
         if job.is_alone:
-            decided = f"nothing: the process that replayed it {ended}"
-            verdict = verdict_of(held[0], _of_process(Kind.PROCESS_DIED, decided, None))
+            why = f"nothing: the process that replayed it {ended}"
+            verdict = _blamed(dead, Kind.PROCESS_DIED, why, None)
             yield dead.take(verdict), verdict
             return
         named = ", ".join(f"{each.definition}/{each.key}" for each in held[:NAMED_MAX])
@@ -251,8 +255,13 @@ class Pool:
                 each.process.join(max(0.0, until - monotonic()))
 
 
-def _of_process(kind: Kind, decided: str, where: str | None) -> Finding:
-    return Finding(kind=kind, version=0, recorded="a whole history", decided=decided, where=where)
+def _blamed(lost: _Worker, kind: Kind, decided: str, where: str | None) -> Verdict:
+    """On the saga that a worker was about when it was lost: its history, or its snapshot alone."""
+    if lost.replayed is not None:
+        return lost.replayed.with_snapshot(wrong(f"{kind}: to compare it gave {decided}", where))
+    recorded = "a whole history"
+    found = Finding(kind=kind, version=0, recorded=recorded, decided=decided, where=where)
+    return verdict_of(lost.left[0], found)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import Annotated, Final, Self
 
 import typer
 
+from saga.audit.snapshots import Found
 from saga.console.cli.gate import junit
 from saga.console.cli.gate.choosing import Chunk
 from saga.console.cli.gate.journal import Journal
@@ -43,7 +44,8 @@ class How:
             "--timeout-s",
             metavar="SECONDS",
             min=0.1,
-            help="How long one history may take; then its process is ended, and it is a finding.",
+            help="How long one history may take, and a snapshot; then its process is ended, and it "
+            "is a finding.",
         ),
     ] = 60.0
     resume: Annotated[
@@ -124,20 +126,27 @@ class Run:
         sagas, entries = self._known
         took_s = perf_counter() - self._began
         per_s = round((tally.entries - entries) / took_s) if took_s > 0 else 0
+        wrong, same = map(tally.snapshots_found, (Found.WRONG, Found.SAME))
+        is_ok = not counts and not wrong
         row = {
             "sagas": tally.sagas,
             "entries": tally.entries,
-            "ok": not counts,
+            "ok": is_ok,
             "different": tally.different,
             "kinds": [count.row for count in counts],
+            "snapshots": {
+                "compared": same + wrong,
+                "wrong": wrong,
+                "not_compared": tally.snapshots_found(Found.NOT_COMPARED),
+            },
             "resumed": sagas,
             "seconds": round(took_s, 3),
             "entries_per_s": per_s,
         }
         verdict = f"{tally.different:,} of them differ" if counts else "all as today's code decides"
         text = f"{tally.sagas:,} sagas, {tally.entries:,} entries, {per_s:,} a second: {verdict}"
-        printer.result(row, text)
-        return ExitCode.NOT_SO if counts else ExitCode.OK
+        printer.result(row, text + _of_snapshots(tally))
+        return ExitCode.OK if is_ok else ExitCode.NOT_SO
 
     def _tell(self, verdict: Verdict) -> None:
         self._tally.add(verdict)
@@ -155,3 +164,16 @@ class Run:
 
 def _told(error: BaseException) -> str:
     return str(error) if isinstance(error, SagaError) else described(error)
+
+
+def _of_snapshots(tally: Tally) -> str:
+    """Nothing where no saga has one."""
+    count = {each: tally.snapshots_found(each) for each in Found}
+    if not any(count.values()):
+        return ""
+    text = f"; {count[Found.SAME] + count[Found.WRONG]:,} snapshots compared"
+    if count[Found.WRONG]:
+        text += f", {count[Found.WRONG]:,} of them wrong"
+    if count[Found.NOT_COMPARED]:
+        text += f"; {count[Found.NOT_COMPARED]:,} not compared"
+    return text

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from saga.audit.differences import Kind
+from saga.audit.snapshots import Found
 from saga.console.cli.gate.verdicts import Verdict
 from saga.core.values import value
 
 EXAMPLES_MAX: Final = 20
-"""So many differences of each kind are kept, of each definition and version."""
+"""So many differences of each kind, and wrong snapshots, are kept of a definition and version."""
 SAGAS_NAMED_MAX: Final = 5_000
 """Up to so many sagas each is named in a report; beyond, those that differ are examples."""
 Suite = tuple[str, int]
@@ -52,8 +53,9 @@ class Tally:
     names_each: bool = False
     entries: int = 0
     counts: Counter[tuple[Suite, Kind | None]] = field(default_factory=Counter)
+    snapshots: Counter[tuple[Suite, Found]] = field(default_factory=Counter)
     kept: list[Verdict] = field(default_factory=list)
-    _examples: Counter[tuple[Suite, Kind]] = field(default_factory=Counter)
+    _examples: Counter[tuple[Suite, Kind | Found]] = field(default_factory=Counter)
 
     @property
     def sagas(self) -> int:
@@ -63,6 +65,14 @@ class Tally:
     def different(self) -> int:
         return sum(count for (_, kind), count in self.counts.items() if kind is not None)
 
+    def snapshots_found(self, found: Found, suite: Suite | None = None) -> int:
+        """How many snapshots were found so: of one definition and version, or of all."""
+        return sum(
+            count
+            for (each, kind), count in self.snapshots.items()
+            if kind is found and suite in (None, each)
+        )
+
     @property
     def suites(self) -> list[Suite]:
         return sorted({suite for suite, _ in self.counts})
@@ -71,11 +81,14 @@ class Tally:
         """Count it; whether it is kept, too."""
         self.entries += verdict.entries
         self.counts[_suite(verdict), verdict.kind] += 1
+        if verdict.snapshot is not None:
+            self.snapshots[_suite(verdict), verdict.snapshot.found] += 1
         return self._keep(verdict)
 
     def merge(self, other: Tally) -> None:
         self.entries += other.entries
         self.counts += other.counts
+        self.snapshots += other.snapshots
         for verdict in other.kept:
             self._keep(verdict)
 
@@ -96,8 +109,9 @@ class Tally:
     def plain(self) -> dict[str, Any]:
         """As JSON may have it."""
         counts = [[*suite, kind, count] for (suite, kind), count in self.counts.items()]
+        snapshots = [[*suite, found, count] for (suite, found), count in self.snapshots.items()]
         kept = [verdict.plain() for verdict in self.kept]
-        return {"entries": self.entries, "counts": counts, "kept": kept}
+        return {"entries": self.entries, "counts": counts, "snapshots": snapshots, "kept": kept}
 
     @classmethod
     def of_plain(cls, plain: dict[str, Any], *, names_each: bool) -> Tally:
@@ -105,16 +119,20 @@ class Tally:
         tally = cls(names_each=names_each, entries=plain["entries"])
         for name, version, kind, count in plain["counts"]:
             tally.counts[(name, version), None if kind is None else Kind(kind)] += count
+        for name, version, found, count in plain["snapshots"]:
+            tally.snapshots[(name, version), Found(found)] += count
         for verdict in plain["kept"]:
             tally._keep(Verdict.of_plain(verdict))
         return tally
 
     def _keep(self, verdict: Verdict) -> bool:
         is_kept = self.names_each
-        if verdict.kind is not None:
-            place = (_suite(verdict), verdict.kind)
-            self._examples[place] += 1
-            is_kept = is_kept or self._examples[place] <= EXAMPLES_MAX
+        wrong = Found.WRONG if verdict.has_wrong_snapshot else None
+        for what in (verdict.kind, wrong):
+            if what is not None:
+                place = (_suite(verdict), what)
+                self._examples[place] += 1
+                is_kept = is_kept or self._examples[place] <= EXAMPLES_MAX
         if is_kept:
             self.kept.append(verdict)
         return is_kept

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from saga.audit.differences import Finding, Kind
 from saga.audit.replaying import Replayed
+from saga.audit.snapshots import Comparison, Found
 from saga.core.values import value
 from saga.ports import SagaSummary
 from saga.runtime.view import iso
@@ -19,7 +20,7 @@ class Verdict:
     """What a replay has found of one saga; *kind* None: today's code decides what is stored.
 
     *changes* are path, recorded and decided text of each field that differs; *unsaid* counts those
-    that are left out.
+    that are left out. *snapshot* is what was found of that, where the saga has one.
     """
 
     saga_id: str
@@ -36,10 +37,15 @@ class Verdict:
     where: str | None = None
     changes: tuple[tuple[str, str | None, str | None], ...] = ()
     unsaid: int = 0
+    snapshot: Comparison | None = None
 
     @property
     def is_ok(self) -> bool:
         return self.kind is None
+
+    @property
+    def has_wrong_snapshot(self) -> bool:
+        return self.snapshot is not None and self.snapshot.found is Found.WRONG
 
     @property
     def name(self) -> str:
@@ -82,6 +88,7 @@ class Verdict:
             "where": self.where,
             "changes": changes,
             "unsaid": self.unsaid,
+            "snapshot": None if self.snapshot is None else asdict(self.snapshot),
         }
 
     def told(self) -> Iterator[str]:
@@ -103,7 +110,15 @@ class Verdict:
         """Reverses `plain`, and what JSON made of it."""
         kind = None if plain["kind"] is None else Kind(plain["kind"])
         changes = tuple((path, before, now) for path, before, now in plain["changes"])
-        return cls(**{**plain, "kind": kind, "changes": changes})
+        of_snapshot = plain["snapshot"]
+        snapshot = None
+        if of_snapshot is not None:
+            snapshot = Comparison(**{**of_snapshot, "found": Found(of_snapshot["found"])})
+        return cls(**{**plain, "kind": kind, "changes": changes, "snapshot": snapshot})
+
+    def with_snapshot(self, compared: Comparison) -> Verdict:
+        where = None if compared.where is None else shortened(compared.where)
+        return replace(self, snapshot=replace(compared, where=where))
 
 
 def verdict_on(replayed: Replayed) -> Verdict:

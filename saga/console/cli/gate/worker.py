@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from typing import Final
@@ -22,6 +22,7 @@ from typing import Final
 from saga.adapters.opening import OpenedStore, open_store
 from saga.audit.differences import Finding, Kind
 from saga.audit.replaying import Histories, replay_one
+from saga.audit.snapshots import compare_snapshot, wrong
 from saga.authoring.registry import SagaRegistry
 from saga.console.cli import logs
 from saga.console.cli.gate.verdicts import Verdict, verdict_of, verdict_on
@@ -31,9 +32,9 @@ from saga.core.identity import SagaId
 from saga.core.texts import described
 from saga.core.values import value
 from saga.errors import CorruptHistory, DeterminismWarning, SagaError, StoreUnavailable
-from saga.ports import EventStore, SagaSummary
+from saga.ports import EventStore, SagaSummary, Snapshot, Store
 from saga.settings import Settings
-from saga.users_code import is_ours, place_among, raised_at
+from saga.users_code import is_a, is_ours, place_among, raised_at
 
 NO_MEMORY: Final = 77
 """The exit code of a worker that ran out of memory."""
@@ -61,6 +62,13 @@ class Began:
 
 
 @value
+class ReplayedOnly:
+    """From a worker: what it found of a history; now it compares the snapshot of that saga."""
+
+    verdict: Verdict
+
+
+@value
 class Stands:
     """From a worker: the line in users' code at which it stands, if that is known."""
 
@@ -76,7 +84,7 @@ class Broke:
 
 
 Task = list[SagaSummary]
-Said = Ready | Began | Verdict | Stands | Broke
+Said = Ready | Began | ReplayedOnly | Verdict | Stands | Broke
 Asked = Task | TellPlace | Stop
 
 
@@ -96,8 +104,8 @@ def work(pipe: Connection, settings: Settings) -> None:
             store = runner.run(_open(settings))
             parent.say(Ready())
             while (task := parent.next_task()) is not None:
-                histories = runner.run(load_whole(store.store, task))
-                _replay(sagas, task, histories, parent)
+                loaded = runner.run(load_whole(store.store, sagas, task))
+                _replay(sagas, task, loaded, parent)
             runner.run(_close(store))
     except MemoryError:
         os._exit(NO_MEMORY)
@@ -105,12 +113,32 @@ def work(pipe: Connection, settings: Settings) -> None:
         parent.say(Broke(str(error), isinstance(error, StoreUnavailable)))
 
 
-async def load_whole(store: EventStore, task: Sequence[SagaSummary]) -> Histories:
+@value
+class Loaded:
+    histories: Histories
+    snapshots: Mapping[SagaId, Snapshot]
+
+
+async def load_whole(store: Store, sagas: SagaRegistry, task: Sequence[SagaSummary]) -> Loaded:
     """The histories of *task*; of one that cannot even be asked for, why.
+
+    And the snapshots that there may be, which are loaded first: a saga may go on meanwhile.
 
     Raises:
         StoreError: the store cannot be read at all.
     """
+    may_have = [saga.saga_id for saga in task if _may_have_snapshot(sagas, saga)]
+    snapshots = await store.snapshots(may_have) if may_have else {}
+    return Loaded(await _load_histories(store, task), snapshots)
+
+
+def _may_have_snapshot(sagas: SagaRegistry, saga: SagaSummary) -> bool:
+    registered = sagas.find(saga.definition, saga.definition_version)
+    has_any = registered is None or bool(registered.decider.code)
+    return has_any and not saga.status.is_ended
+
+
+async def _load_histories(store: EventStore, task: Sequence[SagaSummary]) -> Histories:
     ids = [saga.saga_id for saga in task]
     try:
         return await store.load(ids, is_whole=True)
@@ -130,14 +158,45 @@ async def _load_one(store: EventStore, saga: SagaId) -> History | CorruptHistory
     return found.get(saga, History())
 
 
-def replayed_by(sagas: SagaRegistry, saga: SagaSummary, histories: Histories) -> Verdict:
-    """The verdict on one history, whatever its code does."""
+def replayed_by(
+    sagas: SagaRegistry,
+    saga: SagaSummary,
+    loaded: Loaded,
+    *,
+    is_theirs: Callable[[BaseException], bool],
+    say: Callable[[ReplayedOnly], None],
+) -> Verdict:
+    """The verdict on one history, and on the snapshot behind it, whatever their code does.
+
+    *is_theirs* tells what the code has raised from what has come from outside.
+    """
     try:
-        return verdict_on(replay_one(sagas, saga, histories))
+        verdict = verdict_on(replay_one(sagas, saga, loaded.histories))
     except BaseException as error:
-        if is_ours(error):
+        if not is_theirs(error):
             raise
-        return _on_raised(saga, error)
+        verdict = _on_raised(saga, error)
+    snapshot = loaded.snapshots.get(saga.saga_id)
+    if snapshot is None:
+        return verdict
+    say(ReplayedOnly(verdict))
+    try:
+        compared = compare_snapshot(sagas, snapshot, loaded.histories.get(saga.saga_id))
+    except BaseException as error:
+        if not is_theirs(error):
+            raise
+        compared = wrong(f"the code at hand raised {described(error)}", raised_at(error))
+    return verdict.with_snapshot(compared)
+
+
+def is_users(error: BaseException) -> bool:
+    return not is_ours(error)
+
+
+def _is_no_end(error: BaseException) -> bool:
+    """In a worker, none comes from outside but that it has no memory."""
+    outside = (KeyboardInterrupt, asyncio.CancelledError)
+    return is_users(error) or any(is_a(error, each) for each in outside)
 
 
 def _on_raised(saga: SagaSummary, error: BaseException) -> Verdict:
@@ -152,14 +211,10 @@ def _on_raised(saga: SagaSummary, error: BaseException) -> Verdict:
     return verdict_of(saga, found)
 
 
-def _replay(sagas: SagaRegistry, task: Task, histories: Histories, parent: _Parent) -> None:
+def _replay(sagas: SagaRegistry, task: Task, loaded: Loaded, parent: _Parent) -> None:
     for saga in task:
         parent.say(Began())
-        try:
-            verdict = replayed_by(sagas, saga, histories)
-        except (KeyboardInterrupt, asyncio.CancelledError) as error:
-            verdict = _on_raised(saga, error)  # its code raised that: none has come from outside
-        parent.say(verdict)
+        parent.say(replayed_by(sagas, saga, loaded, is_theirs=_is_no_end, say=parent.say))
 
 
 async def _open(settings: Settings) -> OpenedStore:
