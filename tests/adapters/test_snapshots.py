@@ -5,6 +5,7 @@ from contextlib import closing
 
 import pytest
 
+from saga.adapters.snapshot_rows import SNAPSHOT_COLUMNS
 from saga.adapters.sqlite import SqliteDatabase, SqliteEventStore
 from saga.adapters.sqlite.histories import _FROM_SNAPSHOTS
 from saga.ports import SnapshotAndTail
@@ -20,6 +21,10 @@ DAMAGE = {
     "another turn": "UPDATE saga_snapshots SET turns = 2",
     "a turn to come": "UPDATE saga_snapshots SET turns = 99",
     "no turn": "UPDATE saga_snapshots SET turns = -1",
+    **{
+        f"no text in {column}": f"UPDATE saga_snapshots SET {column} = CAST(x'ff' AS TEXT)"
+        for column in (*SNAPSHOT_COLUMNS.split(", "), "proof")
+    },
     "no number": "UPDATE saga_snapshots SET version = 'six'",
     "another history": (
         "UPDATE stored_events SET state = replace(state, '\"m-1\"', '\"m-2\"') "
@@ -41,11 +46,14 @@ async def test_a_snapshot_that_is_damaged_is_not_believed(tmp_path, damage):
 
     [found] = (await store.load_from_snapshots([saga(1)])).values()
     [whole] = (await store.load([saga(1)])).values()
+    kept = await store.snapshots([saga(1)])
     await database.close()
 
     if damage == "nothing":
         assert isinstance(found, SnapshotAndTail)
         assert found.tail == entries(saga(1), 6, 2)
+    elif damage in ("no text in definition", "no text in code"):
+        assert kept[saga(1)] != snapshot(saga(1), 3)  # so no code will read it
     else:
         assert found == whole
 

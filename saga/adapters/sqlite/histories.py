@@ -57,13 +57,28 @@ _FROM_SNAPSHOTS: Final = ManyRows(
     "e.originator_version, e.topic, e.state "
     "FROM {rows} AS r CROSS JOIN saga_index AS i ON i.saga_id = r.column1 "
     "LEFT JOIN saga_runs AS n ON n.saga = i.number "
-    "LEFT JOIN saga_snapshots AS p ON p.saga = i.number AND p.turns >= coalesce(n.turn, 1) "
+    "LEFT JOIN saga_snapshots AS p ON p.saga = i.number "
+    "AND typeof(p.turns) = 'integer' AND p.turns >= coalesce(n.turn, 1) "
     "LEFT JOIN stored_events AS e ON e.originator_id = printf('%032x', i.number) "
     f"AND e.originator_version >= coalesce(p.turns, n.turn, {-(2**63)})",
     1,
 )
+_KINDS: Final = {
+    "integer": ("definition_version", "turns", "version"),
+    "blob": ("state", "proof"),
+    "text": ("definition", "code"),
+}
+
+
+def _as_its_kind(column: str) -> str:
+    """NULL where it holds something else; texts as bytes, as those of a damaged row may be none."""
+    [kind] = [kind for kind, columns in _KINDS.items() if column in columns]
+    found = f"CAST(p.{column} AS BLOB)" if kind == "text" else f"p.{column}"
+    return f"CASE typeof(p.{column}) WHEN '{kind}' THEN {found} END"
+
+
 _SNAPSHOTS: Final = ManyRows(
-    f"SELECT i.saga_id, {', '.join(f'p.{each}' for each in SNAPSHOT_COLUMNS.split(', '))}, p.proof "
+    f"SELECT i.saga_id, {', '.join(map(_as_its_kind, (*SNAPSHOT_COLUMNS.split(', '), 'proof')))} "
     "FROM {rows} AS r CROSS JOIN saga_index AS i ON i.saga_id = r.column1 "
     "CROSS JOIN saga_snapshots AS p ON p.saga = i.number",
     1,
@@ -140,7 +155,7 @@ class SqliteHistories(EventStore, SnapshotStore):
             rows = _FROM_SNAPSHOTS.fetch(cursor, wanted)
             found = [(each, _in_order(turns, behind=4)) for each, turns in groupby(rows, shared)]
             told = [(saga_id,) for (saga_id, _, turns, _), _ in found if turns is not None]
-            kept = {row[0]: row for row in _SNAPSHOTS.fetch(cursor, told)} if told else {}
+            kept = {row[0]: row for row in _kept(cursor, told)} if told else {}
             return {
                 saga_id: reading_history(saga_id, rows, known=known, first=first)
                 if turns is None
@@ -168,7 +183,7 @@ class SqliteHistories(EventStore, SnapshotStore):
     @override
     async def snapshots(self, saga_ids: Sequence[SagaId]) -> Mapping[SagaId, Snapshot]:
         wanted = [(saga_id,) for saga_id in saga_ids]
-        rows = await self._database.read(lambda cursor: _SNAPSHOTS.fetch(cursor, wanted))
+        rows = await self._database.read(lambda cursor: _kept(cursor, wanted))
         found = map(to_snapshot, (row[:-1] for row in rows))
         return {each.saga_id: each for each in found if each is not None}
 
@@ -207,3 +222,15 @@ def _in_order(
     except TypeError:
         turns.sort(key=lambda turn: (False, turn[0]) if type(turn[0]) is int else (True, 0))
     return turns
+
+
+def _kept(cursor: sqlite3.Cursor, wanted: Sequence[tuple[SagaId]]) -> list[tuple[Any, ...]]:
+    """The rows of snapshots; where a text is none, nobody has such a definition or code."""
+    return [
+        (saga_id, _text(definition), version, _text(code), *others)
+        for saga_id, definition, version, code, *others in _SNAPSHOTS.fetch(cursor, wanted)
+    ]
+
+
+def _text(stored: bytes | None) -> str | None:
+    return None if stored is None else stored.decode(errors="replace")
