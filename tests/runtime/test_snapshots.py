@@ -11,19 +11,20 @@ from typing import Any
 import orjson
 import pytest
 
-from saga import Event, Intent, Next, State, StepDone, do, machine
+from saga import Event, Intent, Next, State, StepDone, continue_as_new, do, machine
 from saga.adapters.memory import MemoryCatalogue, MemoryEventStore
-from saga.audit.snapshots import compare_snapshots
+from saga.audit.snapshots import Comparison, Found, compare_snapshot
 from saga.authoring import SagaRegistry
 from saga.authoring.machines.definition import MachineDefinition
 from saga.contracts import ContractRegistry, message_of
 from saga.core.decider import RECORDED
 from saga.core.events import Event as Happened
 from saga.core.events import ReplyOutcome, ReplyReceived, SagaStarted
-from saga.core.history import RecordedTurn
+from saga.core.history import History, RecordedTurn, continued_in
 from saga.core.identity import Direction, Instant, MessageId, SagaId, intent_id, saga_id
 from saga.core.state import parts_of
 from saga.core.status import SagaStatus
+from saga.errors import CorruptHistory
 from saga.ports import Batch, HistoryAppend, Snapshot
 from saga.runtime import saga_cache
 from saga.runtime.saga_cache import (
@@ -69,6 +70,19 @@ TABLE = {Ticking: {StepDone: (Ticking, Stopped)}}
 @machine("clock", version=1, starts_on=Wound, transitions=TABLE)
 def clock(_: Wound) -> Next[Ticking]:
     return Ticking(), do(Tick(number=0), undo=Untick)
+
+
+class Lap(Ticking):
+    def handle(self, event: StepDone) -> Next[Lap | Stopped]:
+        number = self.number + 1
+        if number == 20:
+            return Stopped(), continue_as_new(Wound(id="c-1"))
+        return Lap(number=number), do(Tick(number=number), undo=Untick)
+
+
+@machine("clock", version=1, starts_on=Wound, transitions={Lap: {StepDone: (Lap, Stopped)}})
+def laps(_: Wound) -> Next[Lap]:
+    return Lap(), do(Tick(number=0), undo=Untick)
 
 
 async def order(ctx, placed):
@@ -431,20 +445,64 @@ def test_a_batch_says_which_snapshots_are_over(entries: int, *, is_dropped: bool
 
 
 async def test_snapshots_are_compared_with_what_their_histories_give():
-    """As far as the code at hand is that which wrote them; those that are wrong are named."""
+    """As far as the code at hand is that which wrote them; what is wrong is said."""
     clocks = Clocks()
-    for key in ("right", "wrong", "torn", "of others", "short"):
-        await clocks.grow(20 if key == "short" else 130, key)
+    for key in ("right", "wrong", "torn", "of others"):
+        await clocks.grow(130, key)
     wrong, torn, others = map(clocks.id_of, ("wrong", "torn", "of others"))
     kept = (await clocks.store.snapshots([wrong]))[wrong]
     clocks.store.damage(wrong, state=kept.state.replace(b'"ended_steps":', b'"run_steps":'))
     clocks.store.damage(torn, state=kept.state[:-9])
     clocks.store.damage(others, code="0" * 32)
-    ids = [clocks.id_of(key) for key in ("right", "wrong", "torn", "of others", "short")]
+    ids = [clocks.id_of(key) for key in ("right", "wrong", "torn", "of others")]
+    snapshots = await clocks.store.snapshots(ids)
 
-    compared = await compare_snapshots(clocks.store, clocks.registry, ids)
+    for histories in (await clocks.store.load(ids), await clocks.store.load(ids, is_whole=True)):
+        compared = [
+            compare_snapshot(clocks.registry, snapshots[each], histories[each]) for each in ids
+        ]
+        assert compared == [
+            Comparison(Found.SAME),
+            Comparison(Found.WRONG, "its state is not what its history gives"),
+            Comparison(Found.WRONG, "it cannot be read"),
+            Comparison(Found.NOT_COMPARED, "other code has written it"),
+        ]
 
-    assert compared == {
-        wrong: "its state is not what its history gives",
-        torn: "it cannot be read",
-    }
+
+async def test_of_what_a_history_does_not_give_nothing_is_said():
+    clocks = Clocks()
+    live = await clocks.grow(130)
+    kept = await clocks.kept()
+    assert kept is not None
+
+    async def compared(history: Any) -> Comparison:
+        return compare_snapshot(clocks.registry, kept, history)
+
+    whole = (await clocks.store.load([live.saga_id]))[live.saga_id]
+    assert isinstance(whole, History)
+    unread = CorruptHistory(live.saga_id, 1, "no")
+    short = History(whole.recorded[: kept.turns - 1])
+    later = History(whole.recorded[-1:], turns=whole.turns)
+
+    assert (await compared(unread)).problem == "its history cannot be read"
+    assert (await compared(None)).found is Found.NOT_COMPARED
+    assert (await compared(short)).problem == (
+        f"it covers {kept.turns} turns, and the history has {kept.turns - 1}"
+    )
+    assert (await compared(later)).problem == "it is of an earlier run"
+
+
+async def test_of_a_whole_history_only_the_last_run_gives_a_snapshot():
+    clocks = Clocks(laps)
+    await clocks.grow(100)
+    live = await clocks.loaded()
+    snapshot = snapshot_in(live)
+    assert snapshot is not None
+    whole = (await clocks.store.load([live.saga_id], is_whole=True))[live.saga_id]
+    assert isinstance(whole, History)
+    runs = [number for number, turn in enumerate(whole.recorded, 1) if continued_in(turn)]
+
+    assert len(runs) == 2
+    assert compare_snapshot(clocks.registry, snapshot, whole) == Comparison(Found.SAME)
+    earlier = replace(snapshot, turns=runs[-1] - 1)
+    assert compare_snapshot(clocks.registry, earlier, whole).problem == "it is of an earlier run"

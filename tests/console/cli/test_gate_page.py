@@ -15,6 +15,7 @@ from saga.console.cli.session import load_app
 from saga.errors import UnknownEntry
 from saga.testing import given, history_from
 from tests.connected import database_on
+from tests.console.cli.test_snapshots import C_1, MACHINES, WRONG, keep
 from tests.console.conftest import call, start
 from tests.console.toys import ORDER, TOYS
 from tests.test_readme import BLOCK, ROOT, command_at, words_of
@@ -178,6 +179,27 @@ def test_a_role_that_can_only_read_is_enough(reader, toys):
     assert called.code == 0, called.err
     assert called.rows[-1]["sagas"] == 7
     assert call("replay", "--jobs", "0", "--open", "--store", reader).code == 0
+
+
+@pytest.mark.connected
+@pytest.mark.slow
+def test_a_role_that_can_only_read_is_told_of_a_wrong_snapshot_and_leaves_it(
+    production, reader, toys
+):
+    """It may look at them, and not remove them; who may write does."""
+    (toys / "toys.py").write_text(MACHINES)
+    assert call("publish", "clocks.evt.begun.v1", '{"name": "c-1"}').code == 0
+    assert call("run", "--until-idle").code == 0
+    keep(C_1, state=WRONG)
+    clocks = ("replay", "--definition", "clock", "--json")
+
+    read = call(*clocks, "--store", reader)
+    written = call(*clocks)
+
+    for called, so in ((read, "stays ("), (written, "is removed: ")):
+        assert (called.code, called.rows[-1]["snapshots"]["wrong"]) == (1, 1), called
+        assert f"the snapshot of saga {C_1} is wrong, and {so}" in called.err
+    assert call(*clocks).rows[-1]["snapshots"] == {"compared": 0, "wrong": 0, "not_compared": 0}
 
 
 @pytest.mark.connected

@@ -231,7 +231,8 @@ class Pool:
         if job is None or not held:
             return
         if job.is_alone:
-            why = f"nothing: the process that replayed it {ended}"
+            about = "replayed" if dead.replayed is None else "compared"
+            why = f"nothing: the process that {about} it {ended}"
             verdict = _blamed(dead, Kind.PROCESS_DIED, why, None)
             yield dead.take(verdict), verdict
             return
@@ -258,7 +259,7 @@ class Pool:
 def _blamed(lost: _Worker, kind: Kind, decided: str, where: str | None) -> Verdict:
     """On the saga that a worker was about when it was lost: its history, or its snapshot alone."""
     if lost.replayed is not None:
-        return lost.replayed.with_snapshot(wrong(f"{kind}: to compare it gave {decided}", where))
+        return lost.replayed.with_snapshot(wrong(f"{kind}: it gave {decided}", where))
     recorded = "a whole history"
     found = Finding(kind=kind, version=0, recorded=recorded, decided=decided, where=where)
     return verdict_of(lost.left[0], found)
