@@ -103,7 +103,7 @@ def step_due(turn: Turn, step: Step, purpose: TimerPurpose) -> None:
         return
     pause = turn.state.pause
     if purpose is TimerPurpose.RETRY and pause is not None:
-        pause.held.append(pauses.RetryDue(step.id, step.attempts))
+        pause.held.append(pauses.RetryDue(turn.version, step.id, step.attempts))
     elif purpose is TimerPurpose.RETRY:
         turn.issue_again(step)
     elif (child := children.child_of(turn.state, step)) is not None:
@@ -234,6 +234,18 @@ def run(turn: Turn, commands: Sequence[program.Command]) -> None:
     _take(turn, commands, asked)
     if asked:
         _decide_last(turn, OrderedDict(asked))
+
+
+def begin_late(turn: Turn, held: pauses.PutOff | pauses.Offer) -> None:
+    """It is the turn of what was kept in a pause: a wait begins, or takes what it is offered."""
+    waits: _Waits = OrderedDict()
+    if isinstance(held, pauses.PutOff):
+        commands = _begin(turn, held.command, waits, since=held.version)
+    else:
+        taken = waiting.offer(turn, held.wait, held.version)
+        commands = () if taken is None else turn.program.arrived(held.wait, taken, turn.at)
+    _take(turn, commands, waits)
+    _decide_last(turn, waits)
 
 
 def _decide_last(turn: Turn, waits: _Waits) -> None:
@@ -372,6 +384,15 @@ def _go_on(turn: Turn, waits: _Waits) -> Sequence[program.Command]:
         waiting.refuse_kept(turn)
         return ()
     assert type(command) is program.Await, command
+    return _begin(turn, command, waits, since=0)
+
+
+def _begin(
+    turn: Turn, command: program.Await, waits: _Waits, *, since: int
+) -> Sequence[program.Command]:
+    """Begin a wait, unless it has to wait for what is held; *since* then it has been put off."""
+    if turn.held and waiting.put_off(turn, command, turn.held, since=since):
+        return ()
     taken = waiting.begin(turn, command)
     if taken is None:
         return ()

@@ -53,6 +53,8 @@ def decider_for(definition: Definition) -> Decider:
         state: SagaState, event: Event, recorded: Sequence[Intent] | None = None
     ) -> Decision:
         turn = Turn(definition, state, event, recorded)
+        if state.pause is not None:
+            state.pause.turn = turn.version
         turn.disposition = _take(turn, event)
         if turn.disposition is RECORDED:
             assert turn.has_taken_fact, (state.saga_id, event)

@@ -4,6 +4,10 @@ Theory of operation: while a saga is paused, `Holding` stands between the kernel
 Facts have their plain effect, steps settle, timers fire; but what the program would be told is
 held, in order, and so is a retry that is due. The rollback asks the program as ever, so cancels
 and rollbacks go on. What is held follows from the history: a replay holds the same.
+
+When the saga goes on, a wait may begin for which something was kept that came behind what is still
+held. So that all is told in order of arrival, such a wait is put off; one that selects begins, and
+is offered it later.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ from inspect import isfunction, signature
 from typing import Any, Final, cast
 
 from saga.core.identity import Instant, StepId
-from saga.core.program import Command, DropBranch, Program
+from saga.core.program import Await, Command, DropBranch, Program
 from saga.core.state import Pause, SagaState
 from saga.core.values import value
 
@@ -30,8 +34,9 @@ _OF_STEPS: Final = frozenset({"succeeded", "gave_out", "child_ended"})
 
 @value
 class Told:
-    """Something the program is to be told."""
+    """Something the program is to be told, and the version of the fact that it came with."""
 
+    version: int
     method: str
     said: tuple[Any, ...]
     named: tuple[tuple[str, object], ...]
@@ -60,11 +65,28 @@ class Told:
 class RetryDue:
     """A step whose next attempt is due, and how many were made by then."""
 
+    version: int
     step: StepId
     attempts: int
 
 
-Held = Told | RetryDue
+@value
+class PutOff:
+    """A wait that is to begin once all that came before the arrival of this version is told."""
+
+    version: int
+    command: Await
+
+
+@value
+class Offer:
+    """An arrival that was kept, by its version, and a wait that may take it when it is its turn."""
+
+    version: int
+    wait: str
+
+
+Held = Told | RetryDue | PutOff | Offer
 
 
 class Holding:
@@ -90,13 +112,14 @@ class Holding:
         return getattr(self.program, name)
 
     def _hold(self, method: str, *said: object, **named: object) -> Sequence[Command]:
-        self._pause.held.append(Told(method, said, tuple(named.items())))
+        self._pause.held.append(Told(self._pause.turn, method, said, tuple(named.items())))
         return ()
 
 
 def hold(state: SagaState) -> None:
     """Have the program of a paused saga be told nothing from here on."""
     assert state.pause is not None, state.saga_id
+    state.pause.turn = state.version + 1
     program = held_by(state)
     if program is not None and program is state.program:
         state.program = cast("Program", Holding(program, state.pause))
@@ -113,10 +136,24 @@ def forget(held: deque[Held] | None, dropped: DropBranch) -> frozenset[str]:
     if not held:
         return frozenset()
     told = [each for each in held if isinstance(each, Told) and each.is_for(dropped)]
-    left = [each for each in held if each not in told]
+    left = [each for each in held if each not in told and _wait_of(each) not in dropped.waits]
     held.clear()
     held.extend(left)
     return frozenset(each.said[0] for each in told if each.method == "arrived")
+
+
+def put_in(held: deque[Held], *later: PutOff | Offer) -> None:
+    """Put what waits for an arrival behind all that came before that."""
+    for each in later:
+        place = next((n for n, other in enumerate(held) if other.version > each.version), len(held))
+        held.insert(place, each)
+
+
+def _wait_of(held: Held) -> str | None:
+    """The wait that is put off, or to which something is offered."""
+    if isinstance(held, PutOff):
+        return held.command.wait
+    return held.wait if isinstance(held, Offer) else None
 
 
 def steps_untold(held: Iterable[Held] | None) -> list[StepId]:

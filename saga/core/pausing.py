@@ -88,5 +88,9 @@ def _tell(turn: Turn, held: pauses.Held) -> None:
         step = turn.state.steps[held.step]
         if step.is_backing_off and step.attempts == held.attempts and step.status is ISSUED:
             turn.issue_again(step)
-    elif forward.is_asked(turn):
+    elif not forward.is_asked(turn):
+        return
+    elif isinstance(held, pauses.Told):
         forward.run(turn, held.tell(turn.program, turn.at))
+    else:
+        forward.begin_late(turn, held)

@@ -41,7 +41,7 @@ def settle(turn: Turn, run: Callable[[Turn, Sequence[program.Command]], None]) -
         for name in names:
             if parking.has_parked(turn):
                 state.late = state.late or deque()
-                state.late.append(Told("undone", (name, turn.at), ()))
+                state.late.append(Told(turn.version, "undone", (name, turn.at), ()))
             elif turn.finish is None and not state.is_finishing:
                 run(turn, turn.program.undone(name, turn.at))
                 parking.park_in_place(turn)

@@ -152,6 +152,8 @@ class Pause:
     by_saga: bool = False
     by_definition: bool = False
     held: list[Any] = field(default_factory=list, compare=False, repr=False)
+    turn: int = field(default=0, compare=False, repr=False)
+    """The version of the turn that is taken: what is held then came with its fact."""
 
 
 @dataclass(slots=True)

@@ -5,11 +5,12 @@ Which one a wait that selects takes is asked of the program in the live turn, an
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from operator import itemgetter
 
-from saga.core import program, updates
+from saga.core import pauses, program, updates
 from saga.core.arrivals import kept_as, kept_for, selects
 from saga.core.decider import RECORDED, Disposition
 from saga.core.events import Arrival, EventReceived, SignalReceived, UpdateReceived, channel_of
@@ -112,36 +113,87 @@ def begin(turn: Turn, command: program.Await) -> Arrival | None:
     return taken
 
 
-def _begin(turn: Turn, command: program.Await) -> Arrival | None:
+def put_off(turn: Turn, command: program.Await, held: deque[pauses.Held], *, since: int) -> bool:
+    """Put a wait off for which something was kept, if that came behind what is *held* from a pause.
+
+    One that has been put off until the version of *since* begins. One that selects does so at once.
+    """
+    awaited = _awaited(turn, command)
+    version, _ = next(kept_for(turn.state, awaited), (0, None))
+    if selects(awaited) or version <= since or version < held[0].version:
+        return False
+    pauses.put_in(held, pauses.PutOff(version, command))
+    return True
+
+
+def offer(turn: Turn, wait: str, version: int) -> Arrival | None:
+    """Offer what was kept with the entry of this *version* to a wait that selects."""
+    awaited = turn.state.waited.get(wait)
+    kept = None if awaited is None else kept_as(turn.state, awaited, version)
+    if kept is None:
+        return None
+    if turn.recorded is None:
+        is_taken = turn.program.accepts(wait, kept)
+    else:
+        is_taken = WaitEnded(wait=wait, took=version) in turn.recorded
+    if not is_taken:
+        return None
+    turn.record(WaitEnded(wait=wait, took=version))
+    turn.disarm(turn.timer_id(TimerPurpose.WAIT, wait))
+    return kept
+
+
+def _awaited(turn: Turn, command: program.Await) -> SignalAwaited | EventAwaited:
+    """What is recorded of a wait that begins now."""
     wait, signals, contracts = command.wait, command.signals, command.contracts
     if len(signals) == 1 and not contracts and not command.updates:
-        return _begin_for_signal(turn, SignalAwaited(wait=wait, name=signals[0]))
+        return SignalAwaited(wait=wait, name=signals[0])
     recorded = turn.recorded_wait(wait)
-    does_select = command.selects if recorded is None else recorded.selects
-    awaited = EventAwaited(
+    return EventAwaited(
         wait=wait,
         contracts=contracts,
         signals=signals,
         updates=command.updates,
-        selects=does_select,
+        selects=command.selects if recorded is None else recorded.selects,
     )
+
+
+def _begin(turn: Turn, command: program.Await) -> Arrival | None:
+    wait, awaited = command.wait, _awaited(turn, command)
+    if isinstance(awaited, SignalAwaited):
+        return _begin_for_signal(turn, awaited)
     if command.updates or command.signals:
         _refuse_unfit(turn, awaited)
     kept = kept_for(turn.state, awaited)
-    if not does_select:
+    if not awaited.selects:
         _, taken = next(kept, (0, None))
         turn.record(awaited)
         return taken
     turn.record(awaited)
-    if recorded is None:
+    kept = _offered(turn, wait, kept)
+    if turn.recorded_wait(wait) is None:
         took = next((version for version, each in kept if turn.program.accepts(wait, each)), None)
     else:
-        took = turn.recorded_choice(wait)
+        choice = turn.recorded_choice(wait)
+        took = next((version for version, _ in kept if version == choice), None)
     if took is None:
         return None
     taken = kept_as(turn.state, awaited, took)
     turn.record(WaitEnded(wait=wait, took=took))
     return taken
+
+
+def _offered(
+    turn: Turn, wait: str, kept: Iterator[tuple[int, Arrival]]
+) -> Iterator[tuple[int, Arrival]]:
+    """What of all that was *kept* a wait may take at once; the rest is behind what is held yet."""
+    if not turn.held:
+        yield from kept
+        return
+    all_kept, first = list(kept), turn.held[0].version
+    later = [pauses.Offer(version, wait) for version, _ in all_kept if version >= first]
+    pauses.put_in(turn.held, *later)
+    yield from (each for each in all_kept if each[0] < first)
 
 
 def _refuse_unfit(turn: Turn, awaited: EventAwaited) -> None:

@@ -1,25 +1,28 @@
 """The laws with many examples: `python -m tests.laws --examples 20000`.
 
-Examples are drawn in parts, each from a number of its own, so that `--first N --examples 500` looks
-at one part again. What speaks against a law is made small with `--shrink`.
+Examples are drawn in parts, each from a number of its own, so that `--first N --examples 100` looks
+at one part again. Each is told as it comes, so that a run that is stopped has said what it saw.
+What speaks against a law is made small with `--shrink`.
 """
 
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from functools import partial
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import NamedTuple
 
 import tests.laws.test_laws  # noqa: F401  # it has the laws
 from tests.laws.searching import LAWS, WAYS, Law, search
 
-PART = 500
+PART = 100
 """So many examples are drawn from one number."""
 SHOWN_CHARS = 4_000
+STOPPED = 128 + signal.SIGINT
+"""How a program ends that was interrupted."""
 
 
 class Part(NamedTuple):
@@ -29,8 +32,20 @@ class Part(NamedTuple):
     examples: int
 
 
-def look(part: Part, *, shrinks: bool) -> str | None:
-    """What speaks against a law in one part, if anything does."""
+class Looked(NamedTuple):
+    lasted_s: float
+    against: str | None
+    """What speaks against a law, if anything does."""
+
+
+def look(part: Part, *, shrinks: bool) -> Looked:
+    """Look at all examples of one part, up to the first that speaks against a law."""
+    began = time.monotonic()
+    against = _against(part, shrinks=shrinks)
+    return Looked(time.monotonic() - began, against)
+
+
+def _against(part: Part, *, shrinks: bool) -> str | None:
     try:
         laws = [LAWS[name] for name in part.laws]
         search(laws, part.way, part.examples, number=part.number, shrinks=shrinks)
@@ -69,18 +84,43 @@ def main() -> int:
     ]
     if not laws:
         parser.error("no law is called so")
-    found, began = 0, time.monotonic()
-    looked = parts(laws, said.way or list(WAYS), said.first, said.examples)
-    with ProcessPoolExecutor(said.jobs) as pool:
-        for part, against in zip(
-            looked, pool.map(partial(look, shrinks=said.shrink), looked), strict=True
-        ):
-            if against is not None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    wanted = parts(laws, said.way or list(WAYS), said.first, said.examples)
+    return look_at(wanted, jobs=said.jobs, shrinks=said.shrink)
+
+
+def look_at(wanted: Sequence[Part], *, jobs: int, shrinks: bool) -> int:
+    """Look at all parts, and tell of each as it comes; 1 where one speaks against a law."""
+    told, examples, found, began = 0, 0, 0, time.monotonic()
+    is_stopped = False
+    pool = ProcessPoolExecutor(jobs)
+    asked = {pool.submit(look, part, shrinks=shrinks): part for part in wanted}
+    try:
+        for future in as_completed(asked):
+            part, looked = asked[future], future.result()
+            told += 1
+            if looked.against is None:
+                examples += part.examples
+            else:
                 found += 1
-                print(f"{part.way} {part.number}: {against}\n", flush=True)
-    lasted = time.monotonic() - began
-    print(f"{len(laws)} laws, {len(looked)} parts, {found} against, {lasted:.0f}s")
-    return 1 if found else 0
+            print(_line(part, looked), flush=True)
+    except KeyboardInterrupt:
+        is_stopped = True
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        lasted = time.monotonic() - began
+        head = "stopped: " if is_stopped else ""
+        of_all = f"{told} of {len(wanted)} parts, {examples:,} examples without a fault"
+        print(f"{head}{of_all}, {found} against, {lasted:.0f}s", flush=True)
+    return STOPPED if is_stopped else int(found > 0)
+
+
+def _line(part: Part, looked: Looked) -> str:
+    names = part.laws[0] if len(part.laws) == 1 else f"{len(part.laws)} laws"
+    head = f"{part.way} {part.number}, {names}, {looked.lasted_s:.1f}s"
+    if looked.against is None:
+        return f"{head}: {part.examples} examples, nothing against"
+    return f"{head}: {looked.against}\n"
 
 
 if __name__ == "__main__":

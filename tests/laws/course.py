@@ -159,6 +159,9 @@ class Course(Scenario):
         for listener in self.listeners:
             listener(self)
 
+    def _check_snapshot(self) -> None:
+        """After a turn; the law of replays goes on with what snapshots give."""
+
 
 def begun(drawn: Drawn, kind: type[Course] = Course, *listeners: Listener) -> Course:
     """The saga has been triggered, and nothing more has happened; listeners hear of each turn."""

@@ -20,7 +20,7 @@ from saga.testing import (
     undo_issued,
 )
 from tests.laws import functions, graphs
-from tests.laws.contracts import CONTRACTS, Made, Unmake
+from tests.laws.contracts import CONTRACTS, Made, News, Unmake
 from tests.laws.course import Course, Drawn, begun
 from tests.laws.machines import Machine, Script, Stage, Step
 
@@ -123,3 +123,45 @@ def test_who_is_restored_and_has_ended_still_knows_how_steps_are_undone() -> Non
 
     assert at_once(following(course.decider, follower, turns(course.history[begun_at:])))
     assert parts_of(follower) == parts_of(course.state)
+
+
+WAITS_TWICE = functions.Many("seq", (functions.Next(), functions.Wait("a")))
+PICKS = functions.Many("seq", (functions.Wait("a"), functions.Next(is_picky=True)))
+RACE = functions.Function(functions.Many("any", (functions.Step(), WAITS_TWICE)))
+RACE_OF_PICKY = functions.Function(functions.Many("any", (functions.Step(), PICKS)))
+STAGES = Machine(
+    script=Script(stages=(Stage(steps=(Step(),), needs="news"), Stage(needs="signal")))
+)
+FIRST, LAST = News(number=2), signalled("a", {"number": 1})
+
+
+@pytest.mark.parametrize(
+    ("saga", "step", "first", "last"),
+    [
+        (RACE, "s.0", FIRST, LAST),
+        (RACE_OF_PICKY, "s.0", LAST, FIRST),
+        (STAGES, "0-0", FIRST, LAST),
+    ],
+    ids=["function", "a wait that selects", "machine"],
+)
+def test_what_comes_in_a_pause_is_told_in_order_whether_it_was_kept_or_held(
+    saga, step, first, last
+) -> None:
+    """A wait that begins when the saga goes on may not take what came behind a reply before that.
+
+    The reply came before the last: it wins the race, and the machine knows of it first.
+    """
+    ends = []
+    for is_paused in (False, True):
+        course = course_of(saga)
+        if is_paused:
+            course.when(operator("pause"))
+        course.when(first, replied(step, Made(number=9)), last)
+        if is_paused:
+            course.when(operator("resume"))
+        assert parts_of(replay(course.decider, course.state.saga_id, course.history)) == parts_of(
+            course.state
+        )
+        course.then_status("completed")
+        ends.append(course.state.outcome)
+    assert ends[0] == ends[1]

@@ -6,6 +6,7 @@ What a law needs to know of a history it reads with `record.py`, not with the en
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -15,12 +16,13 @@ from hypothesis import strategies as st
 
 from saga.core import events, intents
 from saga.core.events import CancelMode, CancelRequested, ReplyOutcome
-from saga.core.fold import fold
+from saga.core.fold import fold, fold_turn
 from saga.core.history import RecordedTurn, turns
 from saga.core.identity import DO
 from saga.core.intents import RollbackGoal, TimerPurpose, Verdict
 from saga.core.piecewise import at_once
 from saga.core.replay import following, replay
+from saga.core.snapshots import snapshot_of
 from saga.core.state import SagaState, parts_of
 from saga.core.status import SagaStatus, StepKind
 from saga.testing import operator
@@ -253,24 +255,38 @@ class Relieved(Course):
             self.followed = len(self._history)
 
     def _relieve(self, number: int) -> None:
-        """The follower decides this turn, or one that has replayed all, or who decided the last."""
-        if number % 3 == 1:
+        """Somebody else decides this turn, or who decided the last one.
+
+        It is the follower, or one that has replayed all, or one that was restored.
+        """
+        if number % 4 == 1:
             again = replay(self.decider, self.state.saga_id, self._history)
-            _check_same(parts_of(again), parts_of(self.state))
+            _check_alike(again, self.state)
             _close(self.state)
             self._state = again
-        elif number % 3 == 2 and self.follower is not None:
+        elif number % 4 == 2 and self.follower is not None:
             self._state, self.follower = self.follower, self._state
+        elif number % 4 == 3 and (told := snapshot_of(self.state)) is not None:
+            restored = self.decider.restored(self.state.saga_id, json.loads(json.dumps(told)))
+            _check_alike(restored, self.state)
+            _close(self.state)
+            self._state = restored
 
     def _follow(self, entries: Sequence[Any]) -> None:
         """The other worker takes what was recorded; where it cannot, it replays all of it."""
         if self.follower is not None and not self.follower.is_ahead:
             if at_once(following(self.decider, self.follower, turns(entries))):
-                _check_same(parts_of(self.follower), parts_of(self.state))
+                _check_alike(self.follower, self.state)
                 return
             _close(self.follower)
         self.follower = replay(self.decider, self.state.saga_id, self._history)
-        _check_same(parts_of(self.follower), parts_of(self.state))
+        _check_alike(self.follower, self.state)
+
+
+def _check_alike(other: SagaState, live: SagaState) -> None:
+    """Both stand at the same place, and so do their programs where these can be told as data."""
+    _check_same(parts_of(other), parts_of(live))
+    assert json.dumps(snapshot_of(other)) == json.dumps(snapshot_of(live))
 
 
 def _check_same(told: Mapping[str, object], live: Mapping[str, object]) -> None:
@@ -588,12 +604,19 @@ def _id_of(body: object) -> tuple[object, ...] | None:
 @law()
 def test_the_entries_alone_give_the_state(drawn: Drawn) -> None:
     """After every turn the fold of the entries, which needs no code, is the state of the kernel."""
+    folded: list[SagaState] = []
 
     def compare(course: Course) -> None:
-        folded = parts_of(fold(course.state.saga_id, course.history))
-        _check_same(folded, parts_of(course.state))
+        recorded = turns(course.history)
+        if not folded:
+            folded.append(SagaState(course.state.saga_id))
+        for turn in recorded:
+            if turn.version > folded[0].version:
+                fold_turn(folded[0], turn)
+        _check_same(parts_of(folded[0]), parts_of(course.state))
 
-    through(begun(drawn, Course, compare))
+    course = through(begun(drawn, Course, compare))
+    _check_same(parts_of(fold(course.state.saga_id, course.history)), parts_of(course.state))
 
 
 # -- 11: where a saga stands
