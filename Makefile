@@ -7,7 +7,7 @@ ARGS ?=
 KILL ?=
 SECONDS ?= 60
 SEED ?=
-JOBS ?= 3
+JOBS ?= 5
 KAFKA ?=
 POSTGRES ?=
 

@@ -99,7 +99,7 @@ def asked(port: int, path: str) -> int:
     return status
 
 
-@pytest.mark.parametrize("first", ["kafka", "postgres"])
+@pytest.mark.parametrize("first", ["kafka", pytest.param("postgres", marks=pytest.mark.long)])
 @pytest.mark.timeout(240)
 async def test_servers_may_come_after_the_process_in_any_order(
     own_kafka, own_postgres, tmp_path, monkeypatch, first

@@ -5,17 +5,23 @@ one too many, and so an error.
 """
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+MYPY_CACHE = (
+    Path(__file__).parents[1]
+    / f".mypy_cache/users-{os.environ.get('PYTEST_XDIST_WORKER', 'alone')}"
+)
+"""Of one test process: what a text imports is checked for the first of them."""
 _PYRIGHT = {"typeCheckingMode": "strict", "reportUnnecessaryTypeIgnoreComment": True}
 
 
 def check_with_mypy(folder: Path, text: str) -> None:
     (folder / "user.py").write_text(text)
-    _check(folder, "mypy", "--strict", "--config-file=", f"--cache-dir={folder}", "user.py")
+    _check(folder, "mypy", "--strict", "--config-file=", f"--cache-dir={MYPY_CACHE}", "user.py")
 
 
 def check_with_pyright(folder: Path, texts: Mapping[str, str]) -> None:

@@ -56,6 +56,7 @@ async def check(address: str, store: EventStore) -> None:
         assert there.execute(COUNTED.format(joined)).fetchone() == (KEYS, KEYS, KEYS)
 
 
+@pytest.mark.long
 async def test_processes_that_are_killed_start_each_saga_once(
     address: str, store: EventStore
 ) -> None:

@@ -20,6 +20,7 @@ SMALL = ("--quick", "--sagas", 400, "--in-flight", "8")
 
 
 class TestCommand:
+    @pytest.mark.long
     def test_all_rivals_are_measured_in_the_same_run(self, tmp_path):
         """With their ratios, latencies and CPU, beside an older commit too; nothing is left."""
         report = call(*SMALL, "--vs", "HEAD", "--in", tmp_path, "--json").row

@@ -5,7 +5,7 @@ import pytest
 from benchmarks.growth import exponent
 from benchmarks.growth_wide import CURVES
 
-SIZES = (64, 128, 256, 512, 1_024, 2_048)
+SIZES = (64, 128, 256, 512)
 FLAT = 0.03
 
 

@@ -40,6 +40,7 @@ def proxy(deployment: Deployment) -> Iterator[Proxy]:
         deployment.store = direct
 
 
+@pytest.mark.long
 async def test_a_commit_whose_answer_is_lost_is_found_out_about(
     deployment: Deployment, proxy: Proxy
 ) -> None:

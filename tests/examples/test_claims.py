@@ -20,6 +20,7 @@ from saga import answer
 from saga.errors import Refused
 from saga.testing import after, completed, given, issued, refused, replied, signalled
 from tests.examples.running import ROOT
+from tests.type_checkers import MYPY_CACHE
 
 TABLE = (ROOT / "docs" / "reference" / "claims.md").read_text("utf-8")
 ROWS = [
@@ -115,7 +116,7 @@ def test_a_type_checker_tells_ids_from_texts(tmp_path: Path) -> None:
         'PaymentNotFound(payment_id=PaymentId("p-1"))\n'
         'PaymentNotFound(payment_id="p-1")  # type: ignore[arg-type]\n'
     )
-    words = ["-m", "mypy", "--strict", "--config-file=", f"--cache-dir={tmp_path}", "user.py"]
+    words = ["-m", "mypy", "--strict", "--config-file=", f"--cache-dir={MYPY_CACHE}", "user.py"]
     checked = subprocess.run(
         [sys.executable, *words],
         cwd=tmp_path,

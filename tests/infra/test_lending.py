@@ -34,6 +34,7 @@ def test_a_command_finds_servers_that_end_with_it(server_folder: Path) -> None:
     assert second.stdout == "[]\n", second.stderr
 
 
+@pytest.mark.long
 def test_servers_of_a_command_are_gone_when_it_is_told_to_end(server_folder: Path) -> None:
     """A signal is passed on to the command; afterwards nobody listens at its addresses."""
     command = [sys.executable, "-m", "infra", "--folder", str(server_folder), "with", "--fast"]

@@ -239,7 +239,13 @@ ANSWER = "/reply"
 """Ends the id of an answer; before it stands the id of what is answered."""
 
 
-@pytest.mark.parametrize("point", struck_answers.POINTS)
+@pytest.mark.parametrize(
+    "point",
+    [
+        pytest.param(point, marks=[pytest.mark.long] * (point not in ("written", "committed")))
+        for point in struck_answers.POINTS
+    ],
+)
 async def test_a_killed_service_has_answered_what_it_has_kept(tmp_path, point):
     """Wherever it is killed (-9), and no answer differs; the next one calls the handlers that are
     left, each once.

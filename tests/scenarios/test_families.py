@@ -133,6 +133,7 @@ async def test_both_are_killed_in_between_on_kafka(kafka, namespace, tmp_path):
 
 
 @pytest.mark.connected
+@pytest.mark.long
 @pytest.mark.timeout(5 * HANG_S)
 async def test_both_are_killed_in_between_on_databases_of_their_own(postgres_server, tmp_path):
     """As on files: of the stores each application knows its own alone."""

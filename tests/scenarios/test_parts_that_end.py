@@ -107,9 +107,13 @@ ON_SERVERS = [
     *("orchestrator", "outcome poller", "the publisher of answers", "the reader of intents"),
     *("the handlers", "the watch over slow handlers", "FastStream's loop"),
 ]
+QUICK = {"the lane of turns", "the handlers", "FastStream's loop"}
 
 
-@pytest.mark.parametrize("name", ON_SERVERS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.long] * (name not in QUICK)) for name in ON_SERVERS],
+)
 async def test_a_task_that_is_cancelled_is_told_to_everybody_on_servers(
     name: str, kafka, postgres: str, namespace: str, tmp_path: Path
 ) -> None:

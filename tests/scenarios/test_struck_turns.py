@@ -29,8 +29,8 @@ pytestmark = pytest.mark.timeout(5 * HANG_S)
 @pytest.fixture(
     params=[
         "files",
-        pytest.param("one file", marks=pytest.mark.slow),
-        pytest.param("postgres", marks=pytest.mark.connected),
+        pytest.param("one file", marks=pytest.mark.long),
+        pytest.param("postgres", marks=[pytest.mark.connected, pytest.mark.long]),
     ]
 )
 def places(request, tmp_path):

@@ -180,13 +180,16 @@ async def serving(files):
         await process.wait()
 
 
-async def test_answers_outlive_who_gave_them(files):
+async def test_answers_outlive_who_gave_them(tmp_path):
     """Killed (-9) while it is asked, after every one; each id has one answer, and keeps it."""
-    answers = await asked_of_the_killed(files)
+    answers = await asked_of_the_killed(
+        {"bus": f"local:///{tmp_path}/saga.db", "store": f"sqlite:///{tmp_path}/saga.db"}
+    )
 
     assert [len(answer["items"]) for answer in answers] == [1, 2]
 
 
+@pytest.mark.long
 @pytest.mark.connected
 async def test_answers_outlive_who_gave_them_on_postgres(postgres, tmp_path):
     answers = await asked_of_the_killed({"bus": f"local:///{tmp_path}/bus.db", "store": postgres})

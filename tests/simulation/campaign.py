@@ -12,14 +12,14 @@ from tests.simulation.everything import everything_world
 from tests.simulation.office.worlds import office_world
 from tests.simulation.sample import sample_world
 
-CHUNK_WORLDS = 500
+CHUNK_WORLDS = 250
 WORLDS: dict[str, Callable[[int], World]] = {
     "sample": sample_world,
     "everything": everything_world,
     "office": office_world,
 }
 """What a campaign can be of."""
-DEFAULT_WORLDS = 1_000
+DEFAULT_WORLDS = 500
 FAILURES_MAX = 5
 """After so many failing worlds a campaign has said enough."""
 

@@ -1,7 +1,7 @@
 """The sweep: every crash point, every kind of message, both stores.
 
-With SQLite all of it runs in the fast tests, with PostgreSQL two kinds of messages at each point;
-`make test-connected` runs the rest.
+The fast tests run two kinds of messages at each point with SQLite, and one with PostgreSQL;
+`make test-long` runs the rest.
 """
 
 import re
@@ -15,7 +15,7 @@ from tests.simulation.crash_points.stores import PostgresPlace, SqlitePlace
 from tests.simulation.crash_points.table import ABSENT, CRASH_POINTS, CrashPoint
 
 pytestmark = pytest.mark.usefixtures("quiet")
-QUICK = {"reply done", "cancel"}
+QUICK = {"sqlite": {"reply done", "cancel", "trigger"}, "postgres": {"reply done"}}
 CASES = [(point, kind) for point in CRASH_POINTS for kind in KINDS if point.concerns(kind)]
 
 
@@ -23,22 +23,25 @@ def _named(point: CrashPoint, kind: Kind, *marks: pytest.MarkDecorator):
     return pytest.param(point, kind, id=f"{point.name}, {kind.name}", marks=marks)
 
 
-def _is_quick(point: CrashPoint, kind: Kind) -> bool:
+def _cases(store: str):
+    return [
+        _named(*case, *([] if _is_quick(*case, store) else [pytest.mark.long])) for case in CASES
+    ]
+
+
+def _is_quick(point: CrashPoint, kind: Kind, store: str) -> bool:
     """Points that concern none of the quick kinds concern few others."""
     concerned = {each.name for each in KINDS if point.concerns(each)}
-    return kind.name in (QUICK & concerned or concerned)
+    return kind.name in (QUICK[store] & concerned or concerned)
 
 
-@pytest.mark.parametrize(("point", "kind"), [_named(*case) for case in CASES])
+@pytest.mark.parametrize(("point", "kind"), _cases("sqlite"))
 def test_sqlite_survives(point: CrashPoint, kind: Kind, folder: Path) -> None:
     """Everything a world's checker knows holds after the crash; and the crash has happened."""
     check(point, kind, SqlitePlace(folder))
 
 
-@pytest.mark.parametrize(
-    ("point", "kind"),
-    [_named(*case, *([] if _is_quick(*case) else [pytest.mark.slow])) for case in CASES],
-)
+@pytest.mark.parametrize(("point", "kind"), _cases("postgres"))
 def test_postgres_survives(point: CrashPoint, kind: Kind, crashed_postgres: str) -> None:
     """The same with two orchestrators on one database, so that another one may take over."""
     check(point, kind, PostgresPlace(crashed_postgres))

@@ -257,7 +257,9 @@ def test_a_folder_that_is_no_utf8_is_worked_in(toys):
     assert (ended.returncode, said(ended).count("\n")) == (3, 1)
 
 
-@pytest.mark.parametrize("files", [8, 12, 40])
+@pytest.mark.parametrize(
+    "files", [8, *(pytest.param(files, marks=pytest.mark.long) for files in (12, 40))]
+)
 @pytest.mark.parametrize("words", [("ls",), ("run", "--until-idle"), ("doctor",)], ids=" ".join)
 def test_too_few_files_are_told_with_what_to_do(looking, files, words):
     ended = process(looking, *words, wrapped=f"ulimit -n {files}; {{}}")
