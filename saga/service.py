@@ -209,16 +209,24 @@ class Service:
         return None if history is None else view_of(summaries[0], history)
 
     async def signal(
-        self, saga_id: SagaNamed, name: str, payload: object = None, *, actor: str | None = None
+        self,
+        saga_id: SagaNamed,
+        name: str,
+        payload: object = None,
+        *,
+        id: str | None = None,
+        actor: str | None = None,
     ) -> str:
-        """Send a signal; the id of the command, by which a repeat is recognised.
+        """Send a signal; the id of the command. The same *id* sent again changes nothing.
 
         Raises:
             UnknownSaga: there is no such saga.
             ValueError: JSON cannot say *payload*.
         """
         said = to_jsonable_python(payload)
-        return await self.command(saga_id, CommandAct.SIGNAL, name=name, payload=said, actor=actor)
+        return await self.command(
+            saga_id, CommandAct.SIGNAL, command_id=id, name=name, payload=said, actor=actor
+        )
 
     @overload
     async def update(
@@ -300,14 +308,17 @@ class Service:
         *,
         reason: str,
         mode: CancelMode = CancelMode.GRACEFUL,
+        id: str | None = None,
         actor: str | None = None,
     ) -> str:
-        """Ask a saga to end; the id of the command.
+        """Ask a saga to end; the id of the command. The same *id* sent again changes nothing.
 
         Raises:
             UnknownSaga: there is no such saga.
         """
-        return await self.command(saga_id, CommandAct.CANCEL, reason=reason, mode=mode, actor=actor)
+        return await self.command(
+            saga_id, CommandAct.CANCEL, command_id=id, reason=reason, mode=mode, actor=actor
+        )
 
     async def command(
         self, saga_id: SagaNamed, act: CommandAct, *, command_id: str | None = None, **said: Any

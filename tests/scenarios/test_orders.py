@@ -202,12 +202,13 @@ class TestPeople:
         async with one_file.service() as service:
             (saga,) = await placed(service, "o-1", wants_approval=True)
             for _ in range(2):
-                said = {"name": "approval", "payload": "ann"}
-                given = await service.command(saga, CommandAct.SIGNAL, command_id="c-1", **said)
-                assert given == "c-1"
+                assert await service.signal(saga, "approval", "ann", id="c-1") == "c-1"
             await service.outcome(saga, timeout=HANG_S)
             await service.idle(timeout=HANG_S)
-            assert service.counts["duplicate"] == 1
+            for _ in range(2):
+                assert await service.cancel(saga, reason="too late", id="c-2") == "c-2"
+            await service.idle(timeout=HANG_S)
+            assert service.counts["duplicate"] == 2
 
     async def test_a_saga_that_is_not_there_can_be_told_nothing(self, one_file):
         async with one_file.service() as service:
