@@ -99,6 +99,12 @@ Services = Mapping[str, frozenset[str]]
 class UnresolvedSaga(Protocol):
     """A saga that has names for its contracts, until it is known which contracts there are."""
 
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def version(self) -> int: ...
+
     def contracts(self) -> frozenset[type]:
         """Those that it brings itself."""
 

@@ -402,6 +402,7 @@ class Dispatcher:
             unit.outgoing_of[saga_id] = outgoing
         else:
             history.turns.append(turn)
+            unit.changed[saga_id] = saga  # another object where its code is gone
             unit.outgoing_of[saga_id] += outgoing
         if state.run is not None:
             self._note_run(unit, saga, intents)

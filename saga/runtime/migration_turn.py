@@ -44,7 +44,8 @@ def is_behind(unit: UnitOfWork, saga: LoadedSaga) -> bool:
     if isinstance(unit.sagas[saga.saga_id], UnloadableSaga):
         return False
     history = _history_of(unit, saga)
-    return not history or history.version != saga.version
+    # What this batch has added is numbered behind memory, whatever else is stored by now.
+    return not history or (history.version, history.turns) != (saga.version, saga.turns)
 
 
 def moved_by(

@@ -122,7 +122,8 @@ class TimerChanges:
     def arm_again(self, timers: Iterable[TimerArmed], saga_id: SagaId) -> None:
         """Have timers of a saga that goes on fire when they are due: some may be postponed."""
         for timer in timers:
-            self.moved[timer.timer_id] = DueTimer(timer.timer_id, saga_id, timer.due_at)
+            if timer.timer_id not in self.armed:  # else this batch may yet cancel it
+                self.moved[timer.timer_id] = DueTimer(timer.timer_id, saga_id, timer.due_at)
 
     def note(self, saga_id: SagaId, intents: Sequence[Intent]) -> None:
         for intent in intents:

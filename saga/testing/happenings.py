@@ -195,7 +195,7 @@ def migrated_to(
 ) -> MigratedTo:
     """The saga goes on with this version of its definition, in which *steps* have other names.
 
-    What that decides otherwise raises ReplayMismatch.
+    What that decides otherwise raises ReplayMismatch. In a world it is refused instead.
     """
     return MigratedTo(saga, tuple(sorted((steps or {}).items())), reason, actor)
 

@@ -8,6 +8,7 @@ from saga.core.events import Migrated
 from saga.core.intents import IntentIssued, Noted
 from saga.ports.store import UnhandledKind
 from saga.runtime.bulk_migration import Migration
+from saga.settings import Settings
 from tests.toys import OrderConfirmed, OrderPlaced, Paid, Pay, Refund, Ship
 
 AT_MOST_S = 120
@@ -256,3 +257,19 @@ async def test_moves_say_of_each_saga_what_came_of_it(places):
         assert [each async for each in service.migrate("order", **said)] == []
         with pytest.raises(ValueError, match="it has order@1, order@2"):
             await anext(service.migrate("order", **said | {"to_version": 7}))
+
+
+async def test_saga_that_a_batch_refuses_to_move_and_then_abandons_is_abandoned(places):
+    async with app_of(v1).service(**places) as service:
+        found = await service.publish(OrderPlaced())
+        await service.idle(timeout=AT_MOST_S)
+
+    async with app_of(v2).build_service(Settings.read({}, **places), roles=()) as service:
+        said = {"from_version": 1, "to_version": 2, "reason": "new rules"}
+        await service.command(found, CommandAct.MIGRATE, **said)
+        await service.command(found, CommandAct.ABANDON, reason="enough")
+    async with app_of(v2).service(**places) as service:
+        await service.idle(timeout=AT_MOST_S)
+
+        summary = await summary_of(service, found)
+        assert (summary.status, summary.version) == ("abandoned", len(await bodies(service, found)))

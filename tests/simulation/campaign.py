@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from saga.testing import Verdict, World
 from tests.simulation.everything import everything_world
-from tests.simulation.office.worlds import office_world
+from tests.simulation.office.worlds import moved_world, office_world
 from tests.simulation.sample import sample_world
 
 CHUNK_WORLDS = 250
@@ -17,6 +17,7 @@ WORLDS: dict[str, Callable[[int], World]] = {
     "sample": sample_world,
     "everything": everything_world,
     "office": office_world,
+    "moved": moved_world,
 }
 """What a campaign can be of."""
 DEFAULT_WORLDS = 500

@@ -75,19 +75,29 @@ def test_its_application_is_deployed_again_and_has_another_one_beside_it(
         """Begins with what the first application says."""
         await ctx.sleep("1s")
 
-    release = SagaApp(sagas=[program.order], effects=[program.stock, program.payments])
+    @saga("order", version=2, starts_on=program.OrderPlaced, rolled_back=program.OrderRejected)
+    async def order_2(ctx, placed) -> program.OrderConfirmed:
+        """Calls its first step otherwise."""
+        reserve = program.Reserve(order_id=placed.order_id)
+        await ctx.do(reserve, undo=program.Release, timeout="30s", id="hold")
+        pay = program.Pay(order_id=placed.order_id, amount=placed.amount)
+        await ctx.do(pay, kind="pivot")
+        return program.OrderConfirmed(order_id=placed.order_id)
+
+    services = [program.stock, program.payments]
+    release = SagaApp(sagas=[program.order, order_2], effects=services)
     names = vars(testing) | vars(program)
     names |= {"parcel": parcel, "couriers": couriers, "first": program.app}
-    names |= {"second": release, "third": program.app}
+    names |= {"second": release, "third": program.app, "order_2": order_2}
     seen: Counter[str] = Counter()
     for block in blocks:
-        for seed in range(WORLDS // 4):
+        for seed in range(WORLDS // 6):
             verdict = eval(block, names | {"seed": seed}).run()
             assert verdict.ok, verdict.report()
             seen += verdict.statistics
 
-    assert len(blocks) == 3  # releases, the same once more, and beside
-    assert {"deploy", "saga completed", "saga rolled_back"} <= seen.keys()
+    assert len(blocks) == 4  # releases, the same once more, migrations, and beside
+    assert {"deploy", "migrate taken", "saga completed", "saga rolled_back"} <= seen.keys()
 
 
 def test_a_release_that_does_nothing_is_found_by_its_check(program: ModuleType) -> None:

@@ -1,21 +1,23 @@
 """Worlds of two applications with functions, machines and graphs, and of releases that follow.
 
-`python -m tests.simulation --of office` runs more of them.
+`python -m tests.simulation --of office` runs more of them, and `--of moved` those of sagas that are
+moved between versions.
 """
 
 import pytest
 
 from saga import SagaApp
 from saga.errors import DefinitionError
-from saga.testing import World
+from saga.testing import World, migrated_to
 from tests.simulation.campaign import run_worlds
 from tests.simulation.office.tales import tale_1, tale_2
 from tests.simulation.office.words import TaleAsked, hold, yard
-from tests.simulation.office.worlds import depot, office, office_world
+from tests.simulation.office.worlds import depot, moved_world, office, office_world
 
 # A world ends after so many rounds of its loop, on any machine.
 pytestmark = pytest.mark.timeout(0)
 WORLDS = 40
+MOVED_WORLDS = 6
 EXPECTED = (
     *("deploy", "deployed again", "stalled", "deferred", "kill", "restart", "conflicts"),
     *("ChildStarted", "ChildEnded", "CommandSent", "EventReceived", "EventAwaited", "WaitEnded"),
@@ -37,10 +39,36 @@ def test_all_three_ways_to_write_a_saga_hold_through_deploys_and_across_applicat
     assert [what for what in EXPECTED if not campaign.seen[what]] == []
 
 
+def test_all_three_hold_while_they_are_moved_between_versions():
+    """Some in the middle of a rollout, and some that cannot be moved, which is refused."""
+    campaign = run_worlds(range(MOVED_WORLDS), of="moved")
+
+    assert not campaign.failed, campaign.report()
+    assert campaign.seen["migrate taken"]
+    assert campaign.seen["migrate refused"]
+
+
+@pytest.mark.long
+def test_many_more_hold_while_they_are_moved_between_versions():
+    campaign = run_worlds(range(MOVED_WORLDS, 400), of="moved")
+
+    assert not campaign.failed, campaign.report()
+
+
 def test_such_a_world_is_its_seed():
     """Two runs of one seed agree in everything that happened."""
     for seed in range(WORLDS, WORLDS + 4):
         assert office_world(seed).run().lines == office_world(seed).run().lines
+        assert moved_world(seed).run().lines == moved_world(seed).run().lines
+
+
+def test_no_saga_is_moved_to_a_version_that_no_release_has():
+    """Nobody could take it."""
+    with pytest.raises(DefinitionError, match=r"no release of this world has tale@2"):
+        World(office, 1, triggers=ASKED, migrations=[migrated_to(tale_2)])
+    story = [*ASKED, migrated_to(tale_2)]
+    with pytest.raises(DefinitionError, match=r"no release of this world has tale@2"):
+        World(office, 1, triggers=[story])
 
 
 def test_a_release_is_of_the_same_application():

@@ -9,6 +9,7 @@ from typing import Final
 from saga.core.events import (
     Act,
     MarkedAs,
+    Migrated,
     OperatorActed,
     Paused,
     ReplyOutcome,
@@ -41,6 +42,7 @@ LATE_US_MAX: Final = 60_000_000
 """Longer than faults last: a timer that fires later than that is lost, or stands elsewhere."""
 _ENDS: Final = (SagaCompleted, SagaRolledBack, SagaAbandoned)
 _OF_TIMERS: Final = frozenset({TimerArmed, TimerMoved, TimerCancelled, TimerFired})
+_ACTS: Final = (OperatorActed, Paused, Resumed, Migrated)
 _TIMER_ACTS: Final = (Act.FIRE_TIMER, Act.MOVE_TIMER)
 
 
@@ -78,7 +80,7 @@ def open_in(history: Sequence[Entry], direction: Direction) -> list[str]:
 
 def marked_in(history: Sequence[Entry], state: MarkedAs) -> frozenset[str]:
     """The steps that an operator has found *state*, as far as that was taken."""
-    facts = (turn.event.fact for turn in turns(history) if not _is_refused(turn))
+    facts = (turn.event.fact for turn in turns(history) if not is_refused(turn))
     marks = (fact for fact in facts if isinstance(fact, OperatorActed) and fact.act is Act.MARK)
     return frozenset(fact.step for fact in marks if fact.state is state and fact.step)
 
@@ -86,8 +88,10 @@ def marked_in(history: Sequence[Entry], state: MarkedAs) -> frozenset[str]:
 def came_of_acts(history: Sequence[Entry]) -> Iterator[str]:
     """Each act and whether it was taken, to prove that worlds have seen both."""
     for turn in turns(history):
-        if isinstance(turn.event.fact, OperatorActed):
-            yield f"{turn.event.fact.act.value} {'refused' if _is_refused(turn) else 'taken'}"
+        fact = turn.event.fact
+        if isinstance(fact, OperatorActed | Migrated):
+            act = "migrate" if isinstance(fact, Migrated) else fact.act.value
+            yield f"{act} {'refused' if is_refused(turn) else 'taken'}"
 
 
 def check_acts(history: Sequence[Entry], *, has_stalled: bool = False) -> Iterator[str]:
@@ -95,7 +99,7 @@ def check_acts(history: Sequence[Entry], *, has_stalled: bool = False) -> Iterat
     marks = _Marks()
     for turn in turns(history):
         fact = turn.event.fact
-        if isinstance(fact, OperatorActed | Paused | Resumed) and _is_refused(turn):
+        if isinstance(fact, _ACTS) and is_refused(turn):
             if len(turn.decided) > 1:
                 yield f"the act of entry {turn.version} is refused, and has an effect"
             continue
@@ -118,7 +122,7 @@ def check_reruns(
             if not isinstance(fact, OperatorActed) or fact.act is not Act.RERUN:
                 continue
             new = fact.saga_id
-            if _is_refused(turn):
+            if is_refused(turn):
                 if new is not None and new != ended and cause in causes.get(new, ()):
                     yield f"the rerun of {ended} under key {fact.key!r} is refused, and begins"
                 continue
@@ -183,7 +187,8 @@ def _is_forward(body: Intent) -> bool:
     return isinstance(body, OF_THE_CODE) and not is_undo(body)
 
 
-def _is_refused(turn: RecordedTurn) -> bool:
+def is_refused(turn: RecordedTurn) -> bool:
+    """Whether the act that *turn* is was refused: that is recorded behind it."""
     first = turn.decided[0] if turn.decided else None
     return isinstance(first, Noted) and first.verdict in (Verdict.REFUSED, Verdict.AFTER_END)
 

@@ -62,7 +62,7 @@ class Durable:
     database: EffectsDatabase
     violations: list[str]
     counts: Counter[str] = field(default_factory=Counter)
-    shadows: Shadows = field(init=False)
+    shadows: Shadows = field(default_factory=Shadows)
     names: TopicNames = NAMES
     deploys: Sequence[SagaApp] = ()
     stalled: set[SagaId] = field(default_factory=set)
@@ -74,7 +74,6 @@ class Durable:
 
     def __post_init__(self) -> None:
         self.deploy(self.app)
-        self.shadows = Shadows(changes=bool(self.deploys))
 
     @property
     def releases(self) -> Sequence[SagaApp]:

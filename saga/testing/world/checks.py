@@ -58,6 +58,7 @@ from saga.testing.world.histories import (
 )
 from saga.testing.world.holding import check_holding
 from saga.testing.world.kinship import check_kinship
+from saga.testing.world.migrations import check_migrations
 from saga.testing.world.records import check_records
 from saga.testing.world.updates import check_updates
 
@@ -87,6 +88,7 @@ def check_histories(evidence: Evidence) -> Iterator[str]:
             *check_holding(history),
             *check_branches(history),
             *check_acts(history, has_stalled=saga_id in evidence.stalled),
+            *check_migrations(history, evidence.summaries[saga_id].definition_version),
             *_of_each_run(history, is_parked=evidence.is_parked(saga_id)),
             *check_updates(history, has_ended=evidence.summaries[saga_id].status.is_ended),
         ):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from random import Random
 from typing import Any, Final
 
@@ -27,19 +28,29 @@ from saga.core.events import (
 )
 from saga.core.history import Entry
 from saga.core.identity import DO, UNDO, SagaId, saga_id
-from saga.errors import BusUnavailable, DefinitionError
+from saga.errors import BusUnavailable, DefinitionError, StoreUnavailable
 from saga.ports import Record, SagaSummary
-from saga.testing.happenings import After, Happening, Plain, Redelivered, TimerAct, Update
+from saga.runtime.bulk_migration import Migration, migrate
+from saga.testing.happenings import (
+    After,
+    Happening,
+    MigratedTo,
+    Plain,
+    Redelivered,
+    TimerAct,
+    Update,
+)
 from saga.testing.world.acting import armed_in, open_in
 from saga.testing.world.assembly import Durable, assembled
 from saga.testing.world.evidence import Log, SagaName, Trigger
 from saga.testing.world.faults import Faults
 from saga.testing.world.hearing import topics_read
+from saga.testing.world.migrations import version_before
 from saga.testing.world.ports import ProcessBus
 from saga.testing.world.process import Process
 
-_Sent = Plain | Update | TimerAct
-Happens = Event | After | Redelivered | Happening
+_Sent = Plain | Update | TimerAct | MigratedTo
+Happens = Event | After | Redelivered | Happening | MigratedTo
 Starts = Callable[[Event], bool]
 Story = Event | Sequence[Happens]
 Triggers = Iterable[Story] | Callable[[Random], Iterable[Story]]
@@ -68,13 +79,14 @@ class Repeat:
 class Somewhere:
     """Happens to one of the sagas that are there then, perhaps a child; to none if none is."""
 
-    happens: Plain | Update | TimerAct
+    happens: _Sent
 
 
 @dataclass(frozen=True, slots=True)
 class Send:
     """A command to the sagas of *trigger*, or to whichever is there; to their definitions as a
-    whole where it *is_for_all*. Which step or *timer* it is about may be found out when it is sent.
+    whole where it *is_for_all*. Which step or *timer* it is about, or from which version to
+    migrate, may be found out when it is sent.
     """
 
     trigger: Trigger | None
@@ -82,6 +94,7 @@ class Send:
     words: dict[str, Any]
     is_for_all: bool = False
     timer: TimerAct | None = None
+    migration: MigratedTo | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +115,14 @@ def told(triggers: Triggers, rng: Random) -> list[list[Happens]]:
     """The stories of one world; DefinitionError if one of them is none."""
     stories = triggers(rng) if callable(triggers) else triggers
     return [_checked([story] if isinstance(story, Event) else list(story)) for story in stories]
+
+
+def migrations_in(stories: Iterable[Sequence[Happens]]) -> Iterator[MigratedTo]:
+    """The migrations that *stories* have for one saga."""
+    for happens in chain.from_iterable(stories):
+        sent = happens.happens if isinstance(happens, Somewhere) else happens
+        if isinstance(sent, MigratedTo):
+            yield sent
 
 
 def planned(stories: Iterable[Sequence[Happens]], faults: Faults, starts: Starts) -> list[Act]:
@@ -129,7 +150,7 @@ def planned(stories: Iterable[Sequence[Happens]], faults: Faults, starts: Starts
             elif isinstance(happens, Somewhere):
                 deed = command_of(None, happens.happens)
             else:
-                assert isinstance(happens, Plain | Update | TimerAct), happens
+                assert isinstance(happens, _Sent), happens
                 deed = command_of(latest, happens)
             acts.append(Act(max(at_s + rng.uniform(-JITTER_S, JITTER_S), 0.0), deed))
         if rng.random() < REPEATED_SHARE:
@@ -155,9 +176,12 @@ def _paused_for_a_while(rng: Random, begins_s: float) -> Iterator[Act]:
     yield Act(at_s + rng.uniform(0, FOLLOW_UP_S), Send(None, CommandAct.RESUME, words))
 
 
-def command_of(trigger: Trigger | None, happens: Plain | Update | TimerAct) -> Send:
+def command_of(trigger: Trigger | None, happens: _Sent) -> Send:
     """The command that makes *happens* happen to a saga; DefinitionError if there is none."""
     words: dict[str, Any]
+    if isinstance(happens, MigratedTo):
+        words = {"reason": happens.reason, "actor": happens.actor, "steps": dict(happens.steps)}
+        return Send(trigger, CommandAct.MIGRATE, words, migration=happens)
     if isinstance(happens, TimerAct):
         words = {"reason": happens.reason, "actor": "operator"}
         return Send(trigger, CommandAct(happens.act.value), words, timer=happens)
@@ -242,6 +266,26 @@ class Driver:
         words = {"reason": "seen enough", "actor": "operator"}
         await self._command_all(CommandAct.RESUME, definition, words)
 
+    async def migrate(self, durable: Durable, migration: Migration, *, is_tried: bool) -> None:
+        """Move the sagas of a version, after a replay of each where *is_tried*."""
+        if not is_tried:
+            moved = filter(migration.takes, list(durable.store.summaries.values()))
+            await self._send_commands(
+                [(migration.command(saga.saga_id), saga.key) for saga in moved]
+            )
+            return
+        assembly = self._assemblies[durable.newest]
+        store, catalogue = assembly.parts.store, assembly.parts.catalogue
+        sagas, send = assembly.app.registry, self._send_commands
+        for _ in range(TRIES_MAX):
+            try:
+                async for _ in migrate(store, catalogue, sagas, migration, send=send, wait_s=None):
+                    pass
+            except StoreUnavailable:
+                await self._clock.sleep(0.1)
+            else:
+                return
+
     async def _do(self, deed: Deed) -> None:
         match deed:
             case Trigger():
@@ -251,7 +295,7 @@ class Driver:
                 trigger.is_repeated |= not trigger.is_acknowledged
                 await self._publish(trigger)
             case Send(trigger, act, words, is_for_all):
-                for name in self._meant(trigger):
+                for name in self._meant(trigger, deed.migration):
                     if is_for_all:
                         await self._command_all(act, name.definition, words)
                         continue
@@ -260,10 +304,12 @@ class Driver:
             case Garbage():
                 await self._litter()
 
-    def _meant(self, trigger: Trigger | None) -> Sequence[SagaName]:
+    def _meant(self, trigger: Trigger | None, migration: MigratedTo | None) -> Sequence[SagaName]:
+        definition = None if migration is None else migration.saga.name
         if trigger is not None:
-            return self._started_by(trigger.event)
-        found = [row for durable in self._durables for row in durable.store.summaries.values()]
+            started = self._started_by(trigger.event)
+            return [name for name in started if definition in (None, name.definition)]
+        found = [row for row in self._summaries() if definition in (None, row.definition)]
         if not found:
             return ()
         saga = self._rng.choice(found)
@@ -273,6 +319,10 @@ class Driver:
         """What an operator looks up before acting: a step under way, a timer, the definition."""
         if send.timer is not None:
             return self._timer_of(name.saga_id, send.timer)
+        if (migration := send.migration) is not None:
+            rows = (row for row in self._summaries() if row.saga_id == name.saga_id)
+            before, now = version_before(next(rows, None), migration), migration.saga.version
+            return {"definition": name.definition, "from_version": before, "to_version": now}
         if send.act is CommandAct.RERUN:
             return {"definition": name.definition}
         if send.act is CommandAct.MARK and not send.words["step"]:
@@ -280,6 +330,9 @@ class Driver:
             steps = open_in(self.history(name.saga_id), direction)
             return {"step": self._rng.choice(steps) if steps else "none"}
         return {}
+
+    def _summaries(self) -> Iterator[SagaSummary]:
+        return (row for durable in self._durables for row in durable.store.summaries.values())
 
     def _timer_of(self, saga: SagaId, act: TimerAct) -> dict[str, Any]:
         """The timer that is meant, of all that are armed one by chance, and when it is to be due.
@@ -344,10 +397,15 @@ class Driver:
         self._numbers += 1
         command_id = f"command-{self._numbers}"
         command = Command.model_validate({"command_id": command_id, **words})
-        self.log.commands[command.command_id] = command
+        await self._send_commands([(command, key)])
+
+    async def _send_commands(self, commands: Sequence[tuple[Command, str]]) -> None:
+        if not commands:
+            return
+        self.log.commands |= {command.command_id: command for command, _ in commands}
         for _ in range(TRIES_MAX):
             try:
-                await self._publisher.command(command, key=key)
+                await self._publisher.commands(commands)
             except BusUnavailable:
                 await self._clock.sleep(0.1)
             else:
@@ -406,7 +464,7 @@ def _checked(story: list[Happens]) -> list[Happens]:
     return story
 
 
-def _lacks(happens: Plain | Update | TimerAct) -> str | None:
+def _lacks(happens: _Sent) -> str | None:
     """What an act needs, and this one does not say."""
     match happens:
         case TimerAct(act=OperatorsAct.MOVE_TIMER, to_us=None):

@@ -18,6 +18,7 @@ from saga.core.intents import Continued, Intent, Patched, Shown
 from saga.core.replay import is_without_code, take_without_code
 from saga.core.state import SagaState, parts_of
 from saga.errors import ReplayMismatch
+from saga.testing.world.migrations import version_behind
 
 
 @dataclass(slots=True)
@@ -108,16 +109,18 @@ class Shadows:
 
 
 def _last_run_of(decider: Decider, history: Sequence[Entry]) -> Sequence[Entry]:
-    """A history from the turn on in which the last run begins that *decider* begins.
+    """A history from the turn on in which the last run begins that *decider* is to decide.
 
     What it continues as another version it decides on, as long as it has the saga in memory.
     """
-    begins = 0
+    begins, versions = 0, {}
+    version: int | None = None
     for turn in turns(history):
-        runs = [body for body in turn.decided if isinstance(body, Continued)]
-        if runs and runs[-1].definition_version == decider.version:
+        if any(isinstance(body, Continued) for body in turn.decided):
             begins = turn.version - 1
-    return history[begins:]
+        version = versions[begins] = version_behind(turn, version)
+    runs = [begins for begins, version in versions.items() if version == decider.version]
+    return history[runs[-1] if runs else 0 :]
 
 
 def _compared(decided: Iterable[Intent]) -> list[Intent]:

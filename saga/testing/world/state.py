@@ -21,10 +21,14 @@ ModelT = TypeVar("ModelT", bound=ContractModel)
 
 @dataclass(frozen=True, slots=True)
 class WorldSaga:
-    """One saga at the end; *residue* names steps that may have had an effect and are not undone."""
+    """One saga at the end; *residue* names steps that may have had an effect and are not undone.
+
+    *version* is the one of its definition that decided it last.
+    """
 
     saga_id: SagaId
     definition: str
+    version: int
     key: str
     status: SagaStatus
     reason: str | None
@@ -80,6 +84,7 @@ def _sagas(apps: Sequence[SagaApp], evidence: Evidence) -> Iterator[WorldSaga]:
         yield WorldSaga(
             saga_id=saga_id,
             definition=summary.definition,
+            version=summary.definition_version,
             key=summary.key,
             status=summary.status,
             reason=summary.reason,

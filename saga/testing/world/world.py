@@ -11,7 +11,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import chain, starmap
 from random import Random
@@ -26,12 +26,20 @@ from saga.core.status import SagaStatus
 from saga.ports import SagaSummary, TopicSpec, UnhandledRecord
 from saga.ports.store import PausedBy, UnhandledKind
 from saga.runtime.pauses import acts_of, is_paused
+from saga.testing.happenings import MigratedTo
 from saga.testing.world.acting import came_of_acts
 from saga.testing.world.application import Function, check_releases, watched, with_fakes
 from saga.testing.world.assembly import Durable
 from saga.testing.world.broker import SimulatedBus
 from saga.testing.world.checks import check_all, stuck_steps
-from saga.testing.world.driver import Driver, Triggers, planned, starts_sagas, told
+from saga.testing.world.driver import (
+    Driver,
+    Triggers,
+    migrations_in,
+    planned,
+    starts_sagas,
+    told,
+)
 from saga.testing.world.evidence import Evidence, together
 from saga.testing.world.faults import Faults
 from saga.testing.world.hearing import check_hearing
@@ -43,8 +51,10 @@ from saga.testing.world.loop import (
     WorldSpins,
     WorldStandsStill,
 )
+from saga.testing.world.migrations import back, check_named, migrations_to
 from saga.testing.world.nemesis import Nemesis
 from saga.testing.world.process import Process, Surroundings
+from saga.testing.world.shadow import Shadows
 from saga.testing.world.state import WorldState, state_of
 from saga.testing.world.stores import EffectsDatabase, WorldStore
 from saga.testing.world.supervisor import Supervisor
@@ -76,6 +86,12 @@ DEPLOY_S_MAX: Final = 2.0
 BACK_SHARE: Final = 0.3
 """Of the releases that are taken back once, and deployed again."""
 BACK_S_MAX: Final = 1.5
+HASTY_SHARE: Final = 0.3
+"""Of the migrations that do not wait until all processes have the version."""
+MIGRATE_S_MAX: Final = 1.0
+"""How long after the rollout that brings a version sagas are migrated to it."""
+TRIED_SHARE: Final = 0.6
+"""Of the migrations that are sent only where a replay says that they can be."""
 
 _PAUSED_ITSELF: Final = frozenset({PausedBy.SAGA, PausedBy.BOTH})
 
@@ -123,6 +139,8 @@ class World:
             place of an event may stand a story: `[OrderPlaced(…), after("1s"), signalled(…)]`.
         deploys: releases of *app* that follow it. Its processes change over one by one at some
             moment, now and then back and forth.
+        migrations: `migrated_to(…)` of versions that a release has. At some moment after it is
+            deployed the open sagas of other versions are migrated, now and then back and forth.
         beside: other applications on the same bus, with stores and processes of their own.
         replace: functions in place of handlers, by intent: for whatever reaches out of the process,
             and for intents that other applications handle.
@@ -131,7 +149,8 @@ class World:
 
     Raises:
         DefinitionError: an intent is handled by nobody, a story cannot be told, a release is of
-            another application, or two applications have a saga of one name.
+            another application, no release has a version that sagas are migrated to, or two
+            applications have a saga of one name.
     """
 
     def __init__(
@@ -141,6 +160,7 @@ class World:
         *,
         triggers: Triggers,
         deploys: Sequence[SagaApp] = (),
+        migrations: Sequence[MigratedTo] = (),
         beside: Sequence[SagaApp] = (),
         replace: Mapping[type[Any], Function] | None = None,
         check: Check | Sequence[Check] = (),
@@ -155,6 +175,12 @@ class World:
         self._released: Counter[SagaId] = Counter()
         self._cancelled: set[SagaId] = set()
         self._deploying: list[asyncio.Future[None]] = []
+        self._migrations = list(migrations)
+        """Those that no release has brought yet."""
+        self._migrating: list[asyncio.Future[None]] = []
+        told_of = [*migrations, *migrations_in(self._stories)]
+        check_named(told_of, list(chain.from_iterable(releases)))
+        self._migrates = bool(told_of)
         self._leapt_s = 0.0
 
     def run(self) -> Verdict:
@@ -249,6 +275,7 @@ class World:
             database = EffectsDatabase(self._surroundings.next_number, own_bus)
             catalogue, violations = MemoryCatalogue(store), self._surroundings.violations
             durable = Durable(app, bus, store, catalogue, database, violations, deploys=deploys)
+            durable.shadows = Shadows(changes=bool(deploys) or self._migrates)
             durables.append(durable)
         return durables
 
@@ -263,6 +290,7 @@ class World:
         nemesis = asyncio.ensure_future(strikes)
         self._driven = driving.spawn(self._driver.drive())
         for durable in self._durables:
+            self._begin_migrations(durable, self._brought_by(durable.app))
             if durable.deploys:
                 self._deploying.append(asyncio.ensure_future(self._deploy(durable)))
         for _ in range(FAULTY_SPELLS_MAX):
@@ -274,6 +302,9 @@ class World:
         self._faults.heal()
         self._supervisor.heal()
         await self._rest()
+        for migrated in self._migrating:
+            if migrated.done():
+                migrated.result()
         self._surroundings.violations.extend(await self._supervisor.close())
 
     def _topics(self) -> list[str]:
@@ -294,13 +325,48 @@ class World:
         before = durable.app
         for release in durable.deploys:
             await asyncio.sleep(self._rng.uniform(0, DEPLOY_S_MAX))
+            brought = self._brought_by(release)
+            hasty = [each for each in brought if self._rng.random() < HASTY_SHARE]
+            self._begin_migrations(durable, hasty)
             await self._supervisor.roll_out(durable, release)
+            self._begin_migrations(durable, [each for each in brought if each not in hasty])
             if self._rng.random() < BACK_SHARE:
                 await asyncio.sleep(self._rng.uniform(0, BACK_S_MAX))
                 await self._supervisor.roll_out(durable, before)
                 await asyncio.sleep(self._rng.uniform(0, BACK_S_MAX))
                 await self._supervisor.roll_out(durable, release)
             before = release
+
+    def _brought_by(self, release: SagaApp) -> list[MigratedTo]:
+        """The migrations to versions that this release is the first to have."""
+        brought = [
+            each
+            for each in self._migrations
+            if release.registry.find(each.saga.name, each.saga.version) is not None
+        ]
+        self._migrations = [each for each in self._migrations if each not in brought]
+        return brought
+
+    def _begin_migrations(self, durable: Durable, migrations: Iterable[MigratedTo]) -> None:
+        self._migrating += [
+            asyncio.ensure_future(self._migrate(durable, each)) for each in migrations
+        ]
+
+    async def _migrate(self, durable: Durable, asked: MigratedTo) -> None:
+        """Migrate all that is open of other versions then; now and then back first."""
+        rng, seen = self._rng, self._faults.seen
+        await asyncio.sleep(rng.uniform(0, MIGRATE_S_MAX))
+        summaries = durable.store.summaries.values()
+        seen["migrations"] += 1
+        for migration in migrations_to(asked, summaries, id=f"migration-{seen['migrations']}"):
+            is_tried = rng.random() < TRIED_SHARE
+            await self._driver.migrate(durable, migration, is_tried=is_tried)
+            if rng.random() < BACK_SHARE:
+                await asyncio.sleep(rng.uniform(0, BACK_S_MAX))
+                await self._driver.migrate(durable, back(migration), is_tried=is_tried)
+                await asyncio.sleep(rng.uniform(0, BACK_S_MAX))
+                again = replace(migration, id=f"{migration.id}-again")
+                await self._driver.migrate(durable, again, is_tried=is_tried)
 
     def _deploy_what_is_missed(self) -> None:
         """Deploy a release that has the version of a saga which stalls, and whose version none has.
@@ -347,6 +413,8 @@ class World:
         """What is under way at this moment; None where all wait for something to come."""
         if (why := self._supervisor.why_busy) is not None:
             return why
+        if not all(each.done() for each in self._migrating):
+            return "sagas are being migrated"
         for durable in self._durables:
             for record in durable.store.unhandled.values():
                 if record.kind is UnhandledKind.DEFERRED and not _is_parked(durable, record):

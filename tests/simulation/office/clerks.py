@@ -1,8 +1,8 @@
-"""The machines: one of `office` in two versions, one of `depot`."""
+"""The machines: one of `office` in three versions, one of `depot`."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from saga import (
     Acts,
@@ -201,6 +201,94 @@ def clerk_2(asked: ClerkAsked) -> Next[Working]:
     """Does one step more, so that no history of the one fits the other."""
     hello = Lift(key=asked.key, step="hello", script="")
     return Working(asked=asked, done=-1), do(hello, undo=Lower, id="hello", undo_retry=PATIENT)
+
+
+class Lifting(State):
+    """What the third version has for `Working`."""
+
+    asked: ClerkAsked
+    done: int = 0
+
+    def enter(self) -> Acts:
+        one, two = _lift(self.asked, "one"), _lift(self.asked, "two")
+        return (
+            do(one, undo=Lower, id="left", retry=RETRY, timeout="700ms", undo_retry=PATIENT),
+            do(two, undo=Lower, id="right", retry=RETRY, timeout="700ms", undo_retry=PATIENT),
+        )
+
+    def handle(self, event: Lifted | StepFailed) -> Next[Lifting | Attending | Sorry]:
+        match event:
+            case Lifted() if self.done == 0:
+                return Lifting(asked=self.asked, done=1)
+            case Lifted():
+                return Attending(asked=self.asked)
+            case StepFailed(code=code, message=message):
+                return Sorry(reason=message, code=code)
+
+
+class Attending(State, timeout="1200ms"):
+    """What the third version has for `Listening`; there is a step more behind it."""
+
+    asked: ClerkAsked
+    heard: tuple[int, ...] = ()
+
+    def enter(self) -> Acts:
+        aside = _lift(self.asked, "aside")
+        return do(aside, undo=Lower, id="beside", retry=RETRY, undo_retry=PATIENT)
+
+    def handle(
+        self, event: News | Go | Question | Lifted | StepFailed | TimedOut
+    ) -> Next[Attending | Sending]:
+        match event:
+            case News(number=number):
+                heard = (*self.heard, number)
+                if len(heard) >= self.asked.news:
+                    return self._through(heard)
+                return Attending(asked=self.asked, heard=heard)
+            case Question(number=number):
+                return self, answer(number)
+            case Lifted() | StepFailed():
+                return self
+            case Go() | TimedOut():
+                return self._through(self.heard)
+
+    def _through(self, heard: tuple[int, ...]) -> Next[Sending]:
+        more = do(_lift(self.asked, "one-more"), undo=Lower, id="one-more", undo_retry=PATIENT)
+        return Sending(asked=self.asked, heard=heard), more
+
+
+CLERK_3: Final = {
+    "Working": "Lifting",
+    "Listening": "Attending",
+    "one": "left",
+    "two": "right",
+    "aside": "beside",
+}
+"""What the third version calls otherwise."""
+
+
+@machine(
+    "clerk",
+    version=3,
+    **OPTIONS
+    | {
+        "transitions": {
+            Lifting: {Lifted: (Lifting, Attending), StepFailed: Sorry},
+            Attending: {
+                News: (Attending, Sending),
+                Go: Sending,
+                TimedOut: Sending,
+                Question: Attending,
+                Lifted: Attending,
+                StepFailed: Attending,
+            },
+            **{state: CLERK[state] for state in (Sending, Sealing, Filing)},
+        }
+    },
+)
+def clerk_3(asked: ClerkAsked) -> Next[Lifting]:
+    """Goes on where the first one stands, with other names."""
+    return Lifting(asked=asked)
 
 
 class Packing(State):

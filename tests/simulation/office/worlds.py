@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Final
@@ -12,6 +13,7 @@ from saga import SagaApp, contract
 from saga.core.events import EventReceived, ReplyOutcome, ReplyReceived
 from saga.core.identity import UNDO
 from saga.core.intents import (
+    Continued,
     IntentIssued,
     RollbackGoal,
     RollbackPlanned,
@@ -24,20 +26,30 @@ from saga.testing import (
     WorldState,
     after,
     cancelled,
+    migrated_to,
     operator,
     signalled,
     updated,
 )
+from saga.testing.happenings import MigratedTo
 from saga.testing.world.driver import Happens, Somewhere
 from tests.simulation.everything import by_hand
-from tests.simulation.office.clerks import clerk_1, clerk_2, crate
-from tests.simulation.office.tales import pallet, tale_1, tale_1_changed, tale_2
+from tests.simulation.office.clerks import CLERK_3, clerk_1, clerk_2, clerk_3, crate
+from tests.simulation.office.tales import (
+    TALE_3,
+    pallet,
+    tale_1,
+    tale_1_changed,
+    tale_2,
+    tale_3,
+)
 from tests.simulation.office.words import (
     ClerkAsked,
     CrateAsked,
     Ended,
     Failed,
     FormAsked,
+    Lift,
     Lifted,
     News,
     TaleAsked,
@@ -46,8 +58,12 @@ from tests.simulation.office.words import (
 )
 
 HERE: Final = Path(__file__).parent
-form_1, form_2 = contract(HERE / "form_1.yaml"), contract(HERE / "form_2.yaml")
+form_1, form_2, form_3 = (contract(HERE / f"form_{number}.yaml") for number in (1, 2, 3))
 CONTRACTS: Final = [TaleAsked, ClerkAsked, FormAsked, CrateAsked, Ended, Failed, News]
+
+
+def _reversed(names: Mapping[str, str]) -> dict[str, str]:
+    return {new: old for old, new in names.items()}
 
 
 def _office(*sagas: object) -> SagaApp:
@@ -57,8 +73,38 @@ def _office(*sagas: object) -> SagaApp:
 office = _office(tale_1, clerk_1, form_1)
 both_versions = _office(tale_1_changed, tale_2, clerk_1, clerk_2, form_1, form_2)
 new_versions = _office(tale_2, clerk_2, form_2)
+first_and_third = _office(tale_1, clerk_1, form_1, tale_3, clerk_3, form_3)
+third_alone = _office(tale_3, clerk_3, form_3)
 DEPLOYS: Final = ((), (both_versions,), (both_versions, new_versions), (new_versions,))
 depot = SagaApp(sagas=[crate, pallet], effects=[hold], contracts=[FormAsked], name="depot")
+
+FORM_3: Final = {"left": "west", "items": "things", "go": "gone"}
+THIRD: Final = (
+    migrated_to(tale_3, steps=TALE_3),
+    migrated_to(clerk_3, steps=CLERK_3),
+    migrated_to(form_3, steps=FORM_3),
+)
+"""As it has to be said: what the first version has decided, the third one decides too."""
+FIRST: Final = (
+    migrated_to(tale_1, steps=_reversed(TALE_3)),
+    migrated_to(clerk_1, steps=_reversed(CLERK_3)),
+    migrated_to(form_1, steps=_reversed(FORM_3)),
+)
+"""The way back, as far as nothing has happened that only the third version has."""
+SECOND: Final = (migrated_to(tale_2), migrated_to(clerk_2), migrated_to(form_2))
+NAMELESS: Final = (
+    *(migrated_to(tale_3), migrated_to(clerk_3, steps={"one": "left"}), migrated_to(form_3)),
+)
+"""What is refused, unless hardly anything was decided."""
+MOVED: Final = (
+    (office, (first_and_third,), THIRD),
+    (first_and_third, (), FIRST),
+    (office, (third_alone,), THIRD),
+    (first_and_third, (), FIRST),
+    (office, (both_versions, first_and_third), THIRD),
+    (both_versions, (first_and_third, third_alone), THIRD),
+)
+"""The first release, those that follow, and what is migrated to once it is there."""
 
 STEPS: Final = (
     *("first", "in-scope", "in-scope-too", "instead", "racing", "slowly", "more-slowly"),
@@ -82,6 +128,39 @@ def office_world(seed: int) -> World:
     checks = [nobody_is_parked, news_are_taken_once, graphs_are_undone_backwards]
     deploys = DEPLOYS[seed % len(DEPLOYS)]
     return World(office, seed, triggers=stories, deploys=deploys, beside=[depot], check=checks)
+
+
+def moved_world(seed: int) -> World:
+    """As `office_world`, and running sagas are moved to the version that a deploy brings."""
+    checks = [
+        *(nobody_is_parked, news_are_taken_once, graphs_are_undone_backwards),
+        no_name_is_two_things,
+    ]
+    app, deploys, migrations = MOVED[seed % len(MOVED)]
+    one_by_one = [*migrations, *NAMELESS]
+    if both_versions in (app, *deploys):
+        one_by_one += SECOND
+    return World(
+        app,
+        seed,
+        triggers=partial(moved_stories, one_by_one=one_by_one),
+        deploys=deploys,
+        migrations=migrations,
+        beside=[depot],
+        check=checks,
+    )
+
+
+def moved_stories(rng: Random, *, one_by_one: Sequence[MigratedTo]) -> list[Sequence[Happens]]:
+    """Those of `stories`, in which somebody migrates one saga now and then."""
+    told: list[Sequence[Happens]] = []
+    for story in stories(rng):
+        happens = [*story]
+        if rng.random() < 0.5:
+            one = Somewhere(rng.choice(one_by_one))
+            happens += [after(f"{rng.randint(0, 1500)}ms"), one]
+        told.append(happens)
+    return told
 
 
 def stories(rng: Random) -> list[Sequence[Happens]]:
@@ -178,9 +257,31 @@ def graphs_are_undone_backwards(world: WorldState) -> None:
                 later = {
                     step
                     for step in undone - over
-                    if body.step in BEHIND.get(step.partition("-")[0], frozenset())
+                    if _node(body.step) in BEHIND.get(_node(step), frozenset())
                 }
                 assert not later, f"{saga.key}: {body.step} is undone before {later}"
+
+
+def no_name_is_two_things(world: WorldState) -> None:
+    """What was begun under one name goes on under that one, whatever later code calls it."""
+    for saga in world.sagas:
+        named: dict[str, str] = {}
+        run = 1
+        for entry in saga.history:
+            body = entry.body
+            if isinstance(body, Continued):
+                run = body.run
+            if isinstance(body, IntentIssued) and not _undoes(body) and not body.child:
+                step = f"{run}.{Lift.model_validate_json(body.payload).step}"
+                other = named.setdefault(step, body.step)
+                is_one = other == body.step or step.endswith(".items")
+                assert is_one, f"{saga.key}: {step} is done as {other} and as {body.step}"
+
+
+def _node(step: str) -> str:
+    """What the first version of the graph calls it, without the number of an item."""
+    node = step.partition("-")[0]
+    return {"west": "left", "things": "items"}.get(node, node)
 
 
 def _undoes(body: IntentIssued) -> bool:
