@@ -16,7 +16,7 @@ from tests.simulation.office.worlds import depot, moved_world, office, office_wo
 
 # A world ends after so many rounds of its loop, on any machine.
 pytestmark = pytest.mark.timeout(0)
-WORLDS = 40
+WORLDS = range(40)
 MOVED_WORLDS = 6
 EXPECTED = (
     *("deploy", "deployed again", "stalled", "deferred", "kill", "restart", "conflicts"),
@@ -24,7 +24,7 @@ EXPECTED = (
     *("BranchDropped", "Shown", "Paused", "Resumed", "Continued", "UpdateAnswered"),
     *("SignalReceived", "SagaAbandoned", "SagaRolledBack", "SagaCompleted", "ArrivalRefused"),
     *("ScopeUndone", "plan scope_left", "plan completed", "noted late_success"),
-    *("mark taken", "rerun taken", "fire-timer taken"),
+    *("mark taken", "fire-timer taken"),
 )
 """What these worlds must have seen."""
 ASKED = [TaleAsked(key="k-1", scripts={})]
@@ -32,7 +32,7 @@ ASKED = [TaleAsked(key="k-1", scripts={})]
 
 def test_all_three_ways_to_write_a_saga_hold_through_deploys_and_across_applications():
     """Sagas stall while no process has their version, go on afterwards, and nothing is lost."""
-    campaign = run_worlds(range(WORLDS), of="office")
+    campaign = run_worlds(WORLDS, of="office")
 
     if campaign.failed:
         pytest.fail(campaign.report(), pytrace=False)
@@ -53,11 +53,12 @@ def test_many_more_hold_while_they_are_moved_between_versions():
     campaign = run_worlds(range(MOVED_WORLDS, 400), of="moved")
 
     assert not campaign.failed, campaign.report()
+    assert campaign.seen["rerun taken"]
 
 
 def test_such_a_world_is_its_seed():
     """Two runs of one seed agree in everything that happened."""
-    for seed in range(WORLDS, WORLDS + 4):
+    for seed in range(4):
         assert office_world(seed).run().lines == office_world(seed).run().lines
         assert moved_world(seed).run().lines == moved_world(seed).run().lines
 
