@@ -414,7 +414,7 @@ MUTATIONS = (
     _mutation(
         "a replay asks again which event to take",
         "saga/core/waiting.py",
-        "    if recorded is None:\n        took = next(",
+        "    if turn.recorded_wait(wait) is None:\n        took = next(",
         "    if True:\n        took = next(",
         ("    if turn.recorded is not None:\n        first", "    if False:\n        first"),
         of="office",
