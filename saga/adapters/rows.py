@@ -389,6 +389,16 @@ def show_anything(batch: Batch) -> bool:
     return any(map(_shown, batch.summaries))
 
 
+def apart(batch: Batch) -> tuple[dict[SagaId, SagaSummary], dict[SagaId, SagaSummary]]:
+    """The last summary of each saga: of those with a history in *batch*, and of the others."""
+    written = {each.saga_id for each in batch.histories}
+    of_turns: dict[SagaId, SagaSummary] = {}
+    found: dict[SagaId, SagaSummary] = {}
+    for each in batch.summaries:
+        (of_turns if each.saga_id in written else found)[each.saga_id] = each
+    return of_turns, found
+
+
 def to_unhandled(row: Sequence[Any], *, text: Text = as_it_is) -> UnhandledRecord:
     check_row("unhandled", row[-1], UNHANDLED, row)
     kind, reason, message, topic, partition, offset, key, value, headers, *rest = row

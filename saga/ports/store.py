@@ -264,6 +264,8 @@ class Batch:
         timers_put_off: before the others; only where the due-index still has what was found, as
             no history is checked for them, and another worker may have moved the timer.
         timers_armed: only of sagas that have a summary.
+        summaries: one of a saga without a history here only where the index has none that is newer,
+            as no history is checked for it.
         timers_cleared: one that is not there is no error.
         handled: ids of unhandled records to remove.
         outgoing: what the entries say is to be published, in log order.

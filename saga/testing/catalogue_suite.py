@@ -166,7 +166,7 @@ class CatalogueSuite:
         rows = await catalogue.summaries([saga(0), saga(1)])
 
         assert [each.shown for each in rows] == ['{"a":1}', '{"b":2}']
-        await append(store, summaries=[replace(_summary(0), shown=Json("{}"))])
+        await append(store, summaries=[replace(later[0], shown=Json("{}"))])
         assert [each.shown for each in await catalogue.summaries([saga(0)])] == ["{}"]
 
     async def test_summaries_are_found_by_id(self, store: EventStore, catalogue: Catalogue) -> None:

@@ -434,6 +434,19 @@ class EventStoreSuite:
 
         assert await catalogue.sagas() == [ended]
 
+    async def test_an_index_row_without_a_turn_never_takes_the_place_of_a_newer_one(
+        self, store: EventStore, catalogue: Catalogue
+    ) -> None:
+        """Whoever cannot take a saga on may know less of it than the worker that has."""
+        await append(store, history(saga(1)), history(saga(2)))
+        stalled = [summary(saga(number), status=SagaStatus.STALLED, version=2) for number in (1, 2)]
+        ended = replace(summary(saga(1), status=SagaStatus.COMPLETED, version=4), waiting_for=None)
+        await append(store, history(saga(1), 1), summaries=[ended])
+
+        await append(store, history(saga(3)), summaries=[*stalled, summary(saga(3))])
+
+        assert await catalogue.sagas() == [ended, stalled[1], summary(saga(3))]
+
     async def test_nothing_to_publish_leaves_no_backlog(self, store: EventStore) -> None:
         """A batch without outgoing records has no place in the relay's backlog."""
         assert (await append(store, history(saga(1)))).backlog_id is None

@@ -226,6 +226,14 @@ class MemoryEventStore(EventStore, SnapshotStore):
         if moved:
             raise HistoryConflict(tuple(moved))
 
+    def _index(self, summary: SagaSummary) -> None:
+        before = self.summaries.get(summary.saga_id)
+        if before is not None and summary.version < before.version:
+            return  # another worker has taken the saga on meanwhile
+        if before is not None and summary.shown is None and before.shown is not None:
+            summary = replace(summary, shown=before.shown)
+        self.summaries[summary.saga_id] = summary
+
     def _apply(self, batch: Batch) -> None:
         for history in batch.histories:
             stored = self._histories.setdefault(history.saga_id, History())
@@ -236,10 +244,7 @@ class MemoryEventStore(EventStore, SnapshotStore):
         self._runs.update(batch.runs)
         self._positions.update(batch.positions)
         for summary in batch.summaries:
-            before = self.summaries.get(summary.saga_id)
-            if before is not None and summary.shown is None and before.shown is not None:
-                summary = replace(summary, shown=before.shown)  # noqa: PLW2901  # as an update
-            self.summaries[summary.saga_id] = summary
+            self._index(summary)
         for off in batch.timers_put_off:
             if self._timers.get(off.found.timer_id) == off.found:
                 self._arm(replace(off.found, due_at=off.due_at))

@@ -26,6 +26,7 @@ from saga.adapters.rows import (
     SUMMARY_SHOWN,
     UNHANDLED_COLUMNS,
     KnownSagas,
+    apart,
     from_pause,
     from_summary,
     from_summary_shown,
@@ -111,12 +112,16 @@ INDEX: Final = ManyRows(
     + _INDEX_CHANGED,
     _INDEX_TYPES,
 )
-INDEX_SHOWN: Final = ManyRows(
+_SHOWN: Final = (
     f"INSERT INTO saga_index AS i (originator_id, {SUMMARY_SHOWN}) "
     f"SELECT originator_id, {SUMMARY_COLUMNS}, shown::jsonb "
     f"FROM {{rows}} AS r (originator_id, {SUMMARY_SHOWN}) "
-    f"{_INDEX_CHANGED}, shown = coalesce(excluded.shown, i.shown)",
-    f"{_INDEX_TYPES} text",
+    f"{_INDEX_CHANGED}, shown = coalesce(excluded.shown, i.shown)"
+)
+INDEX_SHOWN: Final = ManyRows(_SHOWN, f"{_INDEX_TYPES} text")
+# Of sagas whose histories stay as they are: another worker may have taken one on meanwhile.
+INDEX_FOUND: Final = ManyRows(
+    f"{_SHOWN} WHERE i.version <= excluded.version", f"{_INDEX_TYPES} text"
 )
 PUT_OFF: Final = ManyRows(
     "UPDATE timers AS t SET due_at = r.due_at FROM {rows} AS r (id, name, found, due_at) "
@@ -269,13 +274,13 @@ def calls_of(
     turns = [(originators[saga], number, TURN, state) for saga, number, state in turns_of(batch)]
     are_shown = show_anything(batch)
     index, row_of = (INDEX_SHOWN, from_summary_shown) if are_shown else (INDEX, from_summary)
-    summaries = {each.saga_id: row_of(each) for each in batch.summaries}
+    of_turns, found = apart(batch)
     timers = {each.timer_id: each for each in batch.timers_armed}.values()
     armed = [(originators[t.saga_id], timer_name(t.timer_id)[1], t.due_at) for t in timers]
     put_off = [
-        (originators[found.saga_id], timer_name(found.timer_id)[1], found.due_at, off.due_at)
+        (originators[timer.saga_id], timer_name(timer.timer_id)[1], timer.due_at, off.due_at)
         for off in batch.timers_put_off
-        if (found := off.found).saga_id in originators
+        if (timer := off.found).saga_id in originators
     ]
     cleared = map(timer_name, batch.timers_cleared)
     seen = batch.pauses_seen
@@ -286,7 +291,10 @@ def calls_of(
         *([call_of(lock)] if turns else []),
         *BEGIN_SAGAS.calls([(saga_id, originators[saga_id]) for saga_id in sorted(new)]),
         *([EVENTS_AND_BACKLOG.call(turns, at)] if batch.outgoing else EVENTS.calls(turns)),
-        *index.calls(sorted((originators[saga_id], *row) for saga_id, row in summaries.items())),
+        *index.calls(sorted((originators[saga], *row_of(each)) for saga, each in of_turns.items())),
+        *INDEX_FOUND.calls(
+            sorted((originators[saga], *from_summary_shown(each)) for saga, each in found.items())
+        ),
         *RUNS.calls(sorted((originators[saga_id], turn) for saga_id, turn in batch.runs.items())),
         *([call_of(DROP_SNAPSHOTS, uuids(over))] if (over := batch.snapshots_over) else []),
         *PUT_OFF.calls(sorted(put_off)),

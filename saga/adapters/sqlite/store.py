@@ -8,7 +8,7 @@ share the pages that a commit writes; an originator id is that number as 32 hex 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from functools import partial
 from itertools import count
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -26,6 +26,7 @@ from saga.adapters.rows import (
     UNHANDLED_COLUMNS,
     UNHANDLED_LISTED,
     KnownSagas,
+    apart,
     check_new_sagas,
     covered,
     from_pause,
@@ -122,12 +123,14 @@ _SAGAS: Final = ManyRows(
     f"ON CONFLICT (number) DO UPDATE SET ({_CHANGED}) = ({_NEW_VALUES})",
     12,
 )
-_SAGAS_SHOWN: Final = ManyRows(
+_SHOWN: Final = (
     f"INSERT OR FAIL INTO saga_index (number, {SUMMARY_SHOWN}) VALUES {{values}} "
     f"ON CONFLICT (number) DO UPDATE SET ({_CHANGED}, shown) = "
-    f"({_NEW_VALUES}, coalesce(excluded.shown, shown))",
-    13,
+    f"({_NEW_VALUES}, coalesce(excluded.shown, shown))"
 )
+_SAGAS_SHOWN: Final = ManyRows(_SHOWN, 13)
+# Of sagas whose histories stay as they are: another worker may have taken one on meanwhile.
+_SAGAS_FOUND: Final = ManyRows(f"{_SHOWN} WHERE version <= excluded.version", 13)
 _NUMBERS: Final = ManyRows(
     "SELECT i.saga_id, i.number, (SELECT max(originator_version) FROM stored_events "
     "WHERE originator_id = printf('%032x', i.number)) "
@@ -610,14 +613,25 @@ def _advance(cursor: sqlite3.Cursor, positions: Mapping[Source, int]) -> None:
 
 def _write_summaries(cursor: sqlite3.Cursor, batch: Batch, numbers: dict[SagaId, int]) -> None:
     """Write the index rows, and add the numbers of new sagas to *numbers*."""
-    summaries = {each.saga_id: each for each in batch.summaries}
-    begun = [saga_id for saga_id in summaries if saga_id not in numbers]
-    index, row_of = _SAGAS, from_summary
+    of_turns, found = apart(batch)
     if show_anything(batch):
-        index, row_of = _SAGAS_SHOWN, from_summary_shown
+        _write_rows(cursor, _SAGAS_SHOWN, from_summary_shown, of_turns, numbers)
+    else:
+        _write_rows(cursor, _SAGAS, from_summary, of_turns, numbers)
+    if found:
+        _write_rows(cursor, _SAGAS_FOUND, from_summary_shown, found, numbers)
+
+
+def _write_rows(
+    cursor: sqlite3.Cursor,
+    index: ManyRows,
+    row_of: Callable[[SagaSummary], tuple[object, ...]],
+    summaries: Mapping[SagaId, SagaSummary],
+    numbers: dict[SagaId, int],
+) -> None:
+    begun = [saga_id for saga_id in summaries if saga_id not in numbers]
     known = numbers.get
-    rows = [(known(saga_id), *row_of(each)) for saga_id, each in summaries.items()]
-    index.execute(cursor, rows)
+    index.execute(cursor, [(known(saga_id), *row_of(each)) for saga_id, each in summaries.items()])
     if begun:
         assert cursor.lastrowid is not None
         numbers.update(zip(begun, count(cursor.lastrowid - len(begun) + 1)))
