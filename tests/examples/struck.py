@@ -13,9 +13,9 @@ import os
 import runpy
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import import_module
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -26,27 +26,40 @@ from saga.ports import EventStore
 STORES: tuple[type[EventStore], ...] = (SqliteEventStore, PostgresEventStore)
 
 
-def strike_behind(commit: int) -> None:
-    """Have the event store kill this process when it has recorded so many batches of turns."""
-    numbers = count(1)
+@dataclass
+class Commits:
+    """Those of this process that hold turns, so far: how many, and how many turns."""
+
+    number: int = 0
+    turns: int = 0
+
+
+def watch_commits(is_due: Callable[[Commits], bool]) -> Commits:
+    """Have the event store kill this process right behind the first commit that *is_due*."""
+    commits = Commits()
     for store in STORES:
-        _strike(store, numbers, commit)
+        _strike(store, commits, is_due)
+    return commits
 
 
-def _strike(store: Any, numbers: Iterator[int], commit: int) -> None:
+def _strike(store: Any, commits: Commits, is_due: Callable[[Commits], bool]) -> None:
     append = store.append
 
     async def struck(self: EventStore, batch: Any, **options: Any) -> Any:
         appended = await append(self, batch, **options)
-        if batch.histories and next(numbers) == commit:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if batch.histories:
+            commits.number += 1
+            commits.turns += sum(len(history.turns) for history in batch.histories)
+            if is_due(commits):
+                os.kill(os.getpid(), signal.SIGKILL)
         return appended
 
     store.append = struck
 
 
 if __name__ == "__main__":
-    strike_behind(int(sys.argv[2]))
+    commit = int(sys.argv[2])
+    watch_commits(lambda commits: commits.number == commit)
     program = sys.argv[1]
     if program.endswith(".py"):
         sys.path.insert(0, str(Path(program).parent))  # as `python FILE` does

@@ -24,7 +24,15 @@ from saga.testing import (
     undo_issued,
 )
 from tests.examples import no_python
-from tests.examples.running import PROCESSING, ROOT, kill_again_and_again, run, run_as_printed
+from tests.examples.running import (
+    PROCESSING,
+    ROOT,
+    kill_behind_each_commit,
+    kill_in_the_middle,
+    run,
+    run_as_printed,
+    said,
+)
 
 GRAPHS = ROOT / "examples" / "graphs"
 AS_GIVEN = Path(__file__).with_name("order_contract_as_given.yaml")
@@ -40,23 +48,37 @@ MODULES = {
 def test_an_example_ends_as_it_says_although_it_is_killed_on_the_way(
     folder: str, pair: dict[str, str], tmp_path: Path
 ) -> None:
-    kill_again_and_again(tmp_path, MODULES[folder], pair)
+    """Killed in the middle of its run, it ends and prints as where it is run as its README says."""
+    unharmed = tmp_path / "unharmed"
+    prints = run_as_printed(unharmed, GRAPHS / folder / "README.md")
+    printed = kill_in_the_middle(tmp_path, MODULES[folder], unharmed, pair)
 
-    run_as_printed(tmp_path, GRAPHS / folder / "README.md", pair)
+    assert said(prints, printed) == prints
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("module", [*MODULES.values(), no_python.__name__])
+def test_behind_whichever_commit_an_example_is_killed_it_ends_the_same(
+    module: str, tmp_path: Path
+) -> None:
+    kill_behind_each_commit(tmp_path, module)
 
 
 def test_an_application_without_python_ends_as_it_says_although_it_is_killed_on_the_way(
     pair: dict[str, str], tmp_path: Path
 ) -> None:
     """Orchestrator and services die together; see `tests.examples.no_python`."""
-    kill_again_and_again(tmp_path, no_python.__name__, pair)
-    ran = run(tmp_path, "-m", no_python.__name__, settings=pair)
-
+    unharmed = tmp_path / "unharmed"
+    unharmed.mkdir()
+    ran = run(unharmed, "-m", no_python.__name__)
     assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.splitlines() == [
+    printed = kill_in_the_middle(tmp_path, no_python.__name__, unharmed, pair)
+
+    prints = [
         "completed order_id='o-1' receipt='r-o-1' grams=300",
         "rolled_back order_id='o-2' reason='too heavy' code='too-heavy'",
     ]
+    assert ran.stdout.splitlines() == printed == prints
 
 
 def test_an_application_without_python_is_checked_as_its_page_says(tmp_path: Path) -> None:

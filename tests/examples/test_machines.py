@@ -28,10 +28,12 @@ from saga.testing.world.driver import Story
 from tests.examples.running import (
     ROOT,
     consoles,
-    kill_again_and_again,
+    kill_behind_each_commit,
+    kill_in_the_middle,
     run,
     run_as_printed,
     running,
+    said,
 )
 from tests.patience import HANG_S, wait_until
 
@@ -73,10 +75,20 @@ def test_each_machine_is_known() -> None:
 def test_a_machine_that_is_killed_goes_on_as_if_nothing_had_happened(
     name: str, pair: dict[str, str], tmp_path: Path
 ) -> None:
-    """Killed in one life after another, then run to its end as its README says."""
-    kill_again_and_again(tmp_path, f"examples.machines.{name}.app", pair)
+    """Killed in the middle of its run, it ends and prints as where it is run as its README says."""
+    unharmed = tmp_path / "unharmed"
+    prints = run_as_printed(unharmed, MACHINES / name / "README.md")
+    printed = kill_in_the_middle(tmp_path, f"examples.machines.{name}.app", unharmed, pair)
 
-    run_as_printed(tmp_path, MACHINES / name / "README.md", pair)
+    assert said(prints, printed) == prints
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", STORIES)
+def test_behind_whichever_commit_a_machine_is_killed_it_ends_the_same(
+    name: str, tmp_path: Path
+) -> None:
+    kill_behind_each_commit(tmp_path, f"examples.machines.{name}.app")
 
 
 @pytest.mark.parametrize("name", STORIES)

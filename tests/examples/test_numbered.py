@@ -25,7 +25,7 @@ from saga.testing import (
 )
 from saga.testing.world.driver import Story
 from tests.examples.numbered import FOLDER, NUMBERED, file_of, module_of, said_of
-from tests.examples.running import ROOT, kill_again_and_again, run
+from tests.examples.running import ROOT, kill_again_and_again, kill_behind_each_commit, run
 
 PLAIN = "12_plain_services"
 """Needs a Kafka."""
@@ -60,6 +60,8 @@ ENDS = {
     "10_basket_machine": {"basket/b-1": "completed"},
     "11_loan_graph": {"loan/l-1": "completed", "loan/l-2": "rolled_back"},
 }
+ASLEEP = "05_subscription"
+"""Has not ended when its program does."""
 RACE = "09_credit_limit"
 """Which of its orders wins is left to chance; see below."""
 
@@ -167,6 +169,14 @@ def test_an_example_that_is_killed_prints_what_it_says_all_the_same(
     assert first.returncode == 0, first.stderr
     assert first.stdout.splitlines() == said_of(name).prints
     assert (second.stdout, second.stderr) == (first.stdout, "")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", [each for each in EMBEDDED if each not in (RACE, ASLEEP)])
+def test_behind_whichever_commit_an_example_is_killed_it_ends_the_same(
+    name: str, tmp_path: Path
+) -> None:
+    kill_behind_each_commit(tmp_path, str(file_of(name)))
 
 
 def test_examples_share_a_folder(tmp_path: Path) -> None:

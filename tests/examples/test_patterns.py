@@ -42,12 +42,14 @@ from saga.testing import (
     undo_issued,
 )
 from tests.examples.pattern_stories import STORIES
-from tests.examples.running import ROOT, kill_again_and_again, run
+from tests.examples.running import ROOT, kill_again_and_again, kill_behind_each_commit, run
 from tests.patience import HANG_S
 
 PATTERNS = sorted(
     path.stem for path in (ROOT / "examples" / "patterns").glob("*.py") if path.stem != "__init__"
 )
+BY_CHANCE = "deterministic"
+"""What its saga draws comes from the moment at which it begins."""
 WORLDS = 12
 KILLED_IN_EACH_BUILD = {"events", "long_running", "scopes", "sub_workflow"}
 SAYS = {
@@ -145,6 +147,14 @@ def test_a_pattern_that_is_killed_goes_on_as_if_nothing_had_happened(
 
     assert ran.returncode == 0, ran.stderr
     assert outcomes(pattern, ran.stdout) == SAYS[pattern], ran.stdout
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("pattern", [each for each in PATTERNS if each != BY_CHANCE])
+def test_behind_whichever_commit_a_pattern_is_killed_it_ends_the_same(
+    pattern: str, tmp_path: Path
+) -> None:
+    kill_behind_each_commit(tmp_path, f"examples.patterns.{pattern}")
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
