@@ -33,6 +33,7 @@ import psycopg
 
 from saga import EffectContext, Effects, Intent, SagaApp
 from saga.adapters.opening import open_store
+from saga.adapters.postgres.effects import PostgresHandlerDatabase
 from saga.audit.replaying import replay_all
 from saga.core.fold import fold
 from saga.core.history import Entry
@@ -55,9 +56,10 @@ LEDGER = "SELECT number, saga_id, step, direction, intent_id FROM lives_ledger O
 MAKE_LEDGER = """CREATE TABLE IF NOT EXISTS lives_ledger (number {number}, saga_id TEXT NOT NULL,
     step TEXT NOT NULL, direction TEXT NOT NULL, intent_id TEXT NOT NULL)"""
 NUMBER = {
-    "sqlite": "INTEGER PRIMARY KEY AUTOINCREMENT",
-    "postgresql": "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
+    False: "INTEGER PRIMARY KEY AUTOINCREMENT",
+    True: "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
 }
+"""In a file; on PostgreSQL."""
 WRITE = """INSERT INTO lives_ledger (saga_id, step, direction, intent_id)
     SELECT CAST(:saga_id AS TEXT), CAST(:step AS TEXT), CAST(:direction AS TEXT),
         CAST(:intent_id AS TEXT)
@@ -72,8 +74,7 @@ def note_effects() -> None:
     init = Effects.__init__
 
     async def make_ledger(db: Any) -> None:
-        kind = Settings.read().effects_address.partition(":")[0]
-        await db.execute(MAKE_LEDGER.format(number=NUMBER[kind]))
+        await db.execute(MAKE_LEDGER.format(number=NUMBER[isinstance(db, PostgresHandlerDatabase)]))
 
     async def note(message: Any, ctx: EffectContext, call_next: Any) -> Any:
         reply = await call_next(message, ctx)
@@ -129,7 +130,8 @@ def run_until(module: ModuleType, is_due: Callable[[Commits], bool]) -> None:
 def _ledger(settings: Settings) -> Iterator[Line]:
     if settings.effects_address.startswith("postgresql:"):
         with psycopg.connect(settings.effects_address) as server:
-            yield from (Line(*row) for row in server.execute(LEDGER).fetchall())
+            if server.execute("SELECT 1 FROM pg_tables WHERE tablename = 'lives_ledger'").rowcount:
+                yield from (Line(*row) for row in server.execute(LEDGER).fetchall())
     for file in sorted(Path(".saga").glob("*.db")):
         with closing(sqlite3.connect(file)) as db:
             if db.execute("SELECT 1 FROM sqlite_master WHERE name = 'lives_ledger'").fetchone():
