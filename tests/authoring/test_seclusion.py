@@ -34,6 +34,7 @@ from tests.toys import (
     Reserve,
     Reserved,
     Ship,
+    Unreserve,
     as_saga,
 )
 
@@ -488,6 +489,54 @@ class TestAsyncGenerators:
             .when(replied(Refund))
             .then_status("rolled_back_with_residue")
         )
+
+    @pytest.mark.parametrize("is_loser", [False, True])
+    def test_what_one_waits_for_is_let_go_of_without_a_word(self, monkeypatch, is_loser):
+        """Also where that waits once more at its end, which Python would complain of."""
+        complaints = []
+        monkeypatch.setattr(sys, "unraisablehook", complaints.append)
+        ended = []
+
+        async def reserves(ctx):
+            try:
+                return await ctx.do(Reserve())
+            finally:
+                await ctx.do(Notify())
+                ended.append("never comes")
+
+        async def shelves(ctx):
+            yield await reserves(ctx)
+
+        async def reads(ctx):
+            async for _shelf in shelves(ctx):
+                pass
+
+        async def order(ctx, placed):
+            await ctx.any(reads(ctx), ctx.wait("stop"))
+            await ctx.do(Ship())
+
+        scenario = running(order).when(PLACED)
+        if is_loser:
+            scenario.when(signalled("stop")).then(issued(Ship))
+        scenario.state.program.close()
+        del scenario
+        gc.collect()
+        assert not complaints
+        assert not ended
+
+    def test_a_report_names_the_line_at_which_one_waits(self):
+        async def shelves(ctx):
+            yield await ctx.do(Reserve(), undo=Unreserve)
+
+        async def order(ctx, placed):
+            await ctx.do(Pay(), kind="pivot")
+            async for _shelf in shelves(ctx):
+                pass
+
+        scenario = running(order).when(PLACED, replied(Pay, Paid()))
+
+        line = shelves.__code__.co_firstlineno + 1
+        scenario.then_parked(f"test_seclusion.py:{line}: step 'reserve' can be undone")
 
     def test_the_hooks_of_others_come_back(self):
         async def order(ctx, placed):

@@ -2,13 +2,12 @@
 
 A saga is drawn as a tree of steps, groups, waits and try blocks; what happens is drawn as a list of
 numbers that pick among what can happen. `Scenario` compares live and rebuilt state after each turn.
-The search past the pivot uses it; `tests/laws` has what holds of every saga.
+The search of migrations uses it; `tests/laws` has what holds of every saga.
 """
 
 from dataclasses import dataclass, replace
 from typing import Any
 
-from hypothesis import event
 from hypothesis import strategies as st
 
 from saga.authoring import RollBack, StepFailed, TimedOut
@@ -29,9 +28,9 @@ from saga.core.intents import (
 from saga.core.retry import Retry
 from saga.core.state import around, waiting_for
 from saga.core.status import NEVER_UNDONE, SagaStatus, StepStatus
-from saga.testing import cancelled, given, operator, signalled
+from saga.testing import cancelled, operator, signalled
 from saga.testing.happenings import Plain
-from tests.toys import OrderConfirmed, OrderPlaced, OrderRejected, as_saga
+from tests.toys import OrderConfirmed, OrderRejected
 
 TURNS_MAX = 300
 ENDS = (SagaCompleted, SagaRolledBack, SagaAbandoned)
@@ -214,10 +213,6 @@ def drawn(scenario, kind, pick):
             return operator(("retry", "skip")[pick % 2], step)
         case 19 if pick % 4 == 0:
             return operator("compensate")
-        case 20 | 21 if state.pause is not None:
-            return operator("resume")
-        case 20:
-            return operator("pause")
     return None
 
 
@@ -403,35 +398,3 @@ def is_refused_past_pivot(scenario):
     """Whether a pivot that lost a race has succeeded, so that what can be undone is too late."""
     state = scenario.state
     return state.is_poisoned and "comes after the pivot" in (state.reason or "")
-
-
-def whatever_happens(tree, happens, options):
-    async def order(ctx, placed):
-        await run(ctx, tree, "s", passed=[])
-        return OrderConfirmed()
-
-    whatever_happens_to(order, happens, options)
-
-
-def whatever_happens_to(order, happens, options):
-    scenario = given(as_saga(order, **options), OrderPlaced(), contracts=CONTRACTS)
-    scenario.continues_when_stuck = options["when_stuck"] == "continue"
-    scenario.is_parallel = options["parallel_undo"]
-    check(scenario)
-    for kind, pick in happens:
-        happening = drawn(scenario, kind, pick)
-        if happening is not None:
-            scenario.when(happening)
-            if is_refused_past_pivot(scenario):
-                return
-            check(scenario)
-    for _ in range(TURNS_MAX):
-        if scenario.status.is_ended:
-            break
-        scenario.when(next_in_a_kind_world(scenario))
-        if is_refused_past_pivot(scenario):
-            return
-        check(scenario)
-    else:
-        raise AssertionError(f"it does not end: {scenario.status}, {waiting_for(scenario.state)}")
-    event(scenario.status.value)

@@ -1,14 +1,10 @@
 """Past the pivot: a failure goes to the code, and one left uncaught parks the saga on its step."""
 
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
 
 import pytest
-from hypothesis import given as hypothesis_given
-from hypothesis import settings
-from hypothesis import strategies as st
 
-from saga.authoring import RollBack, StepFailed, TimedOut
+from saga.authoring import RollBack, StepFailed
 from saga.core.intents import SagaParked, StepSettled
 from saga.testing import (
     completed,
@@ -26,17 +22,6 @@ from saga.testing import (
     rolled_back,
     signalled,
     timed_out,
-)
-from tests.core.any_saga import (
-    Give,
-    Made,
-    Make,
-    Many,
-    Sleep,
-    Step,
-    Wait,
-    grouped,
-    whatever_happens_to,
 )
 from tests.toys import (
     CONTRACTS,
@@ -651,116 +636,6 @@ def test_a_line_for_a_log_is_nothing_that_a_failure_has_led_to():
     assert scenario.logged == ("warning: not shipped: refused",)
     scenario.when(replied(Notify)).then(parked("ship"))
     scenario.when(operator("retry"), replied(Ship)).then(issued(Ship), completed(OrderConfirmed()))
-
-
-@dataclass(frozen=True)
-class Say:
-    pass
-
-
-@dataclass(frozen=True)
-class Show:
-    pass
-
-
-forward_steps = st.builds(
-    Step,
-    has_undo=st.sampled_from((False,)),
-    kind=st.sampled_from([None, "retriable", "read_only", "harmless"]),
-    attempts=st.just(1),
-    has_deadline=st.booleans(),
-)
-ways = st.sampled_from(
-    ["seq", "all", "fast", "one at once", "any", "some", "scope", "catch", "pass on"]
-)
-forward_trees = st.recursive(
-    st.one_of(
-        *(forward_steps, forward_steps, st.builds(Wait, st.sampled_from("ab"), st.booleans())),
-        *(st.just(Sleep()), st.just(Say()), st.just(Show()), st.just(Give())),
-    ),
-    lambda inner: st.builds(Many, ways, st.lists(inner, min_size=1, max_size=3).map(tuple)),
-    max_leaves=6,
-)
-
-
-def kept_for_a_while(how, step, inner, outer):
-    """A *step* whose failure a group may keep for a while, beside what goes on."""
-    return Many(how, (Many("all", (step, *inner)), *outer))
-
-
-kept_trees = st.builds(
-    kept_for_a_while,
-    ways,
-    forward_steps,
-    st.lists(forward_trees, min_size=1, max_size=2),
-    st.lists(forward_trees, max_size=2),
-)
-
-
-async def forward(ctx, node, place, caught):
-    """Interpret a tree; what it asks for and says depends on what it has *caught* so far."""
-    match node:
-        case Step():
-            made = await ctx.do(
-                Make(place=f"{place} {caught}"),
-                id=place,
-                kind=node.kind,
-                retry=ONCE,
-                timeout="10s" if node.has_deadline else None,
-            )
-            assert isinstance(made, Made)
-        case Sleep():
-            await ctx.sleep("7s")
-        case Wait():
-            await ctx.wait(node.name, int, timeout="9s" if node.has_timeout else None)
-        case Say():
-            ctx.publish(OrderSeen(order_id=f"{place} {caught}"))
-        case Show():
-            ctx.show(at=f"{place} {caught}")
-        case Give():
-            raise RollBack("given up")
-        case Many(how="seq" | "scope" | "catch" | "pass on"):
-            await _one_by_one(ctx, node, place, caught)
-        case Many():
-            parts = [
-                forward(ctx, part, f"{place}.{n}", caught) for n, part in enumerate(node.parts)
-            ]
-            await grouped(ctx, node.how, parts)
-
-
-async def _one_by_one(ctx, node, place, caught):
-    """What only passes on changes nothing that others look at: see the reference."""
-    try:
-        async with ctx.scope() if node.how == "scope" else nullcontext():
-            for n, part in enumerate(node.parts):
-                await forward(ctx, part, f"{place}.{n}", caught)
-    except (StepFailed, TimedOut, RollBack):
-        if node.how == "pass on":
-            ctx.publish(OrderSeen(order_id=f"{place} {caught}"))
-            ctx.show(passed=place)
-        if node.how != "catch":
-            raise
-        caught.append(place)
-
-
-with_pauses = st.lists(st.tuples(st.integers(0, 21), st.integers(0, 99)), min_size=8, max_size=30)
-PIVOT_IS_DONE = (3, 0)
-
-
-@settings(max_examples=80)
-@hypothesis_given(tree=kept_trees, happens=with_pauses)
-def test_what_a_function_remembers_of_failures_is_the_same_in_a_replay(tree, happens):
-    """Where it is told of one live and not in a replay, it asks for something else from then on."""
-
-    async def order(ctx, placed):
-        await ctx.do(Make(place="pivot"), id="pivot", kind="pivot", retry=ONCE)
-        caught = []
-        await forward(ctx, tree, "s", caught)
-        await ctx.do(Make(place=f"end {caught}"), id="end", retry=ONCE)
-        return OrderConfirmed(order_id=str(caught))
-
-    happens = [PIVOT_IS_DONE, *happens]
-    whatever_happens_to(order, happens, {"parallel_undo": False, "when_stuck": "halt"})
 
 
 def test_a_late_failure_of_a_step_in_doubt_is_not_what_the_code_is_told_of():

@@ -15,8 +15,9 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import NamedTuple
 
-import tests.laws.test_laws  # noqa: F401  # it has the laws
-from tests.laws.searching import LAWS, WAYS, Law, search
+import tests.laws.test_laws  # they have the laws
+import tests.laws.test_memory  # noqa: F401
+from tests.laws.searching import DRAWN, LAWS, Law, courses, search
 
 PART = 100
 """So many examples are drawn from one number."""
@@ -56,16 +57,16 @@ def _against(part: Part, *, shrinks: bool) -> str | None:
 
 
 def parts(laws: Sequence[Law], ways: Sequence[str], first: int, examples: int) -> list[Part]:
-    """Laws that draw alike look at the same examples."""
-    alike: dict[object, list[str]] = {}
+    """Laws that draw alike look at the same examples; each in *ways*, or in its own."""
+    alike: dict[tuple[str, object], list[str]] = {}
     for law in laws:
-        alike.setdefault(law.drawn, []).append(law.name)
+        for way in [way for way in ways if law.drawn is courses or way in law.ways] or law.ways:
+            alike.setdefault((way, law.drawn), []).append(law.name)
     numbers = range(first, first + -(-examples // PART))
     return [
         Part(way, tuple(names), number, min(PART, examples - (number - first) * PART))
         for number in numbers
-        for way in ways
-        for names in alike.values()
+        for (way, _), names in alike.items()
     ]
 
 
@@ -74,7 +75,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.laws", description=__doc__)
     parser.add_argument("--examples", type=int, default=2_000, help="of each law and way")
     parser.add_argument("--first", type=int, default=0, help="the number of the first part")
-    parser.add_argument("--way", choices=WAYS, action="append", help="all by default")
+    parser.add_argument("--way", choices=DRAWN, action="append", help="all by default")
     parser.add_argument("--law", action="append", default=[], help="part of a law's name")
     parser.add_argument("--jobs", type=int, default=1, help="how many at once")
     parser.add_argument("--shrink", action="store_true", help="make examples small")
@@ -85,7 +86,7 @@ def main() -> int:
     if not laws:
         parser.error("no law is called so")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    wanted = parts(laws, said.way or list(WAYS), said.first, said.examples)
+    wanted = parts(laws, said.way or (), said.first, said.examples)
     return look_at(wanted, jobs=said.jobs, shrinks=said.shrink)
 
 

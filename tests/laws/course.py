@@ -46,6 +46,7 @@ from tests.laws.contracts import CONTRACTS, Grown, Made, News
 
 TURNS_MAX: Final = 300
 """A saga that takes more turns in a kind world goes in a circle."""
+_GAVE_OUT: Final = frozenset({StepStatus.FAILED, StepStatus.REFUSED, StepStatus.IN_DOUBT})
 TOO_LATE: Final = "comes after the pivot"
 """Part of why a saga parks that asks for what can be undone where there is no way back."""
 
@@ -373,6 +374,44 @@ def _undone(course: Course, number: int) -> Happens | None:
     return undone_by_parent(attempt=1 + number // 60) if course.drawn.is_child else None
 
 
+def _fail(course: Course, number: int) -> Happens | None:
+    """A service says that an attempt to do something has failed, for now or for good."""
+    one = _picked((each for each in open_in(course) if each.direction is DO), number)
+    outcome = ReplyOutcome.FAILED if number // 7 % 2 else ReplyOutcome.REFUSED
+    return None if one is None else answer(course, one, outcome, number)
+
+
+def _undo_ends(course: Course, number: int) -> Happens | None:
+    one = _picked((each for each in open_in(course) if each.direction is UNDO), number)
+    outcomes = [ReplyOutcome.FAILED, ReplyOutcome.REFUSED, ReplyOutcome.DONE]
+    return None if one is None else answer(course, one, outcomes[number // 7 % 3], number)
+
+
+def _hold(course: Course, number: int) -> Happens | None:
+    return None if course.state.pause is not None else _pause(course, number)
+
+
+def _resume(course: Course, number: int) -> Happens | None:
+    return None if course.state.pause is None else _pause(course, number)
+
+
+def _help_step(course: Course, number: int) -> Happens | None:
+    """An operator looks after a step that needs it."""
+    needy = {*_GAVE_OUT, StepStatus.UNDO_STUCK}
+    steps = course.state.steps.values()
+    step = _picked((each.id for each in steps if each.status in needy), number)
+    acts: list[Happens] = [
+        *(operator("retry", step), operator("retry", step), operator("skip", step)),
+        operator("mark", step, state="done", reply=Made(number=3)),
+        operator("mark", step, state="undone"),
+    ]
+    return None if step is None else acts[number // 7 % len(acts)]
+
+
+def _cancel_as(*modes: str) -> Callable[[Course, int], Happens]:
+    return lambda _, number: cancelled(mode=modes[number % len(modes)])
+
+
 def _turn_fails(course: Course, number: int) -> Happens:
     return turn_failed("the code at hand raised")
 
@@ -397,6 +436,16 @@ CAN_HAPPEN: Final[dict[str, Callable[[Course, int], Happens | None]]] = {
     "undone by parent": _undone,
     "turn fails": _turn_fails,
 }
+IN_PLOTS: Final[dict[str, Callable[[Course, int], Happens | None]]] = {
+    "fail": _fail,
+    "undo ends": _undo_ends,
+    "hold": _hold,
+    "resume": _resume,
+    "help": _help_step,
+    "go back": _cancel_as("graceful", "immediate"),
+}
+"""What happens in the plots of `searches` alone."""
+_MEANS: Final = {**CAN_HAPPEN, **IN_PLOTS}
 OFTEN: Final = (
     "reply",
     "done",
@@ -422,7 +471,7 @@ def drawn(course: Course, word: str, number: int) -> Happens | None:
     """What happens next, of all that it can mean; None where it can mean nothing."""
     if course.state.is_poisoned and word not in ("operator", "cancel"):
         return None
-    return CAN_HAPPEN[word](course, number)
+    return _MEANS[word](course, number)
 
 
 def next_in_a_kind_world(course: Course) -> Happens:
@@ -472,12 +521,11 @@ def _kindly(course: Course, step: Step) -> Happens | None:
 
 def _help(course: Course) -> Happens:
     """What an operator does for a saga that has parked."""
-    gave_out = {StepStatus.FAILED, StepStatus.REFUSED, StepStatus.IN_DOUBT}
     steps = course.state.steps.values()
     for step in steps:
         if step.status is StepStatus.UNDO_STUCK:
             return operator("skip", step.id)
     for step in steps if course.state.plan is None else ():
-        if step.status in gave_out and not step.is_dropped and not course.state.is_stranded:
+        if step.status in _GAVE_OUT and not step.is_dropped and not course.state.is_stranded:
             return operator("retry", step.id)
     return operator("compensate")

@@ -35,7 +35,7 @@ from tests.laws.contracts import (
 )
 
 FAILURES = (StepFailed, TimedOut, ChildRolledBack, RollBack)
-IN_ORDER = frozenset({"seq", "try", "pass on", "scope"})
+IN_ORDER = frozenset({"seq", "try", "pass on", "say on", "scope", "finally", "generator"})
 """The ways of having parts one behind the other; in the others they are siblings."""
 RACES = frozenset({"any", "some", "fast"})
 
@@ -242,11 +242,18 @@ async def _make(ctx, node, place, flow) -> str:
 async def _in_order(ctx, node, place, flow) -> str:
     value = ""
     inner = replace(flow, is_scoped=True) if node.how == "scope" else flow
+    parts = [(part, f"{place}.{number}") for number, part in enumerate(node.parts)]
     try:
         async with ctx.scope() if node.how == "scope" else nullcontext():
-            for number, part in enumerate(node.parts):
-                value = await run(ctx, part, f"{place}.{number}", inner)
+            if node.how == "generator":
+                return await _left_early(ctx, parts, inner)
+            if node.how == "finally":
+                return await _finally(ctx, parts, inner)
+            for part, where in parts:
+                value = await run(ctx, part, where, inner)
     except FAILURES as error:
+        if node.how == "say on":
+            await ctx.publish(Seen(place=f"{place} {flow.said}"))
         if node.how not in ("try", "pass on"):
             raise
         value = f"{type(error).__name__} {getattr(error, 'step', '')}"
@@ -254,6 +261,34 @@ async def _in_order(ctx, node, place, flow) -> str:
         if node.how == "pass on":
             raise
     return value
+
+
+async def _finally(ctx, parts, flow) -> str:
+    """The last part comes whatever has become of those before."""
+    value = ""
+    try:
+        for part, where in parts[:-1]:
+            value = await run(ctx, part, where, flow)
+    finally:
+        await run(ctx, *parts[-1], flow)
+    return value
+
+
+async def _left_early(ctx, parts, flow) -> str:
+    """All parts but the last are taken from a generator, which still says something at its end."""
+    async for value, is_last in _one_by_one(ctx, parts, flow):
+        if is_last:
+            return await run(ctx, *parts[-1], flow)
+        flow.known.append(value)
+    return await run(ctx, *parts[-1], flow)
+
+
+async def _one_by_one(ctx, parts, flow):
+    try:
+        for number, (part, where) in enumerate(parts[:-1], 2):
+            yield await run(ctx, part, where, flow), number == len(parts)
+    finally:
+        await ctx.show(ended=parts[0][1])
 
 
 async def _beside(ctx, node, place, flow) -> str:
@@ -277,13 +312,13 @@ def _grouped(ctx, how: str, parts: list[Any]) -> Awaitable[Any]:
 KINDS = st.sampled_from([None, None, None, None, "pivot", "retriable", "read_only", "harmless"])
 
 
-def _undoable(step: Step) -> Step:
+def undoable(step: Step) -> Step:
     return replace(step, has_undo=step.has_undo and step.kind not in ("read_only", "harmless"))
 
 
 STEPS = st.builds(
     Step, st.sampled_from([True, True, False]), KINDS, st.integers(1, 2), st.booleans()
-).map(_undoable)
+).map(undoable)
 LEAVES = st.one_of(
     *(STEPS, STEPS, STEPS, STEPS, STEPS),
     st.just(Sleep()),
@@ -298,15 +333,20 @@ WAYS_OF_MANY = (
 )
 
 
-def trees(leaves, ways: Sequence[str], *, leaves_max: int = 7):
-    """Trees of these leaves; the first parts of a saga come one behind the other."""
-    inner = st.recursive(
+def parts_of(leaves, ways: Sequence[str], leaves_max: int):
+    """Leaves, and groups of them and of groups."""
+    return st.recursive(
         leaves,
         lambda within: st.builds(
             Many, st.sampled_from(ways), st.lists(within, min_size=1, max_size=3).map(tuple)
         ),
         max_leaves=leaves_max,
     )
+
+
+def trees(leaves, ways: Sequence[str], *, leaves_max: int = 7):
+    """Trees of these leaves; the first parts of a saga come one behind the other."""
+    inner = parts_of(leaves, ways, leaves_max)
     parts = st.one_of(
         st.lists(inner, min_size=1, max_size=2), st.lists(inner, min_size=3, max_size=4)
     )

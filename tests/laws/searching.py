@@ -10,12 +10,19 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
+from tests.laws import searches
 from tests.laws.course import HAPPENS, Drawn
 from tests.laws.functions import FUNCTIONS
 from tests.laws.graphs import GRAPHS
 from tests.laws.machines import MACHINES
 
 WAYS: Final = {"functions": FUNCTIONS, "machines": MACHINES, "graphs": GRAPHS}
+DRAWN: Final = {
+    **{way: (sagas, HAPPENS) for way, sagas in WAYS.items()},
+    "before": (searches.BEFORE, searches.BEFORE_PLOTTED),
+    "past": (searches.PAST, searches.PAST_PLOTTED),
+}
+"""Sagas and what happens to them; functions also before and past their pivot, where it matters."""
 EXAMPLES: Final = 15
 """Of each law and way in a run of all tests; `python -m tests.laws` looks at more."""
 _SEARCH: Final = settings(
@@ -29,7 +36,7 @@ _SEARCH: Final = settings(
 
 def courses(way: str) -> st.SearchStrategy[Any]:
     """Sagas of a way, and what happens to them."""
-    return st.builds(Drawn, WAYS[way], HAPPENS, st.sampled_from([False, False, True]))
+    return st.builds(Drawn, *DRAWN[way], st.sampled_from([False, False, True]))
 
 
 @dataclass(frozen=True)
@@ -41,21 +48,26 @@ class Law:
     check: Callable[[Any], None]
     drawn: Callable[[str], st.SearchStrategy[Any]]
     examples: int
+    ways: tuple[str, ...]
+    """Those that are looked at where none is named."""
 
 
 LAWS: Final[dict[str, Law]] = {}
 
 
 def law(
-    drawn: Callable[[str], st.SearchStrategy[Any]] = courses, *, examples: int = EXAMPLES
+    drawn: Callable[[str], st.SearchStrategy[Any]] = courses,
+    *,
+    examples: int = EXAMPLES,
+    ways: Sequence[str] = tuple(WAYS),
 ) -> Callable[[Callable[[Any], None]], Callable[[str], None]]:
     """Make a check into a test of each way, and have it found by its name."""
 
     def register(check: Callable[[Any], None]) -> Callable[[str], None]:
         name, says = check.__name__, check.__doc__ or ""
-        found = LAWS[name] = Law(name, says, check, drawn, examples)
+        found = LAWS[name] = Law(name, says, check, drawn, examples, tuple(ways))
 
-        @pytest.mark.parametrize("way", WAYS)
+        @pytest.mark.parametrize("way", ways)
         def test(way: str) -> None:
             search([found], way, found.examples)
 

@@ -9,6 +9,7 @@ import pytest
 
 from saga.authoring import steps
 from saga.authoring.functions.context import Context
+from saga.authoring.functions.unseen import Unseen
 from saga.core import (
     fold,
     forward,
@@ -22,7 +23,7 @@ from saga.core.intents import PlannedUndo, RollbackGoal, RollbackPlanned
 from saga.core.status import StepStatus
 from saga.core.turn import FACT_EFFECTS, Turn
 from saga.errors import SagaError
-from tests.laws import test_laws  # noqa: F401  # it has the laws
+from tests.laws import test_laws, test_memory  # noqa: F401  # they have the laws
 from tests.laws.searching import LAWS, search
 
 EXAMPLES = 1_000
@@ -51,6 +52,10 @@ def all_groups_fail_fast(patch: pytest.MonkeyPatch) -> None:
 
 def a_choice_is_made_again(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Turn, "recorded_choice", lambda self, wait: None)
+
+
+def nobody_acts_on_a_failure(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Unseen, "see", lambda self, failure, behind: None)
 
 
 def what_was_refused_may_have_an_effect(patch: pytest.MonkeyPatch) -> None:
@@ -94,6 +99,15 @@ def what_was_held_is_told_backwards(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(pausing, "tell", lambda turn, held: plainly(turn, [*held][::-1]))
 
 
+def a_replay_tells_backwards_what_was_held(patch: pytest.MonkeyPatch) -> None:
+    plainly = pausing.tell
+
+    def tell(turn, held):
+        plainly(turn, held if turn.recorded is None else [*held][::-1])
+
+    patch.setattr(pausing, "tell", tell)
+
+
 def all_runs_have_the_same_ids(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(steps, "prefix", lambda run: "")
 
@@ -129,11 +143,14 @@ ORDER, JOINS = "only_after_all_that_depended", "changes_no_join"
 LEFT, CANCEL, OUTCOME = "was_refused_is_not_undone", "a_cancel_undoes", "one_outcome"
 LOSERS, PAUSE, IDS, FOLD = "who_loses", "short_pause", "no_id", "entries_alone"
 STANDS, LATE, KEPT, REPLAY = "only_where_it_may", "after_the_end", "what_is_kept", "a_replay_is"
+MEMORY = "what_is_remembered"
 MUTANTS: list[tuple[str, str, Callable[[pytest.MonkeyPatch], None], int]] = [
     (ORDER, "functions", in_order_of_issue, 2),
     (ORDER, "graphs", siblings_in_order_of_their_ends, 1),
     (JOINS, "functions", all_groups_fail_fast, 3),
     (REPLAY, "functions", a_choice_is_made_again, 1),
+    (MEMORY, "before", a_replay_tells_backwards_what_was_held, 1),
+    (MEMORY, "past", nobody_acts_on_a_failure, 1),
     (LEFT, "machines", what_was_refused_may_have_an_effect, 1),
     (LEFT, "graphs", nothing_is_left, 1),
     (CANCEL, "functions", a_cancel_is_never_refused, 4),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Coroutine, Iterator
-from types import CodeType, CoroutineType, FrameType
+from gc import get_referents
+from types import AsyncGeneratorType, CodeType, CoroutineType, FrameType
 from typing import Any
 
 from saga.core.texts import described
@@ -20,7 +21,7 @@ def close(coroutine: Coroutine[Any, Any, Any]) -> None:
     """Let go of a coroutine. Its `finally` runs, and nothing that it does or raises counts."""
     for _ in range(CLOSES_MAX):
         # The innermost first: one that awaits again would be left where it stands.
-        for each in reversed(list(_awaiting(coroutine))):
+        for each, _ in reversed(list(_awaiting(coroutine))):
             try:
                 each.close()
             except BaseException as error:  # users' code, in whoever's turn this is
@@ -45,10 +46,7 @@ def awaits_at(coroutine: Coroutine[Any, Any, Any]) -> str | None:
 
 def frames_of(coroutine: Coroutine[Any, Any, Any]) -> Iterator[FrameType]:
     """The frames of a coroutine that stands still, the innermost last."""
-    inner: object = coroutine
-    while isinstance(inner, CoroutineType) and inner.cr_frame is not None:
-        yield inner.cr_frame
-        inner = inner.cr_await
+    return (frame for _, frame in _awaiting(coroutine) if frame is not None)
 
 
 def line_of(code: CodeType, instruction: int) -> str:
@@ -56,9 +54,22 @@ def line_of(code: CodeType, instruction: int) -> str:
     return f"{code.co_filename}:{next(lines, None) or code.co_firstlineno}"
 
 
-def _awaiting(coroutine: Coroutine[Any, Any, Any]) -> Iterator[Coroutine[Any, Any, Any]]:
-    """A coroutine, the one that it awaits, and so on."""
+def _awaiting(
+    coroutine: Coroutine[Any, Any, Any],
+) -> Iterator[tuple[Coroutine[Any, Any, Any], FrameType | None]]:
+    """A coroutine, the one that it awaits, and so on, also through async generators."""
     inner: object = coroutine
     while isinstance(inner, Coroutine):
-        yield inner
-        inner = getattr(inner, "cr_await", None)
+        if isinstance(inner, CoroutineType):
+            yield inner, inner.cr_frame
+            inner = inner.cr_await
+        else:
+            generator = _generator_of(inner)
+            yield inner, None if generator is None else generator.ag_frame
+            inner = None if generator is None else generator.ag_await
+
+
+def _generator_of(asked: object) -> AsyncGeneratorType[Any, Any] | None:
+    """The async generator that is *asked* for its next value, which tells the collector alone."""
+    known = (each for each in get_referents(asked) if isinstance(each, AsyncGeneratorType))
+    return next(known, None)
