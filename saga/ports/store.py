@@ -433,6 +433,14 @@ class Snapshot:
     state: bytes
 
 
+class SnapshotsOf(NamedTuple):
+    """Whose snapshots: those of one *definition* and *version*, that one *code* has written."""
+
+    definition: str
+    version: int
+    code: str
+
+
 @value
 class SnapshotAndTail:
     """A snapshot of a saga, and the turns behind those that it covers: it may have none."""
@@ -466,6 +474,9 @@ class SnapshotStore(Protocol):
         """As they are, believed or not; one that cannot be read is left out."""
 
     async def drop_snapshots(self, saga_ids: Sequence[SagaId]) -> None: ...
+
+    async def count_snapshots(self) -> Mapping[SnapshotsOf, int]:
+        """How many there are, without reading what they say; those that cannot be read are not."""
 
 
 class Store(EventStore, SnapshotStore, Protocol):

@@ -14,7 +14,7 @@ import pytest
 from saga.core.history import History
 from saga.core.identity import SagaId
 from saga.core.status import ENDED, SagaStatus
-from saga.ports.store import Snapshot, SnapshotAndTail, Store
+from saga.ports.store import Snapshot, SnapshotAndTail, SnapshotsOf, Store
 from saga.testing.samples import append, entries, history, next_run, saga, summary
 
 
@@ -97,6 +97,27 @@ class SnapshotStoreSuite:
         await store.drop_snapshots([saga(2), saga(99)])
         assert await store.snapshots([saga(1), saga(2)]) == {}
         assert await store.load_from_snapshots([saga(2)]) == {saga(2): entries(saga(2), 0, 2)}
+
+    async def test_snapshots_are_counted_by_whose_they_are(self, store: Store) -> None:
+        """By definition, version and code, without their sagas being named."""
+        await append(store, *(history(saga(number)) for number in range(1, 5)))
+        assert await store.count_snapshots() == {}
+        first, second, third = (snapshot(saga(number), 1) for number in (1, 2, 3))
+
+        await store.keep_snapshots(
+            [
+                first,
+                second,
+                replace(third, code="other"),
+                replace(snapshot(saga(4), 1), definition_version=2),
+            ]
+        )
+
+        assert await store.count_snapshots() == {
+            SnapshotsOf("order", 1, "c0de"): 2,
+            SnapshotsOf("order", 1, "other"): 1,
+            SnapshotsOf("order", 2, "c0de"): 1,
+        }
 
     async def test_a_snapshot_of_an_earlier_run_is_none(self, store: Store) -> None:
         """What is loaded begins with the last run; a snapshot of that one counts."""

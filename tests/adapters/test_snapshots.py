@@ -8,7 +8,7 @@ import pytest
 from saga.adapters.snapshot_rows import SNAPSHOT_COLUMNS
 from saga.adapters.sqlite import SqliteDatabase, SqliteEventStore
 from saga.adapters.sqlite.histories import _FROM_SNAPSHOTS
-from saga.ports import SnapshotAndTail
+from saga.ports import SnapshotAndTail, SnapshotsOf
 from saga.testing.samples import append, entries, history, saga
 from saga.testing.snapshot_store_suite import snapshot
 
@@ -56,6 +56,21 @@ async def test_a_snapshot_that_is_damaged_is_not_believed(tmp_path, damage):
         assert kept[saga(1)] != snapshot(saga(1), 3)  # so no code will read it
     else:
         assert found == whole
+
+
+async def test_a_row_that_cannot_be_read_hides_no_other_when_snapshots_are_counted(tmp_path):
+    database = SqliteDatabase(tmp_path / "store.db")
+    store = SqliteEventStore(database)
+    await append(store, *(history(saga(number)) for number in (1, 2, 3)))
+    await store.keep_snapshots([snapshot(saga(number), 1) for number in (1, 2, 3)])
+    with closing(sqlite3.connect(tmp_path / "store.db")) as file, file:
+        file.execute("UPDATE saga_snapshots SET code = CAST(x'ff' AS TEXT) WHERE rowid = 1")
+        file.execute("UPDATE saga_snapshots SET definition_version = 'x' WHERE rowid = 2")
+
+    counted = await store.count_snapshots()
+    await database.close()
+
+    assert counted == {SnapshotsOf("order", 1, "c0de"): 1, SnapshotsOf("order", 1, "\ufffd"): 1}
 
 
 async def test_what_a_snapshot_spares_is_not_read(tmp_path):

@@ -46,6 +46,7 @@ from saga.ports.store import (
     Skip,
     Snapshot,
     SnapshotAndTail,
+    SnapshotsOf,
     SnapshotStore,
     StatisticsReader,
     StoreStatistics,
@@ -197,6 +198,11 @@ class MemoryEventStore(EventStore, SnapshotStore):
     async def drop_snapshots(self, saga_ids: Sequence[SagaId]) -> None:
         for saga_id in saga_ids:
             self._snapshots.pop(saga_id, None)
+
+    @override
+    async def count_snapshots(self) -> Mapping[SnapshotsOf, int]:
+        kept = (snapshot for snapshot, _ in self._snapshots.values())
+        return Counter(SnapshotsOf(e.definition, e.definition_version, e.code) for e in kept)
 
     def history(self, saga_id: SagaId) -> list[Entry]:
         """Empty where there is none."""

@@ -162,6 +162,9 @@ SNAPSHOTS: Final = (
     f"SELECT s.saga_id::text, {SNAPSHOT_COLUMNS}, proof FROM saga_ids AS s "
     "JOIN saga_snapshots AS p USING (originator_id) WHERE s.saga_id = ANY(%s::uuid[])"
 )
+SNAPSHOT_COUNTS: Final = (
+    "SELECT definition, definition_version, code, count(*) FROM saga_snapshots GROUP BY 1, 2, 3"
+)
 DROP_SNAPSHOTS: Final = (
     "DELETE FROM saga_snapshots WHERE originator_id = ANY(ARRAY(SELECT originator_id "
     "FROM saga_ids WHERE saga_id = ANY(%s::uuid[])))"

@@ -95,6 +95,7 @@ from saga.ports.store import (
     Skip,
     Snapshot,
     SnapshotAndTail,
+    SnapshotsOf,
     SnapshotStore,
     StatisticsReader,
     StoreStatistics,
@@ -323,6 +324,11 @@ class PostgresEventStore(EventStore, SnapshotStore, TellsOfAppends):
     async def drop_snapshots(self, saga_ids: Sequence[SagaId]) -> None:
         if saga_ids:
             await self.database.fetch(sql.DROP_SNAPSHOTS, uuids(saga_ids))
+
+    @override
+    async def count_snapshots(self) -> Mapping[SnapshotsOf, int]:
+        rows = await self.database.fetch(sql.SNAPSHOT_COUNTS)
+        return {SnapshotsOf(*row[:-1]): row[-1] for row in rows}
 
     @override
     async def beginnings(self, saga_ids: Sequence[SagaId]) -> Mapping[SagaId, Sequence[Entry]]:

@@ -29,7 +29,7 @@ from saga.core.identity import SagaId
 from saga.core.piecewise import Piecewise, at_once
 from saga.core.status import ENDED
 from saga.errors import CorruptHistory
-from saga.ports.store import EventStore, Snapshot, SnapshotAndTail, SnapshotStore
+from saga.ports.store import EventStore, Snapshot, SnapshotAndTail, SnapshotsOf, SnapshotStore
 from saga.tasks import Interleaved
 
 LOAD_INLINE_SAGAS_MAX: Final = 64
@@ -82,6 +82,11 @@ _SNAPSHOTS: Final = ManyRows(
     "FROM {rows} AS r CROSS JOIN saga_index AS i ON i.saga_id = r.column1 "
     "CROSS JOIN saga_snapshots AS p ON p.saga = i.number",
     1,
+)
+_WHOSE: Final = ("definition", "definition_version", "code")
+_COUNTS: Final = (
+    f"SELECT {', '.join(map(_as_its_kind, _WHOSE))}, count(*) "
+    "FROM saga_snapshots AS p GROUP BY 1, 2, 3"
 )
 _COVERED: Final = (
     "SELECT i.number, e.state FROM saga_index AS i CROSS JOIN stored_events AS e "
@@ -191,6 +196,17 @@ class SqliteHistories(EventStore, SnapshotStore):
     async def drop_snapshots(self, saga_ids: Sequence[SagaId]) -> None:
         rows = [(saga_id,) for saga_id in saga_ids]
         await self._database.write(lambda cursor: DROP_SNAPSHOTS.execute(cursor, rows))
+
+    @override
+    async def count_snapshots(self) -> Mapping[SnapshotsOf, int]:
+        rows = await self._database.read(lambda cursor: cursor.execute(_COUNTS).fetchall())
+        return {
+            SnapshotsOf(
+                definition.decode(errors="replace"), version, code.decode(errors="replace")
+            ): n
+            for definition, version, code, n in rows
+            if None not in (definition, version, code)
+        }
 
     async def _read_each(
         self, query: Callable[[sqlite3.Cursor], dict[SagaId, Piecewise[T]]], count: int

@@ -310,6 +310,23 @@ def test_a_file_of_an_earlier_release_is_begun_anew(folder):
     assert "an earlier release of saga has written it: every saga is replayed anew" in called.err
 
 
+def test_of_snapshots_that_todays_code_can_use_the_doctor_has_nothing_to_say(folder):
+    assert call("doctor").out == "all is well\n"
+
+
+def test_the_doctor_counts_those_that_todays_code_cannot_use(folder):
+    """It is no fault."""
+    (folder / "toys.py").write_text(f"{MACHINES}\nMORE = 1\n")
+    keep(C_2)
+
+    called = call("doctor", "--json")
+
+    told = {row["where"]: row["what"] for row in called.rows[:-1] if row["check"] == "snapshots"}
+    cannot = "sagas have snapshots, of which today's code cannot use 1: other code has written them"
+    assert told == {"clock version 1": f"2 {cannot}", "watch version 1": f"1 {cannot}"}
+    assert (called.code, {row["severity"] for row in called.rows[:-1]}) == (0, {"info"})
+
+
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("strike", "told", "where"),

@@ -110,6 +110,14 @@ class HeldUp:
     """The commands that the example would take now."""
 
 
+@value(kw_only=True)
+class Snapshots:
+    """How many there are of one definition and version, and how many today's code can use."""
+
+    count: int
+    usable: int
+
+
 @dataclass(slots=True, kw_only=True)
 class Facts:
     """All that was seen; empty or None where nobody looked.
@@ -123,6 +131,8 @@ class Facts:
         known: definitions and versions that the application has.
         active: how many unfinished sagas each definition and version has.
         long: how many unfinished sagas of each definition and version have long histories.
+        snapshots: of each definition and version those that were kept; empty where the application
+            is not known.
         store_ahead_s: how far the store's clock is ahead of this machine's.
         clock_unsure: why a worker here would not know the store's time.
         backlog_s: how long the oldest entry has waited to be published.
@@ -146,6 +156,7 @@ class Facts:
     known: frozenset[tuple[str, int]] | None = None
     active: dict[tuple[str, int], int] = field(default_factory=dict)
     long: dict[tuple[str, int], int] = field(default_factory=dict)
+    snapshots: Mapping[tuple[str, int], Snapshots] = field(default_factory=dict)
     held_up: list[HeldUp] = field(default_factory=list)
     store_ahead_s: float | None = None
     clock_unsure: str | None = None
@@ -171,6 +182,7 @@ def judge(facts: Facts, *, lag_max: int) -> list[Finding]:
         *_store(facts),
         *_versions(facts),
         *_long_histories(facts),
+        *_snapshots(facts),
         *map(_held_up, facts.held_up),
         *_dead_letters(facts),
         *_skipped(facts),
@@ -318,6 +330,20 @@ def _long_histories(facts: Facts) -> Iterator[Finding]:
         what += " take long to be brought back"
         where = f"{definition} version {version}"
         yield Finding("histories", Severity.WARNING, what, where, LONG_HISTORY_ADVICE)
+
+
+def _snapshots(facts: Facts) -> Iterator[Finding]:
+    """Those of other code, which is no fault: after a deploy that may be all."""
+    for (definition, version), found in sorted(facts.snapshots.items()):
+        if useless := found.count - found.usable:
+            what = f"{found.count:,} sagas have snapshots, of which today's code cannot use "
+            what += f"{useless:,}: other code has written them"
+            advice = (
+                "nothing: such a saga is replayed whole when it is loaded next, and then its "
+                "snapshot is written anew; workers that still run that code use it"
+            )
+            where = f"{definition} version {version}"
+            yield Finding("snapshots", Severity.INFO, what, where, advice)
 
 
 def _held_up(held_up: HeldUp) -> Finding:

@@ -26,7 +26,16 @@ from saga.adapters.opening import (
 from saga.adapters.sqlite import LocalBus, SqliteDatabase
 from saga.application import Application
 from saga.authoring import SagaRegistry
-from saga.console.cli.doctor.judging import Facts, Finding, Group, HeldUp, Schema, Severity, judge
+from saga.console.cli.doctor.judging import (
+    Facts,
+    Finding,
+    Group,
+    HeldUp,
+    Schema,
+    Severity,
+    Snapshots,
+    judge,
+)
 from saga.console.cli.output import AppRefused, ExitCode
 from saga.console.cli.session import Session, act_on, closing, is_there, must_exist, name_of
 from saga.contracts import contract_of
@@ -36,7 +45,7 @@ from saga.core.identity import Instant
 from saga.core.status import SagaStatus
 from saga.effects.request import group_of
 from saga.errors import BusUnavailable, SettingsError, StoreRefused, StoreUnavailable
-from saga.ports import SagaSummary, Source
+from saga.ports import SagaSummary, SnapshotsOf, Source
 from saga.ports.store import UnhandledKind
 from saga.runtime.router import Router
 from saga.runtime.saga_cache import LONG_HISTORY_ENTRIES
@@ -228,6 +237,8 @@ async def _look_at_store(facts: Facts, session: Session) -> None:
             for group in facts.groups
         ]
         await _look_at_sagas(facts, store, session.sagas)
+        if session.sagas is not None:
+            facts.snapshots = _counted(await store.store.count_snapshots(), session.sagas)
         for waiting in await store.store.backlog(limit=1):
             facts.backlog_s = _age_s(facts, waiting.appended_at)
         for timer in await store.catalogue.timers(limit=1):
@@ -263,6 +274,19 @@ async def _look_at_sagas(facts: Facts, store: OpenedStore, known: SagaRegistry |
                     acts=await _acts(store, first, known, facts.now),
                 )
             )
+
+
+def _counted(
+    found: Mapping[SnapshotsOf, int], sagas: SagaRegistry
+) -> dict[tuple[str, int], Snapshots]:
+    counts: Counter[tuple[str, int]] = Counter()
+    usable: Counter[tuple[str, int]] = Counter()
+    for (definition, version, code), count in found.items():
+        registered = sagas.find(definition, version)
+        counts[definition, version] += count
+        if registered is not None and registered.decider.code == code:
+            usable[definition, version] += count
+    return {of: Snapshots(count=count, usable=usable[of]) for of, count in counts.items()}
 
 
 async def _acts(

@@ -3,7 +3,16 @@
 import pytest
 
 from saga.adapters.kafka import TopicFlaw
-from saga.console.cli.doctor.judging import Facts, Finding, Group, HeldUp, Schema, Severity, judge
+from saga.console.cli.doctor.judging import (
+    Facts,
+    Finding,
+    Group,
+    HeldUp,
+    Schema,
+    Severity,
+    Snapshots,
+    judge,
+)
 from saga.core.identity import Instant
 from saga.core.status import SagaStatus
 from saga.ports import Source
@@ -55,6 +64,7 @@ WELL = [
     facts(timer_late_s=-3600.0),
     facts(active={("order", 1): 5}, known=frozenset([("order", 1)])),
     facts(active={("order", 1): 5}, known=None),
+    facts(snapshots={("order", 1): Snapshots(count=5, usable=5)}),
 ]
 
 SICK = [
@@ -89,6 +99,7 @@ SICK = [
         ("versions", "info"),
     ),
     (facts(long={("order", 2): 3}), ("histories", "warning")),
+    (facts(snapshots={("order", 1): Snapshots(count=5, usable=4)}), ("snapshots", "info")),
     (facts(held_up=[held_up(SagaStatus.STALLED)]), ("stalled", "error")),
     (facts(held_up=[held_up(SagaStatus.PARKED)]), ("parked", "warning")),
     (facts(dead={"no_key": 3}), ("dlq", "warning")),
