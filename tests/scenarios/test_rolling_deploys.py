@@ -5,6 +5,7 @@ has its version takes it; nothing is lost, done twice, or decided otherwise.
 """
 
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -23,10 +24,14 @@ from saga.settings import Settings
 from tests.adapters.processes import ROOT, kill, line
 from tests.patience import HANG_S, until
 from tests.runtime import invariants
-from tests.scenarios.rolling import new, old
+from tests.scenarios.rolling import moved, new, old
 
 SAGAS = 8
 """Of each way to write them, at each stage."""
+ERRANDS = 120
+"""More than one page of a migration."""
+TRICKLE_S = 0.2
+"""Between two sagas of a trickle: it is to be a little load."""
 RELEASE_BEFORE = "8785ce9"
 """The engine before this release; its store has the same tables."""
 NAMES = {"ErrandAsked": "errand", "TaskAsked": "task", "DrawingAsked": "drawing"}
@@ -84,6 +89,20 @@ class Deployment:
         await asyncio.gather(*(service.publish(trigger) for trigger in triggers))
         self.asked += names
         return [f"{NAMES[type(each).__name__]}/{each.name}" for each in triggers]
+
+    async def saga(self, *words: str) -> tuple[int, list[dict]]:
+        """The command line, with the application that sagas are moved to: exit code and rows."""
+        names = ("bus", "store", "effects_store", "namespace")
+        given = {f"SAGA_{name.upper()}": self.addresses[name] for name in names}
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "saga", *words, "--app", "tests.scenarios.rolling.moved:app"),
+            cwd=ROOT,
+            env=os.environ | given | {"PYTHONPATH": str(ROOT)},
+            stdout=PIPE,
+        )
+        async with asyncio.timeout(2 * HANG_S):
+            said, _ = await process.communicate()
+        return process.returncode, [json.loads(each) for each in said.splitlines()]
 
     async def end(self) -> None:
         for worker in self.workers:
@@ -208,3 +227,95 @@ async def test_an_engine_is_deployed_forwards_and_back(deployment, postgres):
         await roll(deployment, Release("old", folder), Release("old"), app=old.app)
 
     assert set(done_in(postgres).values()) == {len(NAMES)}
+
+
+class Trickle:
+    """Somebody who asks and lets go on, one saga after another, whatever is done meanwhile."""
+
+    def __init__(self, service):
+        self.sagas = []
+        self._service = service
+        self._is_ending = False
+
+    async def run(self) -> None:
+        while not self._is_ending:
+            name = f"t-{len(self.sagas)}"
+            await self._service.publish(old.ErrandAsked(name=name))
+            self.sagas.append(f"errand/{name}")
+            await are_there(self._service, self.sagas[-1:])
+            await go(self._service, self.sagas[-1:])
+            await asyncio.sleep(TRICKLE_S)
+
+    def end(self) -> None:
+        self._is_ending = True
+
+
+async def test_running_sagas_are_migrated_under_load_while_a_worker_is_killed(
+    deployment, postgres, tmp_path
+):
+    before, after = Release("old"), Release("moved")
+    await deployment.begin(before)  # makes tables and topics
+    await deployment.begin(before)
+    settings = Settings.read({}, **deployment.addresses)
+    steps = tmp_path / "moves.yaml"
+    steps.write_text("steps:\n  fetch: get\n")
+    async with moved.app.build_service(settings, roles=()) as service:
+        sagas = await deployment.ask(service)
+        errands = [f"e-{number}" for number in range(ERRANDS)]
+        await asyncio.gather(*(service.publish(old.ErrandAsked(name=name)) for name in errands))
+        sagas += [f"errand/{name}" for name in errands]
+        await until(lambda: sum(done_in(postgres).values()) == len(sagas))
+        for _ in range(2):
+            await deployment.replace(after, is_killed=False)
+
+        trickle = Trickle(service)
+        load = asyncio.create_task(trickle.run())
+        await migrated_in_the_middle_of_a_death(deployment, service, steps)
+        for name in ("task", "drawing"):
+            code, rows = await deployment.saga(*migrate(name, 2), "--reason", "wrapped", "--json")
+            assert (code, rows[-1]["applied"]) == (0, SAGAS), rows[-1]
+        trickle.end()
+        await load
+
+        await go(service, sagas)
+        await have_completed(service, [*sagas, *trickle.sagas])
+        for each in [*sagas, *trickle.sagas]:
+            view = await service.find(each)
+            assert view.version == (3 if view.definition == "errand" else 2), each
+            assert (await service.outcome(view.id)).event.wrapped is True, each
+        await invariants_hold(service, moved.app, [*sagas, *trickle.sagas])
+
+    done = done_in(postgres)
+    assert {done[name, step] for name in errands for step in ("fetch", "wrap", "bring")} == {1}
+    assert {done[name, "bring"] for name in deployment.asked} == {len(NAMES)}
+    assert not any(done[name, "put back"] for name, _ in done)
+    code, rows = await deployment.saga("replay", "--json")
+    assert (code, rows[-1]["different"]) == (0, 0)
+
+
+def migrate(name, to_version):
+    words = ("--from", f"{name}@1", "--to", f"{name}@{to_version}", "--wait", str(int(HANG_S)))
+    return ("migrate", *words)
+
+
+async def migrated_in_the_middle_of_a_death(deployment, service, steps):
+    """Tried first, then done; as soon as the first saga has moved, a worker dies."""
+    words = (*migrate("errand", 3), "--map", str(steps), "--json")
+    expected = ERRANDS + SAGAS
+    code, rows = await deployment.saga(*words, "--dry-run")
+    assert (code, rows[-1]["possible"]) == (0, expected), rows[-1]
+    assert await moved_errands(service) == 0
+
+    moving = asyncio.create_task(deployment.saga(*words, "--reason", "get it wrapped"))
+    await until(lambda: moved_errands(service))
+    assert not moving.done()
+    await kill(deployment.workers.pop(0))
+    code, rows = await moving
+    assert (code, rows[-1]["applied"]) == (0, expected), rows[-1]
+    await deployment.begin(Release("moved"))
+
+
+async def moved_errands(service):
+    """How many of those that began with version 1 have another one now."""
+    page = await service.catalogue.sagas(definition="errand", limit=2 * ERRANDS)
+    return sum(row.definition_version == 3 and row.key[0] in "es" for row in page)

@@ -215,6 +215,11 @@ def _attempts(history: Sequence[Entry]) -> Iterator[str]:
             numbers = [intent.attempt for _, intent in intents]
             if numbers != list(range(1, len(numbers) + 1)):
                 yield f"{direction} of {step} has attempts {numbers}"
+    begun: set[str] = set()
+    for version, intent in all_of(history, IntentIssued):
+        if unknown := set(intent.after or ()) - begun:
+            yield f"entry {version}: {intent.step} depends on {unknown}, which never began"
+        begun.add(intent.step)
     entered = marked_in(history, MarkedAs.DONE)
     for version, noted in all_of(history, Noted):
         if noted.verdict is not Verdict.CONFLICTING or is_of_another(history[version - 1]):
@@ -327,7 +332,7 @@ def _dependencies(history: Sequence[Entry]) -> dict[str, set[str]]:
         if intent.direction.value != "do" or intent.step in dependencies:
             continue
         nearest = last if intent.after is None else intent.after
-        far = (dependencies[step] for step in nearest)
+        far = (dependencies.get(step, set()) for step in nearest)
         dependencies[intent.step] = set(nearest).union(*far)
         last = (intent.step,)
     return dependencies
