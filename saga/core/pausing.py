@@ -58,7 +58,12 @@ def tell(turn: Turn, held: Iterable[pauses.Held]) -> None:
         if parking.has_parked(turn):
             turn.state.late = turn.held
             return
-        _tell(turn, turn.held.popleft())
+        told = turn.held.popleft()
+        if isinstance(told, pauses.Told) and told.method == "hold":
+            parking.park_in_place(turn)  # nothing stands of what its failure led to
+            if parking.has_parked(turn):
+                continue
+        _tell(turn, told)
         parking.park_in_place(turn)
 
 

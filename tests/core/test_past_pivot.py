@@ -565,6 +565,53 @@ def test_what_begins_in_the_place_of_a_failure_told_behind_a_pause_stands_before
     scenario.when(replied(Ship), replied(Notify)).then(completed(OrderConfirmed()))
 
 
+@pytest.mark.parametrize("is_paused", [False, True])
+def test_what_says_something_while_it_passes_lets_nothing_begin_in_its_place(is_paused):
+    """Nothing of the turn stands, so what begins there does not, whether it was told in a pause."""
+
+    async def order(ctx, placed):
+        async def says_so():
+            try:
+                await ship(ctx)
+            except StepFailed as error:
+                ctx.publish(OrderSeen(order_id=error.step))
+                raise
+
+        async def tells():
+            await ctx.tell(Notify())
+
+        await ctx.all(says_so(), tells(), at_once=1)
+        return OrderConfirmed()
+
+    scenario = past_pivot(order)
+    if is_paused:
+        scenario.when(operator("pause"), refused(Ship), operator("resume"))
+    else:
+        scenario.when(refused(Ship))
+    scenario.then(parked("ship")).when(operator("retry"), replied(Ship))
+    scenario.then(
+        issued(Ship, attempt=2), resumed(), intent_told(Notify), completed(OrderConfirmed())
+    )
+
+
+def test_what_is_caught_behind_a_pause_and_leads_to_nothing_lets_nothing_begin_either():
+    async def order(ctx, placed):
+        async def careful():
+            with suppress(StepFailed):
+                await notify(ctx)
+
+        async def gives_up():
+            ctx.publish(OrderSeen())
+            raise RollBack("no")
+
+        await ctx.all(ctx.all(ship(ctx), careful()), gives_up(), at_once=1)
+
+    scenario = past_pivot(order).when(refused(Ship), operator("pause"), refused(Notify))
+    scenario.when(operator("resume")).then(parked("ship"), parked("notify"))
+    scenario.when(operator("retry", "ship"), operator("retry", "notify"))
+    scenario.when(replied(Ship), replied(Notify)).then(published(OrderSeen()), parked("no"))
+
+
 def test_a_fast_group_whose_failure_is_told_behind_a_pause_begins_nothing_more():
     async def order(ctx, placed):
         await ctx.all(ship(ctx), notify(ctx), fail="fast", at_once=1)
