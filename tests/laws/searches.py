@@ -88,10 +88,12 @@ _WAYS_OF_MANY = (
 
 def _trees(steps: st.SearchStrategy[Step]) -> st.SearchStrategy[Many]:
     """A step whose failure a group may keep for a while, beside what goes on, and what follows."""
-    within = functions.parts_of(st.one_of(steps, steps, steps, steps, _BESIDE), _WAYS_OF_MANY, 6)
-    ways = st.sampled_from(_WAYS_OF_MANY)
-    keeps = st.sampled_from(["all", "all", "all", *_WAYS_OF_MANY])
-    kept = st.builds(_kept, ways, keeps, steps, st.lists(within, min_size=1, max_size=2), within)
+    goes_on = st.builds(lambda *drawn: Many("seq", drawn), _BESIDE, steps)
+    leaves = st.one_of(steps, steps, steps, steps, _BESIDE, goes_on, goes_on)
+    within = functions.parts_of(leaves, _WAYS_OF_MANY, 6)
+    outer = st.sampled_from(["fast", "fast", "one at once", "one at once", "all", *_WAYS_OF_MANY])
+    inner = st.sampled_from(["all", "all", "all", "fast", "seq", *_WAYS_OF_MANY])
+    kept = st.builds(_kept, outer, inner, steps, st.lists(within, max_size=2), within)
     behind = st.lists(within, max_size=1)
     return st.builds(lambda *drawn: Many("seq", (drawn[0], *drawn[1])), kept, behind)
 
