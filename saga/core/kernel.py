@@ -55,11 +55,12 @@ def decider_for(definition: Definition) -> Decider:
         turn = Turn(definition, state, event, recorded)
         if state.pause is not None:
             state.pause.turn = turn.version
+        late = None if state.late is None else pausing.hold_behind_late(turn)
         turn.disposition = _take(turn, event)
         if turn.disposition is RECORDED:
             assert turn.has_taken_fact, (state.saga_id, event)
-            if state.late is not None:
-                pausing.tell_late(turn)
+            if late is not None:
+                pausing.tell_late(turn, late)
             if state.untold is not None and state.untold.held:
                 parking.park_on_held(turn)
             may_end = turn.finish is not None or state.is_finishing

@@ -122,7 +122,12 @@ def hold(state: SagaState) -> None:
     state.pause.turn = state.version + 1
     program = held_by(state)
     if program is not None and program is state.program:
-        state.program = cast("Program", Holding(program, state.pause))
+        state.program = held_in(state.pause, program)
+
+
+def held_in(pause: Pause, program: Program) -> Program:
+    """A program of which all that it is told is held in *pause*."""
+    return cast("Program", Holding(program, pause))
 
 
 def held_by(state: SagaState) -> Program | None:

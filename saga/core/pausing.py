@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from saga.core import events, forward, parking, pauses
 from saga.core.decider import RECORDED, Disposition
 from saga.core.intents import Verdict
-from saga.core.state import SagaState
+from saga.core.state import Pause, SagaState
 from saga.core.status import ISSUED
 from saga.core.turn import Turn
 
@@ -67,13 +67,26 @@ def tell(turn: Turn, held: Iterable[pauses.Held]) -> None:
         parking.park_in_place(turn)
 
 
-def tell_late(turn: Turn) -> None:
-    """What came behind the parking in the turn before."""
+def hold_behind_late(turn: Turn) -> Pause | None:
+    """Have what came behind the parking in the turn before be told ahead of what comes now."""
     state = turn.state
-    if state.late is None or state.is_poisoned or state.status.is_ended:
+    if state.late is None or state.program is None or state.pause is not None:
+        return None
+    late = Pause(held=[*state.late], turn=turn.version)
+    turn.program = pauses.held_in(late, state.program)
+    return late
+
+
+def tell_late(turn: Turn, late: Pause) -> None:
+    """Tell it, and what came in this turn; nothing where a pause has begun in it."""
+    state = turn.state
+    if state.is_poisoned or state.status.is_ended or state.program is None:
         return
-    late, state.late = state.late, None
-    tell(turn, late)
+    state.late, turn.program = None, state.program
+    if state.pause is None:
+        tell(turn, late.held)
+    else:
+        state.pause.held[:0] = late.held
 
 
 def _why_not_to_resume(state: SagaState, fact: events.Resumed) -> str | None:

@@ -173,6 +173,8 @@ def _begin(turn: Turn, command: program.Await) -> Arrival | None:
     kept = _offered(turn, wait, kept)
     if turn.recorded_wait(wait) is None:
         took = next((version for version, each in kept if turn.program.accepts(wait, each)), None)
+    elif not turn.held:
+        took = turn.recorded_choice(wait)
     else:
         choice = turn.recorded_choice(wait)
         took = next((version for version, _ in kept if version == choice), None)

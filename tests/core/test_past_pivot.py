@@ -485,6 +485,35 @@ def test_what_comes_behind_the_parking_in_its_turn_is_told_in_the_next(scoped, f
     scenario.when(replied(Notify), replied(Ship)).then_status("parked" if scoped else "completed")
 
 
+@pytest.mark.parametrize("is_paused", [False, True])
+def test_what_comes_behind_the_parking_in_its_turn_is_told_before_what_comes_in_the_next(is_paused):
+    """The signal came first, so it wins; it may not be told to who has lost."""
+
+    async def order(ctx, placed):
+        async def waits():
+            await ctx.wait("go")
+            return "signal"
+
+        async def asks():
+            await notify(ctx)
+            return "reply"
+
+        async def race():
+            ctx.show(won_by=await ctx.any(waits(), asks()))
+
+        await ctx.all(ship(ctx), race(), fail="fast")
+        return OrderConfirmed()
+
+    scenario = past_pivot(order).when(operator("pause"), failed(Ship), signalled("go"))
+    scenario.when(operator("resume")).then_parked("ship")
+    if is_paused:
+        scenario.when(operator("pause"), replied(Notify), operator("resume"))
+    else:
+        scenario.when(replied(Notify))
+    assert scenario.shown == {"won_by": "signal"}
+    scenario.when(operator("retry"), replied(Ship)).then_status("completed")
+
+
 def notifies(ctx, name, **options):
     return ctx.do(Notify(), id=name, retry=ONCE, **options)
 
