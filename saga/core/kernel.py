@@ -61,14 +61,13 @@ def decider_for(definition: Definition) -> Decider:
             assert turn.has_taken_fact, (state.saga_id, event)
             if late is not None:
                 pausing.tell_late(turn, late)
-            if state.untold is not None and state.untold.held:
-                parking.park_on_held(turn)
             may_end = turn.finish is not None or state.is_finishing
             is_stopping = state.cancel_reason is not None or state.due is not None
             if may_end or is_stopping or state.scopes is not None or turn.left is not None:
+                parking.park_in_place(turn)
                 forward.settle(turn)
-                if state.untold is not None and state.untold.held:
-                    parking.park_on_held(turn)
+            if state.untold is not None and state.untold.held:
+                parking.park_on_held(turn)
             state.version += 1 + len(turn.intents if recorded is None else recorded)
         return turn
 

@@ -4,7 +4,7 @@ from contextlib import nullcontext, suppress
 
 import pytest
 
-from saga.authoring import RollBack, StepFailed
+from saga.authoring import RollBack, StepFailed, TimedOut
 from saga.core.intents import SagaParked, StepSettled
 from saga.testing import (
     completed,
@@ -22,6 +22,7 @@ from saga.testing import (
     rolled_back,
     signalled,
     timed_out,
+    undo_issued,
 )
 from tests.toys import (
     CONTRACTS,
@@ -512,6 +513,31 @@ def test_what_comes_behind_the_parking_in_its_turn_is_told_before_what_comes_in_
         scenario.when(replied(Notify))
     assert scenario.shown == {"won_by": "signal"}
     scenario.when(operator("retry"), replied(Ship)).then_status("completed")
+
+
+def test_what_is_said_behind_a_scope_that_was_undone_stands_before_the_parking():
+    """Its undo ends in this turn, and what follows from that comes before the failure surfaces."""
+
+    async def order(ctx, placed):
+        async def charges():
+            await ctx.do(Pay(), kind="pivot")
+            await ship(ctx)
+
+        async def scoped():
+            try:
+                async with ctx.scope():
+                    await ctx.do(Reserve(), undo=Unreserve)
+                    await ctx.wait("go", timeout="9s")
+            except TimedOut:
+                ctx.publish(OrderSeen())
+                raise
+
+        await ctx.all(charges(), scoped())
+
+    scenario = given(as_saga(order), OrderPlaced(), contracts=CONTRACTS)
+    scenario.when(replied(Reserve, Reserved()), replied(Pay, Paid()), refused(Ship))
+    scenario.when(timed_out("go")).then(undo_issued(Unreserve))
+    scenario.when(replied(Unreserve)).then(published(OrderSeen()), parked("ship"))
 
 
 def notifies(ctx, name, **options):
