@@ -571,7 +571,8 @@ def _abandoned(state: SagaState, intent: intents.SagaAbandoned, _: Instant) -> N
     state.is_poisoned = False
     _end(state, SagaStatus.ABANDONED, intent.residue)
     state.reason = intent.reason
-    state.outcome = intent.outcome
+    if not intent.had_outcome:
+        state.outcome = intent.outcome
 
 
 def _end(state: SagaState, status: SagaStatus, residue: tuple[StepId, ...]) -> None:

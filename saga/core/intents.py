@@ -413,6 +413,8 @@ class SagaAbandoned:
     outcome: Message | None = None
     undo: IntentId | None = None
     """As `SagaRolledBack` has it."""
+    had_outcome: bool = False
+    """Whether it had ended before, and was cleaning up: the outcome of then stands."""
 
 
 Intent = (

@@ -146,16 +146,26 @@ def begin_scope(
 def abandon(turn: Turn, reason: str) -> None:
     """End the saga as it stands; what may have had an effect is its residue.
 
-    It needs no program: without one there is no outcome event. Nor is one there from here on.
+    It needs no program: without one there is no outcome event. Nor is one there from here on. One
+    that cleans up has had its outcome.
     """
     state = turn.state
     in_flight = _in_flight(state)
     turn.disarm_all()
     residue = residue_of(state.steps.values())
     report = Report(reason, "abandoned", None, residue)
-    outcome = state.program.outcome_of(report) if state.program is not None else None
+    plan, outcome = state.plan, None
+    had_outcome = plan is not None and plan.recorded.goal is RollbackGoal.CLEANED_UP
+    if state.program is not None and not had_outcome:
+        outcome = state.program.outcome_of(report)
     turn.record(
-        intents.SagaAbandoned(reason=reason, residue=residue, outcome=outcome, undo=state.undo)
+        intents.SagaAbandoned(
+            reason=reason,
+            residue=residue,
+            outcome=outcome,
+            undo=state.undo,
+            had_outcome=had_outcome,
+        )
     )
     turn.note_unread()
     for step, status in in_flight:

@@ -133,7 +133,7 @@ def _ended(body: object, parent: Parent) -> ChildEnded | None:
                 failed_step=body.failed_step,
                 residue=body.residue,
             )
-        case SagaAbandoned():
+        case SagaAbandoned(had_outcome=False):
             return ChildEnded(
                 intent_id=body.undo or parent.intent_id,
                 status=ChildStatus.ABANDONED,

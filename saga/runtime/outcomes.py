@@ -275,7 +275,11 @@ class OutcomePoller:
         if isinstance(history, CorruptHistory):
             self._waiters.fail([saga_id], history)
             return
-        ends = (e.body for e in reversed(history) if isinstance(e.body, SAGA_ENDS))
+        ends = (
+            entry.body
+            for entry in reversed(history)
+            if isinstance(entry.body, SAGA_ENDS) and not getattr(entry.body, "had_outcome", False)
+        )
         match next(ends, None):
             case SagaRolledBack() | SagaAbandoned() as body:
                 self._waiters.tell(saga_id, status, body.outcome, body.reason, body.residue)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from saga.contracts import message_of
-from saga.core.intents import IntentIssued, PlannedUndo, RollbackPlanned
+from saga.core.intents import IntentIssued, PlannedUndo, RollbackPlanned, SagaAbandoned
 from saga.core.retry import Retry
 from saga.testing import (
     abandoned,
@@ -709,3 +709,22 @@ def test_late_successes_of_two_steps_wait_for_the_undo_in_hand():
         .when(replied(Refund), replied(Unship))
         .then_steps(reserve="undone", pay="undone", ship="undone")
     )
+
+
+def test_saga_that_is_abandoned_while_it_cleans_up_has_no_second_outcome():
+    """What it said when it ended stands."""
+
+    async def order(ctx, placed):
+        await ctx.do(Pay(), undo=Refund)
+
+    scenario = given(as_saga(order), OrderPlaced(), cancelled(mode="immediate"))
+    scenario.when(replied(Refund)).then_status("rolled_back")
+    outcome = scenario.state.outcome
+    scenario.when(replied(Pay, Paid(), attempt=1)).then_status("rolling_back")
+
+    scenario.when(cancelled(mode="abandon")).then_status("abandoned")
+
+    [ended] = [each.body for each in scenario.history if isinstance(each.body, SagaAbandoned)]
+    assert (ended.outcome, ended.had_outcome, ended.residue) == (None, True, ("pay",))
+    assert outcome is not None
+    assert scenario.state.outcome == outcome

@@ -515,18 +515,4 @@ MUTATIONS = (
         "self.program.arrived(wait, arrival, at)",
         of="moved",
     ),
-    _mutation(
-        "a migration is tried without what its batch has added",
-        "saga/runtime/migration_turn.py",
-        "    more = [] if appended is None else appended.turns\n",
-        "    more: list[RecordedTurn] = []\n",
-        of="moved",
-    ),
-    _mutation(
-        "a saga that was refused twice in a batch is as the first time",
-        "saga/runtime/dispatcher.py",
-        "            unit.changed[saga_id] = saga  # another object where its code is gone\n",
-        "",
-        of="moved",
-    ),
 )

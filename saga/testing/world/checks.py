@@ -173,7 +173,11 @@ def _end(evidence: Evidence, history: Sequence[Entry]) -> Iterator[str]:
     summary = evidence.summaries[history[0].saga_id]
     if summary.version != len(history):
         yield f"the index says version {summary.version} of {len(history)}"
-    ends = [entry for entry in history if isinstance(entry.body, _ENDS)]
+    ends = [
+        entry
+        for entry in history
+        if isinstance(entry.body, _ENDS) and not getattr(entry.body, "had_outcome", False)
+    ]
     if summary.status is SagaStatus.PARKED and len(ends) < 2:  # noqa: PLR2004  # an end at most
         return
     is_undone = len(ends) > 1 and getattr(ends[1].body, "undo", None) is not None
@@ -186,8 +190,9 @@ def _end(evidence: Evidence, history: Sequence[Entry]) -> Iterator[str]:
     last = ends[-1].body
     bodies = (entry.body for entry in history)
     said = [body for body in bodies if isinstance(body, SagaRolledBack | SagaCleanedUp)]
-    expected = "abandoned" if isinstance(last, SagaAbandoned) else "completed"
-    if isinstance(last, SagaRolledBack):
+    is_abandoned = any(isinstance(entry.body, SagaAbandoned) for entry in history)
+    expected = "abandoned" if is_abandoned else "completed"
+    if isinstance(last, SagaRolledBack) and not is_abandoned:
         expected = "rolled_back_with_residue" if said[-1].residue else "rolled_back"
     if summary.status.value != expected:
         yield f"the index says {summary.status.value}, the history {expected}"

@@ -113,6 +113,8 @@ def _last_run_of(decider: Decider, history: Sequence[Entry]) -> Sequence[Entry]:
 
     What it continues as another version it decides on, as long as it has the saga in memory.
     """
+    if not any(type(entry.body) is Continued for entry in history):
+        return history  # it is in its first run
     begins, versions = 0, {}
     version: int | None = None
     for turn in turns(history):
