@@ -52,6 +52,9 @@ HARMED, UNHARMED = Path("harmed"), Path("unharmed")
 PRINTED, END = "printed", "end"
 SAGAS_MAX = 1_000
 KILLED = -signal.SIGKILL
+NOT_KILLED = 3
+"""Ends so that has had fewer commits than that behind which it was to be killed."""
+AT_ONCE = 4
 LEDGER = "SELECT number, saga_id, step, direction, intent_id FROM lives_ledger ORDER BY number"
 MAKE_LEDGER = """CREATE TABLE IF NOT EXISTS lives_ledger (number {number}, saga_id TEXT NOT NULL,
     step TEXT NOT NULL, direction TEXT NOT NULL, intent_id TEXT NOT NULL)"""
@@ -92,20 +95,28 @@ def note_effects() -> None:
     Effects.__init__ = noting  # type: ignore[method-assign]
 
 
-def live(folder: Path, behave: Callable[[], None]) -> int:
+def live(folder: Path, behave: Callable[[], int | None]) -> int:
     """A life in *folder*, in a process of its own; how that ended."""
     folder.mkdir(exist_ok=True)
+
+    def settled() -> int | None:
+        os.chdir(folder)
+        os.dup2(os.open(PRINTED, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
+        return behave()
+
+    return os.waitstatus_to_exitcode(os.waitpid(begun(settled), 0)[1])
+
+
+def begun(behave: Callable[[], int | None]) -> int:
+    """The id of a process that ends with what *behave* returns; 1: with an error."""
     sys.stdout.flush()
     pid = os.fork()
     if pid:
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        return pid
     code = 1
     try:
-        signal.alarm(int(HANG_S))  # whoever waits for us may be gone by then
-        os.chdir(folder)
-        os.dup2(os.open(PRINTED, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
-        behave()
-        code = 0
+        signal.alarm(int(2 * HANG_S))  # whoever waits for us may be gone by then
+        code = behave() or 0
     except BaseException:  # noqa: BLE001  # there is nobody to raise it to
         traceback.print_exc()
     finally:
@@ -203,17 +214,31 @@ class Lives:
         self._live_to_the_end(HARMED)
 
     def behind_each(self) -> None:
+        """Some at once: most of their time they wait."""
         unharmed = self._live_to_the_end(UNHARMED)
         self._live_to_the_end(UNHARMED)
         expected = printed_in(UNHARMED)  # what is printed where nothing is left to do
-        for number in count(1):
-            folder = Path(f"killed-behind-{number}")
-            if not self._is_killed(folder, partial(_is_behind, number)):
-                break
-            harmed, printed = self._live_to_the_end(folder), printed_in(folder)
-            assert harmed["sagas"] == unharmed["sagas"], (harmed, unharmed)
-            assert [line for line in printed if line in expected] == expected, printed
+        numbers, running, codes = count(1), set[int](), set[int]()
+        while running or codes <= {0}:
+            while len(running) < AT_ONCE and codes <= {0}:
+                case = partial(self._behind, next(numbers), unharmed, expected)
+                running.add(begun(case))
+            pid, status = os.wait()
+            running.remove(pid)
+            code = os.waitstatus_to_exitcode(status)
+            codes.add(code)
+            self.kills += code == 0
+        assert codes == {0, NOT_KILLED}, codes
         assert self.kills > 1
+
+    def _behind(self, number: int, unharmed: Any, expected: list[str]) -> int:
+        folder = Path(f"killed-behind-{number}")
+        if not self._is_killed(folder, partial(_is_behind, number)):
+            return NOT_KILLED
+        harmed, printed = self._live_to_the_end(folder), printed_in(folder)
+        assert harmed["sagas"] == unharmed["sagas"], (harmed, unharmed)
+        assert [line for line in printed if line in expected] == expected, printed
+        return 0
 
     def _is_killed(self, folder: Path, is_due: Callable[[Commits], bool]) -> bool:
         code = live(folder, partial(run_until, self._module, is_due))
