@@ -60,6 +60,15 @@ async def v2(ctx, placed):
     return OrderConfirmed(order_id="two")
 
 
+@pytest.fixture
+async def found(places):
+    """A saga of version 1 that waits to go on."""
+    async with app_of(v1).service(**places) as service:
+        begun = await service.publish(OrderPlaced())
+        await service.idle(timeout=AT_MOST_S)
+    return begun
+
+
 async def bodies(service, found):
     """What the entries of one saga are, as the store has them."""
     return [entry.body async for _, entry in service.catalogue.log() if entry.saga_id == found]
@@ -76,11 +85,7 @@ async def migrate(service, found, **said):
     return await service.receipt(found, command)
 
 
-async def test_stalled_saga_goes_on_with_the_version_that_its_worker_has(places):
-    async with app_of(v1).service(**places) as service:
-        found = await service.publish(OrderPlaced())
-        await service.idle(timeout=AT_MOST_S)
-
+async def test_stalled_saga_goes_on_with_the_version_that_its_worker_has(places, found):
     async with app_of(v2).service(**places) as service:
         await service.signal(found, "go")
         await service.idle(timeout=AT_MOST_S)
@@ -96,11 +101,7 @@ async def test_stalled_saga_goes_on_with_the_version_that_its_worker_has(places)
         assert (await summary_of(service, found)).definition_version == 2
 
 
-async def test_saga_that_would_decide_otherwise_stays_as_it_is_and_says_why(places):
-    async with app_of(v1).service(**places) as service:
-        found = await service.publish(OrderPlaced())
-        await service.idle(timeout=AT_MOST_S)
-
+async def test_saga_that_would_decide_otherwise_stays_as_it_is_and_says_why(places, found):
     async with app_of(v2).service(**places) as service:
         await service.signal(found, "go")
         await service.idle(timeout=AT_MOST_S)
@@ -118,11 +119,7 @@ async def test_saga_that_would_decide_otherwise_stays_as_it_is_and_says_why(plac
         assert outcome.event == OrderConfirmed(order_id="one")
 
 
-async def test_running_saga_that_is_in_memory_goes_on_with_the_new_version(places):
-    async with app_of(v1).service(**places) as service:
-        found = await service.publish(OrderPlaced())
-        await service.idle(timeout=AT_MOST_S)
-
+async def test_running_saga_that_is_in_memory_goes_on_with_the_new_version(places, found):
     async with app_of(v1, v2).service(**places) as service:
         await service.signal(found, "gone")
         await service.idle(timeout=AT_MOST_S)
@@ -136,11 +133,7 @@ async def test_running_saga_that_is_in_memory_goes_on_with_the_new_version(place
         assert [each.steps for each in migrated] == [(("pay", "charge"),)]
 
 
-async def test_worker_that_has_a_saga_in_memory_follows_when_another_migrates_it(places):
-    async with app_of(v1).service(**places) as service:
-        found = await service.publish(OrderPlaced())
-        await service.idle(timeout=AT_MOST_S)
-
+async def test_worker_that_has_a_saga_in_memory_follows_when_another_migrates_it(places, found):
     async with app_of(v1, v2).service(**places) as service:
         await service.signal(found, "gone")
         await service.idle(timeout=AT_MOST_S)
@@ -152,11 +145,7 @@ async def test_worker_that_has_a_saga_in_memory_follows_when_another_migrates_it
         assert outcome.event == OrderConfirmed(order_id="two")
 
 
-async def test_refused_migration_leaves_a_running_saga_running(places):
-    async with app_of(v1).service(**places) as service:
-        found = await service.publish(OrderPlaced())
-        await service.idle(timeout=AT_MOST_S)
-
+async def test_refused_migration_leaves_a_running_saga_running(places, found):
     async with app_of(v1, v2).service(**places) as service:
         assert (await migrate(service, found, to_version=3)).detail == (
             "no worker here has saga 'order' version 3: deploy it, then migrate"
@@ -171,11 +160,7 @@ async def test_refused_migration_leaves_a_running_saga_running(places):
         assert (again.result, again.detail) == ("refused", "the saga is completed")
 
 
-async def test_command_under_another_key_moves_nothing(places):
-    async with app_of(v1).service(**places) as service:
-        found = await service.publish(OrderPlaced())
-        await service.idle(timeout=AT_MOST_S)
-
+async def test_command_under_another_key_moves_nothing(places, found):
     async with app_of(v1, v2).service(**places) as service:
         move = Migration(
             id="m-1",
@@ -196,11 +181,7 @@ async def test_command_under_another_key_moves_nothing(places):
         assert outcome.event == OrderConfirmed(order_id="one")
 
 
-async def test_same_command_again_changes_nothing(places):
-    async with app_of(v1).service(**places) as service:
-        found = await service.publish(OrderPlaced())
-        await service.idle(timeout=AT_MOST_S)
-
+async def test_same_command_again_changes_nothing(places, found):
     async with app_of(v1, v2).service(**places) as service:
         said = {"from_version": 1, "to_version": 2, "reason": "r", "steps": {"pay": "charge"}}
         for _ in range(3):
@@ -212,11 +193,7 @@ async def test_same_command_again_changes_nothing(places):
         assert (await service.receipt(found, "m-1")).accepted
 
 
-async def test_saga_parked_by_changed_code_is_cured_and_takes_what_waited(places):
-    async with app_of(v1).service(**places) as service:
-        found = await service.publish(OrderPlaced())
-        await service.idle(timeout=AT_MOST_S)
-
+async def test_saga_parked_by_changed_code_is_cured_and_takes_what_waited(places, found):
     async with app_of(changed, v2).service(**places) as service:
         await service.signal(found, "go")
         await service.idle(timeout=AT_MOST_S)
@@ -259,11 +236,7 @@ async def test_moves_say_of_each_saga_what_came_of_it(places):
             await anext(service.migrate("order", **said | {"to_version": 7}))
 
 
-async def test_saga_that_a_batch_refuses_to_move_and_then_abandons_is_abandoned(places):
-    async with app_of(v1).service(**places) as service:
-        found = await service.publish(OrderPlaced())
-        await service.idle(timeout=AT_MOST_S)
-
+async def test_saga_that_a_batch_refuses_to_move_and_then_abandons_is_abandoned(places, found):
     async with app_of(v2).build_service(Settings.read({}, **places), roles=()) as service:
         said = {"from_version": 1, "to_version": 2, "reason": "new rules"}
         await service.command(found, CommandAct.MIGRATE, **said)
