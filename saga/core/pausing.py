@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 
-from saga.core import events, forward, parking, pauses
+from saga.core import events, forward, parking, pauses, scopes
 from saga.core.decider import RECORDED, Disposition
 from saga.core.intents import Verdict
 from saga.core.state import Pause, SagaState
@@ -65,6 +65,8 @@ def tell(turn: Turn, held: Iterable[pauses.Held]) -> None:
                 continue
         _tell(turn, told)
         parking.park_in_place(turn)
+        if turn.left is not None and not parking.has_parked(turn):
+            scopes.settle(turn, forward.run)  # as in a turn of its own
 
 
 def hold_behind_late(turn: Turn) -> Pause | None:

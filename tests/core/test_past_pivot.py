@@ -692,7 +692,8 @@ def test_a_sleep_that_begins_behind_a_pause_begins_before_the_parking():
     assert any(timer.target == "sleep-1" for timer in scenario.state.timers.values())
 
 
-def test_a_scope_that_is_left_behind_a_pause_is_undone_beside_the_parking():
+@pytest.mark.parametrize("is_paused", [False, True])
+def test_a_scope_that_is_left_behind_a_pause_is_undone_before_what_came_next(is_paused):
     async def order(ctx, placed):
         async def scoped():
             async with ctx.scope():
@@ -700,8 +701,13 @@ def test_a_scope_that_is_left_behind_a_pause_is_undone_beside_the_parking():
 
         await ctx.all(ctx.all(ship(ctx), ctx.wait("go")), scoped(), fail="fast")
 
-    scenario = past_pivot(order).when(operator("pause"), refused(Ship))
-    scenario.when(refused(Notify), signalled("go"), operator("resume")).then_parked("ship")
+    scenario = past_pivot(order)
+    if is_paused:
+        scenario.when(operator("pause"))
+    scenario.when(refused(Ship), refused(Notify), signalled("go"))
+    if is_paused:
+        scenario.when(operator("resume"))
+    scenario.then_parked("past its pivot, so it can only go forward")
 
 
 def test_what_is_shown_while_a_failure_passes_moves_nothing_that_stands():

@@ -60,7 +60,9 @@ def parts(laws: Sequence[Law], ways: Sequence[str], first: int, examples: int) -
     """Laws that draw alike look at the same examples; each in *ways*, or in its own."""
     alike: dict[tuple[str, object], list[str]] = {}
     for law in laws:
-        for way in [way for way in ways if law.drawn is courses or way in law.ways] or law.ways:
+        for way in ways or law.ways:
+            if law.drawn is not courses and way not in law.ways:
+                continue  # it draws otherwise
             alike.setdefault((way, law.drawn), []).append(law.name)
     numbers = range(first, first + -(-examples // PART))
     return [

@@ -165,3 +165,22 @@ def test_what_comes_in_a_pause_is_told_in_order_whether_it_was_kept_or_held(
         course.then_status("completed")
         ends.append(course.state.outcome)
     assert ends[0] == ends[1]
+
+
+def test_a_scope_that_is_left_behind_a_pause_is_undone_before_what_came_next() -> None:
+    """Its failure came first, so the branch that catches it wins, as it does without the pause."""
+    scoped = functions.Many("try", (functions.Many("scope", (functions.Step(),)),))
+    race = functions.Function(functions.Many("any", (scoped, functions.Step())))
+    outcomes = []
+    for is_paused in (False, True):
+        course = course_of(race)
+        if is_paused:
+            course.when(operator("pause"))
+        course.when(failed("s.0.0.0"), replied("s.1", Made(number=9)))
+        if is_paused:
+            course.when(operator("resume"))
+        again = replay(course.decider, course.state.saga_id, course.history)
+        assert parts_of(again) == parts_of(course.state)
+        course.then_status("completed")
+        outcomes.append(course.state.outcome)
+    assert outcomes[0] == outcomes[1]

@@ -39,7 +39,7 @@ from tests.laws.course import (
 )
 from tests.laws.kept import check_kept
 from tests.laws.record import ENDS, Known, Plan, Record, bodies, without_run
-from tests.laws.searching import courses, law
+from tests.laws.searching import DRAWN, courses, law
 
 RUNNING, ROLLING_BACK, PARKED = SagaStatus.RUNNING, SagaStatus.ROLLING_BACK, SagaStatus.PARKED
 COMPLETED, ABANDONED = SagaStatus.COMPLETED, SagaStatus.ABANDONED
@@ -530,7 +530,10 @@ class Interrupted:
 
 
 MEANWHILE = ("reply", "done", "done", "signal", "news", "child")
-UNDISTURBED = (*MEANWHILE, "timer", "time", "cancel", "operator", "second reply", "progress")
+UNDISTURBED = (
+    *(*MEANWHILE, "timer", "time", "cancel", "operator", "second reply", "progress"),
+    *("fail", "undo ends", "help", "go back"),
+)
 
 
 def _interrupted(way: str) -> st.SearchStrategy[Interrupted]:
@@ -544,7 +547,7 @@ def _is_of_pause(happens: object) -> bool:
     return isinstance(fact, events.Paused | events.Resumed)
 
 
-@law(_interrupted)
+@law(_interrupted, ways=tuple(DRAWN))
 def test_a_short_pause_changes_only_times(interrupted: Interrupted) -> None:
     """A pause shorter than every running deadline changes no intent, no order and no outcome."""
     course = interrupted.course()
