@@ -509,10 +509,10 @@ MUTATIONS = (
         of="moved",
     ),
     _mutation(
-        "a wait that was migrated is told under its old name",
+        "a step that was migrated succeeds under its old name",
         "saga/core/renamed_program.py",
-        "self.program.arrived(self._wait(wait), arrival, at)",
-        "self.program.arrived(wait, arrival, at)",
+        "self.program.succeeded(self._step(step), reply, at)",
+        "self.program.succeeded(step, reply, at)",
         of="moved",
     ),
 )
