@@ -72,7 +72,8 @@ def met(turn: Turn, step: Step, child: Child) -> None:
         step.status is ISSUED and (state.is_stopping or step.is_dropped or child.is_overdue)
     ):
         mode = CancelMode.IMMEDIATE if child.ends_at_once else CancelMode.GRACEFUL
-        cancel(turn, step, child, mode, state.cancel_reason or "its parent does not need it")
+        why = state.cancel_reason or (None if state.due is None else state.due.reason)
+        cancel(turn, step, child, mode, why or "its parent does not need it")
 
 
 _OVER: Final = frozenset({StepStatus.IN_DOUBT, StepStatus.REFUSED})

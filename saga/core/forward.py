@@ -198,10 +198,11 @@ def _give_up(turn: Turn) -> None:
     state, finish = turn.state, turn.finish
     if finish is None:
         return
-    in_flight = (*state.in_flight, *pauses.steps_untold(turn.held))
+    untold = pauses.steps_untold(turn.held)
+    in_flight = (*state.in_flight, *untold)
     if not in_flight and not state.waited:
         return
-    steps = tuple(id_ for id_ in in_flight if not state.steps[id_].is_dropped)
+    steps = tuple(id_ for id_ in in_flight if id_ in untold or not state.steps[id_].is_dropped)
     goes_on = isinstance(finish, program.ContinueAsNew)
     if steps or goes_on or any(step.is_dropped for step in state.steps.values()):
         timers = state.timers.values()
@@ -407,7 +408,10 @@ def _drop_branch(turn: Turn, command: program.DropBranch, asked: dict[str, _Last
     state = turn.state
     for wait in command.waits:
         asked.pop(wait, None)
-    steps = [step for id_ in command.steps if not (step := state.steps[id_]).is_dropped]
+    # What has failed, and its code was never told, has lost like what is in flight.
+    untold = pauses.steps_untold(turn.held)
+    dropped = map(state.steps.__getitem__, command.steps)
+    steps = [step for step in dropped if step.id in untold or not step.is_dropped]
     timers = {sleep: turn.timer_id(TimerPurpose.SLEEP, sleep) for sleep in command.sleeps}
     sleeps = tuple(sleep for sleep, timer_id in timers.items() if timer_id in state.timers)
     unseen = pauses.forget(turn.held, command)

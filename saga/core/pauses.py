@@ -13,10 +13,10 @@ is offered it later.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import partial
 from inspect import isfunction, signature
-from typing import Any, Final, cast
+from typing import Any, Final, TypeGuard, cast
 
 from saga.core.identity import Instant, StepId
 from saga.core.program import Await, Command, DropBranch, Program
@@ -145,6 +145,20 @@ def forget(held: deque[Held] | None, dropped: DropBranch) -> frozenset[str]:
     held.clear()
     held.extend(left)
     return frozenset(each.said[0] for each in told if each.method == "arrived")
+
+
+def told_later(held: deque[Held], parked: Collection[StepId | None]) -> deque[Held]:
+    """What of all *held* is told in the turn behind a parking.
+
+    Of a step on which the saga has *parked* nothing more: all that waits for it is decided, and so
+    it lets nothing begin, as it would where no pause came between.
+    """
+    return deque(each for each in held if not (is_hold(each) and each.said[0] in parked))
+
+
+def is_hold(held: Held) -> TypeGuard[Told]:
+    """Whether the program is to be told that a step has failed on which the saga parks later."""
+    return isinstance(held, Told) and held.method == "hold"
 
 
 def put_in(held: deque[Held], *later: PutOff | Offer) -> None:

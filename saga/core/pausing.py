@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from saga.core import events, forward, parking, pauses, scopes
 from saga.core.decider import RECORDED, Disposition
-from saga.core.intents import Verdict
+from saga.core.intents import SagaParked, Verdict
 from saga.core.state import Pause, SagaState
 from saga.core.status import ISSUED
 from saga.core.turn import Turn
@@ -55,15 +55,13 @@ def tell(turn: Turn, held: Iterable[pauses.Held]) -> None:
     """Tell the program what was kept, in order; behind a parking it is kept for the next turn."""
     turn.held = deque(held)
     while turn.held and turn.finish is None:
-        if parking.has_parked(turn):
-            turn.state.late = turn.held
-            return
-        told = turn.held.popleft()
-        if isinstance(told, pauses.Told) and told.method == "hold":
+        if pauses.is_hold(turn.held[0]):
             parking.park_in_place(turn)  # nothing stands of what its failure led to
-            if parking.has_parked(turn):
-                continue
-        _tell(turn, told)
+        if parking.has_parked(turn):
+            parked = {body.step for body in turn.intents if isinstance(body, SagaParked)}
+            turn.state.late = pauses.told_later(turn.held, parked)
+            return
+        _tell(turn, turn.held.popleft())
         parking.park_in_place(turn)
         if turn.left is not None and not parking.has_parked(turn):
             scopes.settle(turn, forward.run)  # as in a turn of its own

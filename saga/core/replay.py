@@ -46,6 +46,8 @@ STANDS: Final[dict[type, tuple[str, ...]]] = {
     intents.IntentIssued: ("payload", "kind", "after", "undoes"),
     intents.EventPublished: ("payload",),
     intents.IntentTold: ("payload",),
+    # Why another saga is asked is for people to read.
+    intents.CommandSent: ("reason",),
     **dict.fromkeys(_WITH_OUTCOME, ("outcome",)),
     intents.Continued: _CONTINUED,
 }

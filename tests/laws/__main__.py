@@ -11,8 +11,9 @@ import argparse
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import active_children
 from typing import NamedTuple
 
 import tests.laws.test_laws  # they have the laws
@@ -96,11 +97,8 @@ def look_at(wanted: Sequence[Part], *, jobs: int, shrinks: bool) -> int:
     """Look at all parts, and tell of each as it comes; 1 where one speaks against a law."""
     told, examples, found, began = 0, 0, 0, time.monotonic()
     is_stopped = False
-    pool = ProcessPoolExecutor(jobs)
-    asked = {pool.submit(look, part, shrinks=shrinks): part for part in wanted}
     try:
-        for future in as_completed(asked):
-            part, looked = asked[future], future.result()
+        for part, looked in _all_looked(wanted, jobs, shrinks=shrinks):
             told += 1
             if looked.against is None:
                 examples += part.examples
@@ -109,13 +107,34 @@ def look_at(wanted: Sequence[Part], *, jobs: int, shrinks: bool) -> int:
             print(_line(part, looked), flush=True)
     except KeyboardInterrupt:
         is_stopped = True
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-        lasted = time.monotonic() - began
-        head = "stopped: " if is_stopped else ""
-        of_all = f"{told} of {len(wanted)} parts, {examples:,} examples without a fault"
-        print(f"{head}{of_all}, {found} against, {lasted:.0f}s", flush=True)
+        for process in active_children():
+            process.kill()
+    head = "stopped: " if is_stopped else ""
+    of_all = f"{told} of {len(wanted)} parts, {examples:,} examples without a fault"
+    lasted = time.monotonic() - began
+    print(f"{head}{of_all}, {found} against, {lasted:.0f}s", flush=True)
     return STOPPED if is_stopped else int(found > 0)
+
+
+def _all_looked(
+    wanted: Sequence[Part], jobs: int, *, shrinks: bool
+) -> Iterator[tuple[Part, Looked]]:
+    """Each part as it comes: one after the other here, or in several processes."""
+    if jobs == 1:
+        yield from ((part, look(part, shrinks=shrinks)) for part in wanted)
+        return
+    with ProcessPoolExecutor(jobs, initializer=_leave_signals) as pool:
+        asked = {pool.submit(look, part, shrinks=shrinks): part for part in wanted}
+        try:
+            yield from ((asked[future], future.result()) for future in as_completed(asked))
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _leave_signals() -> None:
+    """Whoever began this process ends it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _line(part: Part, looked: Looked) -> str:

@@ -24,6 +24,8 @@ class Began(Event, topic="laws.began", version=1, key="key"):
 
 class Made(Event, topic="laws.made", version=1):
     number: int = 0
+    step: str = ""
+    """Where it is not said, nobody knows which one was made."""
 
 
 class Make(Intent[Made], topic="laws.make", version=1):
@@ -56,6 +58,7 @@ class Born(Event, topic="child.born", version=1, key="key"):
 
 class Grown(Event, topic="child.grown", version=1):
     number: int = 0
+    step: str = ""
 
 
 class Ended(Event, topic="laws.ended", version=1):

@@ -20,7 +20,7 @@ from saga.core.decider import Decider
 from saga.core.events import ReplyOutcome, ReplyReceived, TimerFired
 from saga.core.identity import DO, UNDO, Instant, StepId, intent_id
 from saga.core.intents import IntentIssued
-from saga.core.state import Step, waiting_for
+from saga.core.state import SagaState, Step, waiting_for
 from saga.core.status import SagaStatus, StepStatus
 from saga.testing import (
     Scenario,
@@ -43,6 +43,8 @@ from saga.testing import (
 from saga.testing.happenings import Plain
 from saga.testing.spec import Happens
 from tests.laws.contracts import CONTRACTS, Grown, Made, News
+from tests.laws.races import Decided, Race, Races
+from tests.laws.record import without_run
 
 TURNS_MAX: Final = 300
 """A saga that takes more turns in a kind world goes in a circle."""
@@ -71,6 +73,11 @@ class Description(Protocol):
     def trigger(self) -> Event: ...
 
     def definition(self) -> SagaDefinition: ...
+
+    @property
+    def races(self) -> Races:
+        """Those of the saga that began last with this description."""
+        ...
 
     def depends(self, step: str, settled: Sequence[str]) -> set[str]:
         """On which of the *settled* steps one depends that is issued now; ids without the run."""
@@ -111,6 +118,9 @@ class Course(Scenario):
         """After each turn: how many entries there were, where it stood, what it waited for."""
         self.taken: list[tuple[Instant, Happens]] = []
         """What happened, and when."""
+        self.races = Races()
+        self.decided_at: dict[Race, tuple[Decided, int]] = {}
+        """The races that are decided, and how many entries there were then."""
 
     @override
     def _become(self, saga: SagaDefinition | UnresolvedSaga) -> None:
@@ -154,12 +164,26 @@ class Course(Scenario):
     def has_rest(self) -> bool:
         return self.status.is_ended and not self.state.is_poisoned
 
+    @override
     def _check_rebuilt(self) -> None:
         """After a turn; the laws of replays look by themselves."""
         self.statuses.append((len(self._history), self.state.status, waiting_for(self.state)))
+        decided = self.races.decided
+        for race, known in [*self.decided_at.items()]:
+            if decided.get(race) != known[0]:
+                del self.decided_at[race]
+        for race, each in decided.items():
+            self.decided_at.setdefault(race, (each, len(self._history)))
         for listener in self.listeners:
             listener(self)
 
+    @override
+    def _rebuilt(self) -> SagaState:
+        """A replay is not told of a failure on which the saga parks: other races may be decided."""
+        self.races.clear()
+        return super()._rebuilt()
+
+    @override
     def _check_snapshot(self) -> None:
         """After a turn; the law of replays goes on with what snapshots give."""
 
@@ -171,6 +195,7 @@ def begun(drawn: Drawn, kind: type[Course] = Course, *listeners: Listener) -> Co
     course.drawn = drawn
     course.listeners = [*listeners]
     trigger = drawn.saga.trigger()
+    course.races = drawn.saga.races
     course.happen(as_child(trigger) if drawn.is_child else trigger)
     return course
 
@@ -239,7 +264,7 @@ def answer(course: Scenario, one: IntentIssued, outcome: ReplyOutcome, number: i
     is_made = outcome is ReplyOutcome.DONE and one.direction is DO
     said = {} if outcome is ReplyOutcome.DONE else {"code": outcome.value, "message": "drawn"}
     name = intent_id(course.state.saga_id, one.step, one.direction, one.attempt)
-    reply = message_of(Made(number=number)) if is_made else None
+    reply = message_of(Made(number=number, step=without_run(one.step))) if is_made else None
     return Plain(ReplyReceived(intent_id=name, outcome=outcome, reply=reply, **said))
 
 
@@ -282,10 +307,10 @@ def _child_says(course: Course, number: int) -> Happens | None:
     if step is None:
         return None
     says: list[Happens] = [
-        child_completed(step, Grown(number=number)),
+        child_completed(step, Grown(number=number, step=without_run(step))),
         child_started(step),
         child_rolled_back(step),
-        child_completed(step, Grown()),
+        child_completed(step, Grown(step=without_run(step))),
         child_rolled_back(step, status="abandoned"),
         child_refused(step),
         child_rolled_back(step, status="rolled_back_with_residue", residue=("x",)),
@@ -336,7 +361,7 @@ def _operator(course: Course, number: int) -> Happens | None:
     acts: list[Happens] = [
         operator("retry", step),
         operator("skip", step),
-        operator("mark", step, state="done", reply=Made(number=3)),
+        operator("mark", step, state="done", reply=Made(number=3, step=without_run(step))),
         operator("mark", step, state="undone"),
         operator("retry"),
         operator("compensate"),
@@ -506,7 +531,7 @@ def _kindly(course: Course, step: Step) -> Happens | None:
     is_child = course.state.children is not None and step.id in course.state.children
     match step.status:
         case StepStatus.ISSUED if is_child:
-            return child_completed(step.id, Grown(number=1))
+            return child_completed(step.id, Grown(number=1, step=without_run(step.id)))
         case StepStatus.UNDOING if is_child:
             return child_undone(step.id)
         case StepStatus.ISSUED:

@@ -33,6 +33,7 @@ from tests.laws.contracts import (
     Unmake,
     Word,
 )
+from tests.laws.races import Race, Races
 
 FAILURES = (StepFailed, TimedOut, ChildRolledBack, RollBack)
 IN_ORDER = frozenset({"seq", "try", "pass on", "say on", "scope", "finally", "generator"})
@@ -116,7 +117,12 @@ class Function:
     def trigger(self) -> Began:
         script = f"{self}"
         SCRIPTS[script] = self
+        RACES_OF[script] = Races()
         return Began(script=script)
+
+    @property
+    def races(self) -> Races:
+        return RACES_OF[f"{self}"]
 
     def definition(self) -> SagaDefinition:
         return _definition(self.options)
@@ -137,6 +143,7 @@ class Function:
 
 SCRIPTS: dict[str, Function] = {}
 """What the sagas of this process do, by what their triggers say."""
+RACES_OF: dict[str, Races] = {}
 
 
 @cache
@@ -145,7 +152,8 @@ def _definition(options: tuple[tuple[str, Any], ...]) -> SagaDefinition:
 
     async def law(ctx, began):
         script = SCRIPTS[began.script]
-        flow = Flow([], [], remembers_all=script.remembers_all)
+        races = RACES_OF[began.script]
+        flow = Flow([], [], races, began.run, remembers_all=script.remembers_all)
         result = await run(ctx, script.tree, "s", flow)
         if began.run < script.runs:
             await ctx.continue_as_new(Began(script=began.script, run=began.run + 1))
@@ -169,6 +177,8 @@ class Flow:
     known: list[str]
     passed: list[str]
     """The pivots that are behind it."""
+    races: Races
+    run: int
     is_scoped: bool = False
     remembers_all: bool = False
 
@@ -193,6 +203,10 @@ async def run(ctx, node, place, flow) -> str:
             value = await ctx.tell(Hint(place=place))
         case Say(how="show"):
             value = await ctx.show(place=f"{place} {flow.said}")
+        case Say(how="patched"):
+            value = ctx.patched(place)
+        case Say(how="signal"):
+            value = await ctx.signal("law", "another", "a", {"number": 1})
         case Say():
             value = await ctx.publish(Seen(place=f"{place} {flow.said}"))
         case _:
@@ -292,10 +306,31 @@ async def _one_by_one(ctx, parts, flow):
 
 
 async def _beside(ctx, node, place, flow) -> str:
+    race = (flow.run, place)
     parts = [
-        run(ctx, part, f"{place}.{number}", flow.branch()) for number, part in enumerate(node.parts)
+        _seen(race, number, flow.races, ctx, part, f"{place}.{number}", flow.branch())
+        for number, part in enumerate(node.parts)
     ]
-    return f"{await _grouped(ctx, node.how, parts)}"
+    if node.how not in RACES:
+        return f"{await _grouped(ctx, node.how, parts)}"
+    try:
+        value = await _grouped(ctx, node.how, parts)
+    except FAILURES:
+        flow.races.decide(race, len(parts), is_won=False)
+        raise
+    flow.races.decide(race, len(parts), is_won=True)
+    return f"{value}"
+
+
+async def _seen(race: Race, branch: int, races: Races, *part: Any) -> str:
+    """A branch, whose end is seen; one that is left is not."""
+    try:
+        value = await run(*part)
+    except FAILURES:
+        races.end(race, branch, is_done=False)
+        raise
+    races.end(race, branch, is_done=True)
+    return value
 
 
 def _grouped(ctx, how: str, parts: list[Any]) -> Awaitable[Any]:
@@ -325,7 +360,7 @@ LEAVES = st.one_of(
     st.builds(Wait, st.sampled_from("ab"), st.booleans()),
     st.sampled_from([Next(), Next(has_timeout=True), Next(is_picky=True), Ask(), Give()]),
     st.builds(Child, st.booleans()),
-    st.builds(Say, st.sampled_from(["tell", "show", "publish"])),
+    st.builds(Say, st.sampled_from(["tell", "show", "publish", "patched", "signal"])),
 )
 WAYS_OF_MANY = (
     *("seq", "seq", "seq", "all", "fast", "one at once", "any", "some"),

@@ -13,9 +13,11 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from saga import Output
 from saga.authoring.definition import SagaDefinition
 from saga.authoring.graphs import ContractGraph
-from tests.laws.contracts import CONTRACTS, SOON, Began
+from tests.laws.contracts import CONTRACTS, SOON, Began, Make, Seen
+from tests.laws.races import Races
 
 ITEMS = ("x", "y", "z")
 HALT = {"failure_recovery_strategy": "halt"}
@@ -36,6 +38,7 @@ class Node:
     """It is done where that node, of those it is behind, was skipped or has failed."""
     fails_fast: bool = False
     at_once: int | None = None
+    is_picky: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,11 @@ class Graph:
     @property
     def halts(self) -> bool:
         return dict(self.options).get("coordination_rules") == HALT
+
+    @property
+    def races(self) -> Races:
+        """None that its code decides: it has none."""
+        return Races()
 
     def trigger(self) -> Began:
         return Began(items=list(ITEMS[: self.items]))
@@ -98,17 +106,21 @@ def written(node: Node, number: int, nodes: Sequence[Node]) -> dict[str, Any]:
     said["depends_on"] = [f"n{each}" for each in node.behind] or ["began"]
     if node.unless is not None:
         said["when"] = f"n{node.unless} == null"
-    if node.does in ("make", "each"):
-        said |= {"intent": "laws.make", "retry": {"attempts": node.attempts, "initial": "5s"}}
-        said["with"] = {"place": f"n{number}", "said": said_by(node, nodes)}
+    if node.does in MADE:
+        said["retry"] = {"attempts": node.attempts, "initial": "5s"}
+        if node.does == "emitted":
+            said["intent_filter"] = "laws.make.*"
+        else:
+            said["intent"] = "laws.make"
+            said["with"] = {"place": f"n{number}", "said": said_by(node, nodes)}
         if node.has_undo:
             said |= {"undo": "laws.unmake", "undo_retry": {"attempts": 2, "initial": "5s"}}
         if node.kind is not None:
             said["kind"] = node.kind
     said |= _done_by(node, number)
-    if node.has_timeout and node.does in ("make", "each", "signal", "event", "child"):
+    if node.has_timeout and node.does in MAY_FAIL:
         said["timeout"] = SOON
-    if node.continues and node.does in ("make", "each", "signal", "event", "child"):
+    if node.continues and node.does in MAY_FAIL:
         said["on_failure"] = "continue"
     return said
 
@@ -124,7 +136,16 @@ def _done_by(node: Node, number: int) -> dict[str, Any]:
         case "signal":
             return {"signal": "a"}
         case "event":
-            return {"event_pattern": ["news.*"]}
+            picks = {"where": "event.number < 50"} if node.is_picky else {}
+            return {"event_pattern": ["news.*"], **picks}
+        case "children":
+            key = f"n{number}-${{item}}"
+            return {"for_each": "began.items", "as": "item", "child": "child.born"} | {
+                "with": {"key": key},
+                "fail": "fast" if node.fails_fast else "wait",
+            }
+        case "set":
+            return {"set": {"value": "size(began.items)"}}
         case "sleep":
             return {"sleep": "7s"}
         case "child":
@@ -141,13 +162,27 @@ def said_by(node: Node, nodes: Sequence[Node]) -> str:
     return " ".join(["said", *made])
 
 
+def emits(began: Began) -> Output:
+    """The handler of the trigger: makes each item, once a node takes what it asks for."""
+    makes = [Make(place=item, said="emitted") for item in began.items]
+    return Output(events=[Seen(place="handled")], intents=makes)
+
+
 @lru_cache(maxsize=16)
 def _resolved(text: str) -> SagaDefinition:
-    return ContractGraph("law.yaml", text.encode()).resolve(CONTRACTS)
+    handlers = [emits] if "intent_filter" in text else []
+    return ContractGraph("law.yaml", text.encode(), handlers).resolve(CONTRACTS)
 
 
+MADE = ("make", "each", "emitted")
+"""The nodes that issue intents."""
+FANS = ("each", "children")
+MAY_FAIL = (*MADE, "signal", "event", "child", "children")
 DOES = st.sampled_from(
-    [*["make"] * 6, *["each"] * 3, "signal", "event", "sleep", "child", "join", "require"]
+    [
+        *(*["make"] * 6, *["each"] * 3, "emitted", "signal", "event", "sleep", "child"),
+        *("children", "join", "require", "set"),
+    ]
 )
 DRAWN = st.tuples(
     st.builds(
@@ -161,6 +196,7 @@ DRAWN = st.tuples(
         unless=st.sampled_from([None, None, None, 0]),
         fails_fast=st.booleans(),
         at_once=st.sampled_from([None, 1, 2]),
+        is_picky=st.booleans(),
     ),
     st.lists(st.integers(0, 20), max_size=3),
 )
@@ -183,8 +219,8 @@ def connected(drawn: Sequence[tuple[Node, Sequence[int]]]) -> tuple[Node, ...]:
 def fitting(node: Node, *, has_pivot: bool) -> Node:
     """The node without what makes no sense where it stands."""
     does = "join" if node.does == "require" and not node.behind else node.does
-    does = "make" if does == "child" and has_pivot else does
-    is_made = does in ("make", "each")
+    does = "make" if does in ("child", "children") and has_pivot else does
+    is_made = does in MADE
     kind = node.kind if is_made else None
     return replace(
         node,

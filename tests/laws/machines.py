@@ -29,6 +29,7 @@ from saga import (
     drop,
     machine,
     publish,
+    refuse,
     tell,
 )
 from saga.authoring.definition import SagaDefinition
@@ -50,6 +51,7 @@ from tests.laws.contracts import (
     Unmake,
     Word,
 )
+from tests.laws.races import AT_THE_END, Decided, Races
 
 
 class Frozen(BaseModel):
@@ -71,7 +73,9 @@ class Stage(Frozen):
     says: Literal["tell", "publish"] | None = None
     needs: Literal["all", "first", "signal", "news", "update"] = "all"
     when_failed: Literal["back", "on", "drop"] = "back"
-    """Of a failure of a step: roll back, go on, or drop all the others and go on."""
+    """Of a failure of a step: roll back, go on, or drop all steps and go on."""
+    drops: bool = False
+    """Where it needs the first reply, it drops the other steps: it is a race."""
 
 
 class Script(Frozen):
@@ -100,13 +104,22 @@ class Machine(Frozen):
         return False
 
     def trigger(self) -> Began:
-        return Began(script=self.script.model_dump_json())
+        script = self.script.model_dump_json()
+        RACES_OF[script] = Races()
+        return Began(script=script)
+
+    @property
+    def races(self) -> Races:
+        return RACES_OF[self.script.model_dump_json()]
 
     def definition(self) -> SagaDefinition:
         return _definition(self.options)
 
     def depends(self, step: str, settled: Sequence[str]) -> set[str]:
         return {*settled} - {step}
+
+
+RACES_OF: dict[str, Races] = {}
 
 
 class _Going(State):
@@ -197,7 +210,7 @@ def following(state, other, event) -> Any:
     """What comes next of what has come."""
     script = Script.model_validate_json(state.script)
     stage = script.stages[state.stage]
-    beside: tuple[Any, ...] = (answer(event.number),) if isinstance(event, Question) else ()
+    beside: tuple[Any, ...] = (_answered(event),) if isinstance(event, Question) else ()
     is_failure = isinstance(event, StepFailed | ChildRolledBack | TimedOut)
     if is_failure and stage.when_failed == "back":
         return Back(reason=str(event)), *beside
@@ -207,8 +220,7 @@ def following(state, other, event) -> Any:
     known = tuple(sorted(known)) if script.sorts else known
     settled = state.settled + is_own
     if is_failure and stage.when_failed == "drop":
-        dropped = [drop(f"{state.stage}-{number}") for number in range(len(stage.steps))]
-        return _next(state, other, known, (*beside, *dropped))
+        return _next(state, other, known, (*beside, *_dropped(state, stage)))
     has_all = {
         "all": settled >= len(stage.steps),
         "first": settled >= 1 or not stage.steps,
@@ -216,11 +228,28 @@ def following(state, other, event) -> Any:
         "news": isinstance(event, News),
         "update": isinstance(event, Question),
     }[stage.needs]
+    if is_own and has_all and stage.drops and stage.needs == "first":
+        beside = (*beside, *(_dropped(state, stage, event.step) if event.step else ()))
     if has_all or isinstance(event, TimedOut):
         return _next(state, other, known, beside)
     return type(state)(
         script=state.script, run=state.run, stage=state.stage, known=known, settled=settled
     ), *beside
+
+
+def _answered(question: Question) -> Any:
+    """Of every five, one is refused."""
+    return answer(question.number) if question.number % 5 else refuse("no", "not this one")
+
+
+def _dropped(state, stage: Stage, winner: str | None = None) -> list[Any]:
+    """Give up the steps of a stage, but for the winner."""
+    places = [f"{state.stage}-{number}" for number in range(len(stage.steps))]
+    losers = [place for place in places if place != winner]
+    winners = frozenset(() if winner is None else (winner,))
+    race = (state.run, f"{state.stage}")
+    RACES_OF[state.script].decided[race] = Decided(winners, frozenset(losers))
+    return [drop(place) for place in losers]
 
 
 def _next(state, other, known, beside) -> Any:
@@ -230,6 +259,8 @@ def _next(state, other, known, beside) -> Any:
         return other(known=known, **going), *beside
     if script.end == "back":
         return Back(reason="given up"), *beside
+    through = Decided(frozenset(), frozenset())
+    RACES_OF[state.script].decided[state.run, AT_THE_END] = through
     if script.end == "again" and state.run == 1:
         return Done(known=known), *beside, continue_as_new(Began(script=state.script, run=2))
     return Done(known=known), *beside, Ended(said=" ".join(known))
@@ -287,6 +318,7 @@ STAGES = st.builds(
     says=st.sampled_from([None, None, "tell", "publish"]),
     needs=st.sampled_from(["all", "all", "all", "first", "first", "signal", "news", "update"]),
     when_failed=st.sampled_from(["back", "back", "on", "drop"]),
+    drops=st.booleans(),
 )
 
 

@@ -46,6 +46,8 @@ class Known:
     skipped: int = 0
     settled: int = 0
     """Since when it is in flight no more; 0 while it is."""
+    failed: int = 0
+    """Since when its code may know that it failed, or missed its deadline; 0 where it did not."""
 
     @property
     def has_effect(self) -> bool:
@@ -122,11 +124,13 @@ class Record:
             case intents.IntentIssued(direction=direction) if direction is DO:
                 known = self.steps.setdefault(body.step, Known(body.step, body.kind, body.child))
                 known.issued.append(version)
-                known.settled = 0
+                known.settled = known.failed = 0
             case intents.IntentIssued():
                 self.steps[body.step].undos.append(version)
             case intents.StepSettled():
                 self._settle(self.steps[body.step], body)
+            case intents.SagaParked(step=str() as step):
+                self.steps[step].failed = 0  # it is to be tried again: its code does not know
             case intents.BranchDropped():
                 self.dropped |= dict.fromkeys(body.steps, version)
             case intents.RollbackPlanned():
@@ -194,6 +198,8 @@ class Record:
         if body.direction is DO:
             if body.status is StepStatus.UNDONE:
                 step.undone = self.version  # a child that has ended rolled back
+            if body.status is not StepStatus.DONE:
+                step.failed = step.failed or self.version
             self._end(step)
         elif body.status is StepStatus.UNDO_STUCK:
             step.stuck = self.version

@@ -23,7 +23,7 @@ DRAWN: Final = {
     "past": (searches.PAST, searches.PAST_PLOTTED),
 }
 """Sagas and what happens to them; functions also before and past their pivot, where it matters."""
-EXAMPLES: Final = 15
+EXAMPLES: Final = 8
 """Of each law and way in a run of all tests; `python -m tests.laws` looks at more."""
 _SEARCH: Final = settings(
     database=None,

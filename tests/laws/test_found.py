@@ -4,13 +4,15 @@ import pytest
 
 from saga.core.fold import fold
 from saga.core.history import turns
-from saga.core.intents import ArrivalRefused
+from saga.core.intents import ArrivalRefused, CommandSent
 from saga.core.piecewise import at_once
 from saga.core.replay import following, replay
 from saga.core.snapshots import snapshot_of
 from saga.core.state import parts_of
 from saga.testing import (
     cancelled,
+    child_rolled_back,
+    child_started,
     child_undone,
     failed,
     given,
@@ -184,3 +186,50 @@ def test_a_scope_that_is_left_behind_a_pause_is_undone_before_what_came_next() -
         course.then_status("completed")
         outcomes.append(course.state.outcome)
     assert outcomes[0] == outcomes[1]
+
+
+@pytest.mark.parametrize("is_paused", [False, True])
+def test_a_graph_that_halts_as_a_pause_ends_begins_nothing_more(is_paused) -> None:
+    """It has parked on the first item; the second is made once that is, pause or not."""
+    node = graphs.Node("each", attempts=1, fails_fast=True, at_once=1)
+    course = course_of(graphs.Graph((node,), options=(("coordination_rules", graphs.HALT),)))
+    if is_paused:
+        course.when(operator("pause"))
+    course.when(failed("n0"))
+    if is_paused:
+        course.when(operator("resume"))
+    course.then_parked("failed").when(BAD)
+
+    assert list(course.state.steps) == ["n0"]
+    course.when(operator("retry", "n0"), replied("n0", Made()), replied("n0-2", Made()))
+    course.then_status("completed")
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+def test_a_child_is_told_why_its_parent_goes_back_whenever_it_says_who_it_is(is_late) -> None:
+    steps = (Step(is_child=True), Step(), Step())
+    course = course_of(Machine(script=Script(stages=(Stage(steps=steps),))))
+    says = [child_started("0-0"), failed("0-1", message="no stock")]
+    course.when(*says[::-1] if is_late else says)
+
+    sent = [body for each in course.history if isinstance(body := each.body, CommandSent)]
+    assert [each.reason for each in sent] == ["no stock"]
+
+
+@pytest.mark.parametrize("is_paused", [False, True])
+def test_a_child_that_is_abandoned_unheard_in_a_pause_is_left_like_any_loser(is_paused) -> None:
+    """Its end comes behind what wins without it: nobody could judge what it has left."""
+    race = functions.Many("any", (functions.Wait("a"), functions.Child()))
+    stages = (Stage(steps=(Step(is_child=True),), needs="signal"),)
+    for saga, step in (
+        (functions.Function(race), "s.1"),
+        (Machine(script=Script(stages=stages)), "0-0"),
+    ):
+        course = course_of(saga)
+        if is_paused:
+            course.when(operator("pause"))
+        course.when(signalled("a", {"number": 1}), child_rolled_back(step, status="abandoned"))
+        if is_paused:
+            course.when(operator("resume"))
+        course.then_status("completed")
+        assert course.state.residue == (step,)

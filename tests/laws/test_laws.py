@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import filterfalse
 from typing import Any, Final
 from zlib import crc32
 
@@ -18,14 +19,14 @@ from saga.core import events, intents
 from saga.core.events import CancelMode, CancelRequested, ReplyOutcome
 from saga.core.fold import fold, fold_turn
 from saga.core.history import RecordedTurn, turns
-from saga.core.identity import DO
+from saga.core.identity import DO, parse_intent_id
 from saga.core.intents import RollbackGoal, TimerPurpose, Verdict
 from saga.core.piecewise import at_once
 from saga.core.replay import following, replay
 from saga.core.snapshots import snapshot_of
 from saga.core.state import SagaState, parts_of
-from saga.core.status import SagaStatus, StepKind
-from saga.testing import operator
+from saga.core.status import SagaStatus, StepKind, StepStatus
+from saga.testing import child_started, operator
 from saga.testing.happenings import Plain, Redelivered
 from tests.laws import functions, graphs, machines
 from tests.laws.course import (
@@ -37,7 +38,9 @@ from tests.laws.course import (
     repeated,
     through,
 )
+from tests.laws.course import drawn as drawn_of
 from tests.laws.kept import check_kept
+from tests.laws.races import AT_THE_END, Races, is_in
 from tests.laws.record import ENDS, Known, Plan, Record, bodies, without_run
 from tests.laws.searching import DRAWN, courses, law
 
@@ -128,18 +131,22 @@ def _check_latest_first(
 
 @dataclass(frozen=True)
 class Joined:
-    """A saga that waits for all; the answer of each step; and two orders in which they come."""
+    """A saga of steps, joins and races; the answer of each step; and two orders of arrival."""
 
     saga: Any
     answers: tuple[int, ...]
     orders: tuple[tuple[int, ...], tuple[int, ...]]
+    holds: bool
+    """Whether in the second order the losers of the first answer once their race is decided."""
 
-    def came(self, number: int) -> Course:
+    def came(self, number: int, before: Races | None = None) -> Course:
         """All answers have come, in one of the orders."""
         order = self.orders[number]
         course = begun(Drawn(self.saga))
         for turn in range(200):
             issued = open_in(course)
+            if before is not None:
+                issued = [one for one in issued if not _is_held(course, one, before)]
             if course.has_rest or not issued:
                 return course
             one = issued[order[turn % len(order)] % len(issued)]
@@ -156,23 +163,34 @@ class Joined:
         return self.saga.nodes[graphs.number_of(step)].continues
 
 
+def _is_held(course: Course, one: intents.IntentIssued, before: Races) -> bool:
+    """Whether a race is open yet that this step lost *before*, and it has lost none around that."""
+    step, races = without_run(one.step), course.races
+    if one.direction is not DO or any(True for _ in races.lost_in(step, 1)):
+        return False
+    return any(race not in races.decided for race in before.lost_in(step, 1))
+
+
 def _joins(way: str) -> st.SearchStrategy[Joined]:
     numbers = st.lists(st.integers(0, 99), min_size=1, max_size=8).map(tuple)
-    return st.builds(Joined, JOINING[way], numbers, st.tuples(numbers, numbers))
+    return st.builds(Joined, JOINING[way], numbers, st.tuples(numbers, numbers), st.booleans())
 
 
 def _joining_machine(machine: machines.Machine) -> machines.Machine:
+    """Each stage waits for all, or for the first, who goes on without the others."""
     stages = [
         stage.model_copy(
             update={
-                "needs": "all",
+                "needs": "first" if stage.needs == "first" else "all",
+                "drops": True,
                 "when_failed": "on",
                 "steps": tuple(map(_plain, stage.steps or (machines.Step(),))),
             }
         )
         for stage in machine.script.stages
     ]
-    script = machines.Script(stages=tuple(stages), sorts=True, end=machine.script.end)
+    end = "done" if machine.script.end == "again" else machine.script.end
+    script = machines.Script(stages=tuple(stages), sorts=True, end=end)
     return machine.model_copy(update={"script": script})
 
 
@@ -184,18 +202,16 @@ def _plain(step: machines.Step) -> machines.Step:
 def _joining_graph(graph: graphs.Graph) -> graphs.Graph:
     """Without what the order of arrival is meant to decide."""
     does = {"require": "join", "signal": "make", "event": "make", "child": "make", "sleep": "join"}
-    nodes = [
-        replace(
-            node,
-            does=does.get(node.does, node.does),
-            fails_fast=False,
-            attempts=1,
-            kind=None,
-            has_timeout=False,
-            continues=node.continues and node.does not in does,
-        )
-        for node in graph.nodes
-    ]
+    does |= {"children": "each"}
+    nodes = []
+    for node in graph.nodes:
+        continues = node.continues and node.does not in does
+        plain = {"attempts": 1, "kind": None, "has_timeout": False, "continues": continues}
+        nodes.append(replace(node, does=does.get(node.does, node.does), **plain))
+        if not continues:
+            nodes[-1] = replace(nodes[-1], fails_fast=False)
+        if nodes[-1].fails_fast:  # else the failure decides which items begin
+            nodes[-1] = replace(nodes[-1], at_once=None)
     return replace(graph, nodes=tuple(nodes), options=())
 
 
@@ -204,7 +220,10 @@ JOINING = {
         functions.Function,
         functions.trees(
             st.builds(functions.Step, st.booleans()),
-            ("seq", "seq", "all", "all", "one at once", "try", "scope"),
+            (
+                *("seq", "seq", "all", "all", "one at once", "try", "scope"),
+                *("any", "some", "fast", "fast"),
+            ),
         ),
     ),
     "machines": machines.MACHINES.map(_joining_machine),
@@ -214,24 +233,53 @@ JOINING = {
 
 @law(_joins)
 def test_the_order_in_which_replies_come_changes_no_join(joined: Joined) -> None:
-    """The same replies in any order give the same results, outcome and intents."""
-    first, second = (_said_at_all(joined.came(number)) for number in (0, 1))
-    assert first == second
+    """The same replies in any order give the same results, outcome and intents.
+
+    Where there are races, they do so whenever the same ones win: when losers answer, before or
+    after that, changes nothing but what they themselves come to do.
+    """
+    first = joined.came(0)
+    second = joined.came(1, first.races if joined.holds else None)
+    winners = [course.races.that_count() for course in (first, second)]
+    if winners[0] != winners[1] and not joined.holds:
+        return
+    assert winners[0] == winners[1], "the losers wait, and others win"
+    lost = [*first.races.decided.values(), *second.races.decided.values()]
+    losers = {place for decided in lost for place in decided.losers}
+    assert _said_at_all(first, losers) == _said_at_all(second, losers)
 
 
-def _said_at_all(course: Course) -> tuple[object, ...]:
+def _said_at_all(course: Course, losers: Iterable[str]) -> tuple[object, ...]:
+    """All that counts: without what losers did, and what became of that."""
     issued = {
         (body.step, body.direction, body.contract, body.payload)
         for _, body in bodies(course.history, intents.IntentIssued)
+        if not any(is_in(without_run(body.step), place) for place in losers)
     }
     ends = [body for _, body in bodies(course.history, ENDS)]
     assert ends, f"all answers have come, and it waits for {course.statuses[-1]}"
-    return issued, [_without_order(end) for end in ends], course.status
+    # Whether a loser without an undo answers in time is its own affair: else it is in doubt.
+    doubtful = {*losers, *_items_of_fast_fans(course)}
+    return issued, [_without_order(end, doubtful) for end in ends], course.status
 
 
-def _without_order(end: Any) -> tuple[object, ...]:
+def _items_of_fast_fans(course: Course) -> set[str]:
+    """Of a graph: where one of them fails, the others have lost."""
+    graph, steps = course.drawn.saga, course.state.steps
+    if not isinstance(graph, graphs.Graph):
+        return set()
+    return {step for step in steps if graph.nodes[graphs.number_of(step)].fails_fast}
+
+
+def _without_order(end: Any, losers: Iterable[str]) -> tuple[object, ...]:
     reason, code = getattr(end, "reason", None), getattr(end, "code", None)
-    return type(end), end.outcome and end.outcome.contract, reason, code, {*(end.residue or ())}
+    residue = {
+        step
+        for step in end.residue or ()
+        if not any(is_in(without_run(step), place) for place in losers)
+    }
+    said = end.outcome if isinstance(end, intents.SagaCompleted) else None
+    return type(end), end.outcome and end.outcome.contract, said, reason, code, residue
 
 
 # -- 3: replays
@@ -426,10 +474,53 @@ IS_SLEEP: Final = True
 """A sleep and a wait may have one name."""
 
 
+class Lost:
+    """Who has lost by now: as the saga's code saw it, and for a graph as its file says."""
+
+    def __init__(self, drawn: Drawn) -> None:
+        self._drawn = drawn
+        self._races = Races()
+        self._steps: set[str] = set()
+        """Those that are given up one by one, with the run."""
+        self._fans: set[int] = set()
+        """The nodes of a graph of which an item has failed, and that go on without the others."""
+
+    def has(self, record: Record, step: str) -> bool:
+        own = without_run(step)
+        if isinstance(self._drawn.saga, graphs.Graph):
+            return graphs.number_of(own) in self._fans and not record.steps[step].failed
+        return step in self._steps or any(True for _ in self._races.lost_in(own, record.run))
+
+    def learn(self, course: Course, record: Record, turn: RecordedTurn) -> None:
+        """What a turn has decided."""
+        end = turn.version + len(turn.decided)
+        for race, (decided, at) in course.decided_at.items():
+            if at == end:
+                self._races.decided[race] = decided
+            if at == end and race == (record.run, AT_THE_END):
+                steps = record.steps.values()
+                self._steps |= {each.id for each in steps if not each.settled}
+        for body in turn.decided:
+            if isinstance(body, intents.SagaParked) and body.step is not None:
+                self._races.clear()  # what its code was told counts for nothing
+        if isinstance(self._drawn.saga, graphs.Graph) and not record.is_paused:
+            self._learn_of_fans(self._drawn.saga, record, turn)
+
+    def _learn_of_fans(self, graph: graphs.Graph, record: Record, turn: RecordedTurn) -> None:
+        parked = {getattr(each, "step", None) for each in turn.decided}
+        for step in record.steps.values():
+            node = graph.nodes[graphs.number_of(step.id)]
+            if step.failed and step.id not in parked and node.fails_fast and node.continues:
+                self._fans |= {graphs.number_of(step.id)} if node.does in graphs.FANS else set()
+
+
 @law()
 def test_who_loses_does_nothing_more_and_is_undone(drawn: Drawn) -> None:
-    """Losers issue, arm and await nothing more; what they did is undone before the end."""
-    course, record = drawn.course(), Record()
+    """Losers issue, arm and await nothing more; what they did is undone before the end.
+
+    So is what a failure has left that the saga's code has taken.
+    """
+    course, record, lost = drawn.course(), Record(), Lost(drawn)
     issued: list[str] = []
     gone: set[tuple[bool, str]] = set()
     for turn in turns(course.history):
@@ -438,6 +529,7 @@ def test_who_loses_does_nothing_more_and_is_undone(drawn: Drawn) -> None:
             match body:
                 case intents.IntentIssued() if body.direction is DO:
                     assert body.step not in record.dropped, f"{body.step} had lost"
+                    assert not lost.has(record, body.step), f"{body.step} had lost its race"
                     _check_is_not_late(drawn, without_run(body.step), issued)
                     issued.append(without_run(body.step))
                 case intents.BranchDropped():
@@ -452,11 +544,14 @@ def test_who_loses_does_nothing_more_and_is_undone(drawn: Drawn) -> None:
                     record.dropped.pop(step, None)  # it did not lose after all
                 case intents.Continued():
                     issued, gone = [], set()
+                    _check_losers_undone(record, lost, ())
                 case intents.SagaCompleted():
-                    _check_losers_undone(record, body.residue or ())
+                    _check_losers_undone(record, lost, body.residue or ())
                 case _:
                     pass
             record.decide(turn.version + 1 + number, body)
+        lost.learn(course, record, turn)
+        record.tell()
         _check_idle(course, turn, gone)
 
 
@@ -467,10 +562,15 @@ def _check_is_not_late(drawn: Drawn, step: str, issued: Iterable[str]) -> None:
         assert not behind, f"{step} is issued after {behind}, which are behind it"
 
 
-def _check_losers_undone(record: Record, residue: Iterable[str]) -> None:
-    for step in map(record.steps.__getitem__, record.dropped):
-        if step.kind is StepKind.COMPENSATABLE and step.has_effect:
-            assert step.is_undone or step.id in residue, f"{step.id} had lost, and is left"
+def _check_losers_undone(record: Record, lost: Lost, residue: Iterable[str]) -> None:
+    for step in record.steps.values():
+        if step.kind is not StepKind.COMPENSATABLE or not step.has_effect:
+            continue
+        has_lost = step.id in record.dropped or lost.has(record, step.id)
+        is_left = step.failed and not step.is_child
+        if has_lost or is_left:
+            is_told = step.is_undone or step.stuck or step.skipped or step.id in residue
+            assert is_told, f"{step.id} {'had lost' if has_lost else 'has failed'}, and is left"
 
 
 def _check_idle(course: Course, turn: RecordedTurn, gone: set[tuple[bool, str]]) -> None:
@@ -507,6 +607,8 @@ class Interrupted:
     at: int
     meanwhile: tuple[tuple[str, int], ...]
     is_of_definition: bool
+    knows_children: bool
+    """Whether all children have said by then who they are, so that they can be cancelled."""
 
     def course(self) -> Course:
         """With the pause."""
@@ -515,9 +617,12 @@ class Interrupted:
         for each in happens[: self.at]:
             course.take(each)
         if not course.is_refused and not course.state.status.is_ended:
+            for step in [*(course.state.children or ())] if self.knows_children else ():
+                course.happen(child_started(step))
             course.happen(operator("pause", definition=self.is_of_definition))
             for each in self.meanwhile:
-                course.take(each)
+                if not _is_late(course, each):
+                    course.take(each)
             due = min((timer.due_at for timer in course.state.timers.values()), default=None)
             if due is not None:
                 course.now = max(course.now, course.now + (due - course.now) // 2)
@@ -527,6 +632,22 @@ class Interrupted:
             course.take(each)
         course.be_kind()
         return course
+
+
+def _is_late(course: Course, happened: tuple[str, int]) -> bool:
+    """Whether a step would be answered that is not in flight.
+
+    Without the pause the saga may have gone on by then, or have ended: what is late differs.
+    """
+    if course.is_refused:
+        return False
+    happens = drawn_of(course, *happened)
+    fact = happens.is_what if isinstance(happens, Plain) else None
+    name = parse_intent_id(fact.intent_id) if isinstance(fact, events.ReplyReceived) else None
+    step = None if name is None else course.state.steps.get(name.step)
+    if step is None or name is None or name.direction is not DO:
+        return False
+    return step.status is not StepStatus.ISSUED or step.is_backing_off
 
 
 MEANWHILE = ("reply", "done", "done", "signal", "news", "child")
@@ -539,7 +660,9 @@ UNDISTURBED = (
 def _interrupted(way: str) -> st.SearchStrategy[Interrupted]:
     pairs = st.tuples(st.sampled_from(MEANWHILE), st.integers(0, 99))
     meanwhile = st.lists(pairs, max_size=5).map(tuple)
-    return st.builds(Interrupted, courses(way), st.integers(0, 6), meanwhile, st.booleans())
+    return st.builds(
+        Interrupted, courses(way), st.integers(0, 6), meanwhile, st.booleans(), st.booleans()
+    )
 
 
 def _is_of_pause(happens: object) -> bool:
@@ -549,22 +672,55 @@ def _is_of_pause(happens: object) -> bool:
 
 @law(_interrupted, ways=tuple(DRAWN))
 def test_a_short_pause_changes_only_times(interrupted: Interrupted) -> None:
-    """A pause shorter than every running deadline changes no intent, no order and no outcome."""
+    """A pause shorter than every running deadline changes no intent, no order and no outcome.
+
+    The same children are cancelled, but for one that ended in the pause by itself.
+    """
     course = interrupted.course()
+    if _passes_pivot_while_paused(course):
+        return  # what failed before that, and was not told, has a way back without the pause alone
     without = repeated(course, _is_of_pause)
-    paused, straight = (_said_but_cancels(each) for each in (course, without))
+    paused, straight = ([*filterfalse(_asks_to_end, _said(each))] for each in (course, without))
     if _parks_on_resuming(course):  # what comes behind that is told in the next turn
         paused, straight = sorted(map(str, paused)), sorted(map(str, straight))
     assert paused == straight
+    cancelled, others = ({*filter(_asks_to_end, _said(each))} for each in (course, without))
+    spared = _ended_while_paused(course)
+    only_in_one = {each for each in cancelled ^ others if _child_of(each) not in spared}
+    assert not only_in_one, "they are cancelled, or are not, on account of the pause"
 
 
-def _said_but_cancels(course: Course) -> list[object]:
-    """A child that has lost may have ended in the pause, so that nobody has to cancel it."""
-    return [
-        body
-        for body in _said(course)
-        if not (isinstance(body, intents.CommandSent) and body.act is intents.SentAct.CANCEL)
-    ]
+def _passes_pivot_while_paused(course: Course) -> bool:
+    record = Record()
+    for turn in turns(course.history):
+        was_past, was_paused = _is_past_pivot(record), record.is_paused
+        record.read(turn)
+        if was_paused and not was_past and _is_past_pivot(record):
+            return True
+    return False
+
+
+def _asks_to_end(body: object) -> bool:
+    return isinstance(body, intents.CommandSent) and body.act is intents.SentAct.CANCEL
+
+
+def _child_of(sent: Any) -> str:
+    """The step of a cancel, `{intent}/cancel` or `{intent}/cancel-at-once`."""
+    name = parse_intent_id(sent.command.rpartition("/")[0])
+    assert name is not None, sent
+    return name.step
+
+
+def _ended_while_paused(course: Course) -> set[str]:
+    record, ended = Record(), set[str]()
+    for turn in turns(course.history):
+        fact = turn.event.fact
+        if record.is_paused and isinstance(fact, events.ChildEnded):
+            name = parse_intent_id(fact.intent_id)
+            assert name is not None, fact
+            ended.add(name.step)
+        record.read(turn)
+    return ended
 
 
 def _parks_on_resuming(course: Course) -> bool:
