@@ -47,7 +47,8 @@ def _resume(turn: Turn, fact: events.Resumed) -> Disposition:
     turn.take_fact()
     if state.pause is None and program is not None:
         turn.program = state.program = program
-        tell(turn, pause.held)
+        late, state.late = state.late or (), None  # it parked on a failed turn before the pause
+        tell(turn, [*late, *pause.held])
     return RECORDED
 
 

@@ -22,6 +22,7 @@ from saga.testing import (
     rolled_back,
     signalled,
     timed_out,
+    turn_failed,
     undo_issued,
 )
 from tests.toys import (
@@ -513,6 +514,20 @@ def test_what_comes_behind_the_parking_in_its_turn_is_told_before_what_comes_in_
         scenario.when(replied(Notify))
     assert scenario.shown == {"won_by": "signal"}
     scenario.when(operator("retry"), replied(Ship)).then_status("completed")
+
+
+def test_what_was_put_off_is_told_behind_a_failed_turn_and_a_pause_too():
+    async def order(ctx, placed):
+        async def waits():
+            await ctx.wait("go")
+            ctx.show(went=True)
+
+        await ctx.all(ship(ctx), waits(), fail="fast")
+
+    scenario = past_pivot(order).when(operator("pause"), failed(Ship), signalled("go"))
+    scenario.when(operator("resume"), turn_failed("the code at hand raised"))
+    scenario.when(operator("pause"), operator("release"), operator("resume"))
+    assert scenario.shown == {"went": True}
 
 
 def test_what_is_said_behind_a_scope_that_was_undone_stands_before_the_parking():
