@@ -23,7 +23,7 @@ def check_kept(course: Course) -> None:
             assert timer.timer_id == f"{state.saga_id}/{timer.target}/{latest}/{timer.purpose}"
     plans = [] if state.scopes is None else list(state.scopes.plans.values())
     for plan in [state.plan, *plans]:
-        if plan is not None and plan.progress is not None and not state.status.is_ended:
+        if plan is not None and plan.progress is not None and not state.has_ended:
             passed = _passed(course, plan)
             assert plan.progress.passed == passed
             for step_id, after in plan.after.items():

@@ -183,7 +183,7 @@ class Record:
         """It is done; what was undone before it was known that it was is to be undone again."""
         if not step.done:
             step.done = self.version
-            if step.undos and step.undone:
+            if step.undos and step.undone and not step.is_child:
                 step.undone = 0
         self._end(step)
 
