@@ -229,6 +229,7 @@ def take_reply(
     if name.direction is DO:
         if is_first and not step.has_reply:
             step.reply, step.has_reply = fact.reply, True
+            step.undo_floor = step.undo_attempts + 1  # those were asked for without knowing of it
         if step.status is ISSUED and not is_noted:
             state.stand(step, DONE)
             step.is_backing_off = False

@@ -405,3 +405,18 @@ def test_entries_that_do_not_begin_with_a_fact_are_refused():
         fold(scenario.state.saga_id, scenario.history[1:])
 
     assert raised.value.version == 2
+
+
+def test_an_undo_that_was_asked_for_before_a_late_success_undoes_a_stuck_step_no_more():
+    """Whoever answers it may have met a service that had nothing to undo yet."""
+    scenario = given(
+        order_saga(timeout="1m"), OrderPlaced(), replied(Reserve, Reserved()), timed_out(Pay)
+    )
+    scenario.when(timed_out(Refund), after("1h"), refused(Refund))
+    scenario.then_steps(pay="undo_stuck")
+
+    scenario.when(replied("pay", Paid()), replied(Refund, attempt=1))
+
+    scenario.then(noted("late_success"), noted("superseded")).then_steps(pay="undo_stuck")
+    scenario.when(operator("retry", "pay"), replied(Refund))
+    scenario.then_steps(pay="undone")
