@@ -229,7 +229,9 @@ def take_reply(
     if name.direction is DO:
         if is_first and not step.has_reply:
             step.reply, step.has_reply = fact.reply, True
-            step.undo_floor = step.undo_attempts + 1  # those were asked for without knowing of it
+            if step.undo_attempts and step.id not in (state.children or ()):
+                # They were asked for without knowing of it; a child is undone as a whole.
+                step.undo_floor = step.undo_attempts + 1
         if step.status is ISSUED and not is_noted:
             state.stand(step, DONE)
             step.is_backing_off = False

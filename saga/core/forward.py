@@ -194,20 +194,25 @@ def _left_standing(state: SagaState) -> tuple[StepId, ...]:
 
 
 def _give_up(turn: Turn) -> None:
-    """Drop what the program has left in flight; waits end with the saga, if that ends at once."""
+    """Drop what the program has left in flight; waits end with the saga, if that ends at once.
+
+    What a wait has taken, and the program was not told, is kept again: it may be for the next run.
+    """
     state, finish = turn.state, turn.finish
     if finish is None:
         return
     untold = pauses.steps_untold(turn.held)
     in_flight = (*state.in_flight, *untold)
-    if not in_flight and not state.waited:
+    unseen = pauses.waits_untold(turn.held)
+    if not in_flight and not state.waited and not unseen:
         return
     steps = tuple(id_ for id_ in in_flight if id_ in untold or not state.steps[id_].is_dropped)
     goes_on = isinstance(finish, program.ContinueAsNew)
-    if steps or goes_on or any(step.is_dropped for step in state.steps.values()):
+    has_lost = any(step.is_dropped for step in state.steps.values())
+    if steps or unseen or goes_on or has_lost:
         timers = state.timers.values()
         sleeps = tuple(each.target for each in timers if each.purpose is TimerPurpose.SLEEP)
-        _drop_branch(turn, program.DropBranch(steps, sleeps, tuple(state.waited)), {})
+        _drop_branch(turn, program.DropBranch(steps, sleeps, (*state.waited, *unseen)), {})
 
 
 def retry_now(turn: Turn, step: Step) -> None:

@@ -175,6 +175,13 @@ def _wait_of(held: Held) -> str | None:
     return held.wait if isinstance(held, Offer) else None
 
 
+def waits_untold(held: Iterable[Held] | None) -> list[str]:
+    """Waits that have taken something of which the program does not know."""
+    return [
+        each.said[0] for each in held or () if isinstance(each, Told) and each.method == "arrived"
+    ]
+
+
 def steps_untold(held: Iterable[Held] | None) -> list[StepId]:
     """Steps that have settled, of which the program does not know: to it they are in flight."""
     told = (each for each in held or () if isinstance(each, Told))

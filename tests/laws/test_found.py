@@ -233,3 +233,21 @@ def test_a_child_that_is_abandoned_unheard_in_a_pause_is_left_like_any_loser(is_
             course.when(operator("resume"))
         course.then_status("completed")
         assert course.state.residue == (step,)
+
+
+@pytest.mark.parametrize("is_paused", [False, True])
+def test_what_a_wait_took_that_is_given_up_unheard_is_there_for_the_next_run(is_paused) -> None:
+    """The reply came first, so the run is over without what came behind it."""
+    script = Script(stages=(Stage(steps=(Step(), Step()), needs="first"),), end="again")
+    course = course_of(Machine(script=script))
+    if is_paused:
+        course.when(operator("pause"))
+    course.when(replied("0-0", Made()), News(number=1))
+    if is_paused:
+        course.when(operator("resume"))
+
+    course.when(replied("0-1", Made()), replied("2.0-0", Made()), replied("2.0-1", Made()))
+
+    course.then_status("completed")
+    assert course.state.outcome is not None
+    assert "News:1" in course.state.outcome.payload

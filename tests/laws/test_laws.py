@@ -7,7 +7,7 @@ What a law needs to know of a history it reads with `record.py`, not with the en
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import filterfalse
 from typing import Any, Final
@@ -19,7 +19,7 @@ from saga.core import events, intents
 from saga.core.events import CancelMode, CancelRequested, ReplyOutcome
 from saga.core.fold import fold, fold_turn
 from saga.core.history import RecordedTurn, turns
-from saga.core.identity import DO, parse_intent_id
+from saga.core.identity import DO, IntentId, parse_intent_id
 from saga.core.intents import RollbackGoal, TimerPurpose, Verdict
 from saga.core.piecewise import at_once
 from saga.core.replay import following, replay
@@ -681,10 +681,12 @@ def test_a_short_pause_changes_only_times(interrupted: Interrupted) -> None:
         return  # what failed before that, and was not told, has a way back without the pause alone
     without = repeated(course, _is_of_pause)
     paused, straight = ([*filterfalse(_asks_to_end, _said(each))] for each in (course, without))
-    if _parks_on_resuming(course):  # what comes behind that is told in the next turn
+    # What comes behind a parking is told in the next turn; and a step whose next attempt is given
+    # up ends later than with what came behind that: who ended last is undone first.
+    if _parks_on_resuming(course) or _gives_up_attempts_on_resuming(course):
         paused, straight = sorted(map(str, paused)), sorted(map(str, straight))
     assert paused == straight
-    cancelled, others = ({*filter(_asks_to_end, _said(each))} for each in (course, without))
+    cancelled, others = ({*_cancels(each)} for each in (course, without))
     spared = _ended_while_paused(course)
     only_in_one = {each for each in cancelled ^ others if _child_of(each) not in spared}
     assert not only_in_one, "they are cancelled, or are not, on account of the pause"
@@ -704,10 +706,15 @@ def _asks_to_end(body: object) -> bool:
     return isinstance(body, intents.CommandSent) and body.act is intents.SentAct.CANCEL
 
 
-def _child_of(sent: Any) -> str:
+def _cancels(course: Course) -> Iterator[str]:
+    """The commands that ask children to end; why they do may be known later for a pause."""
+    return (sent.command for sent in filter(_asks_to_end, _said(course)))
+
+
+def _child_of(cancel: str) -> str:
     """The step of a cancel, `{intent}/cancel` or `{intent}/cancel-at-once`."""
-    name = parse_intent_id(sent.command.rpartition("/")[0])
-    assert name is not None, sent
+    name = parse_intent_id(IntentId(cancel.rpartition("/")[0]))
+    assert name is not None, cancel
     return name.step
 
 
@@ -729,6 +736,12 @@ def _parks_on_resuming(course: Course) -> bool:
         and any(isinstance(body, intents.SagaParked) for body in turn.decided)
         for turn in turns(course.history)
     )
+
+
+def _gives_up_attempts_on_resuming(course: Course) -> bool:
+    resuming = (t for t in turns(course.history) if isinstance(t.event.fact, events.Resumed))
+    settled = (b for t in resuming for b in t.decided if isinstance(b, intents.StepSettled))
+    return any(each.direction is DO for each in settled)
 
 
 # -- 9: ids
