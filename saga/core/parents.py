@@ -27,7 +27,7 @@ def undo(turn: Turn, fact: CancelRequested) -> Disposition:
     refusal = turn.refusal(_why_not, state, fact.undo, turn.program)
     if refusal is not None:
         return turn.note(Verdict.REFUSED, "undo", refusal)
-    if state.status is SagaStatus.ROLLED_BACK:
+    if state.status is SagaStatus.ROLLED_BACK or _cleans_up_undone(state):
         return turn.note(Verdict.AFTER_END, "undo", "it is undone already")
     if _is_on_its_way_back(state):
         return turn.note(Verdict.SUPERSEDED, "undo", "the saga is on its way back already")
@@ -55,7 +55,9 @@ def is_from_parent(parent: Parent | None, undo_intent: IntentId) -> bool:
 
 
 def _why_not(state: SagaState, undo_intent: IntentId, program: Program | None) -> str | None:
-    has_residue = state.status in (SagaStatus.ROLLED_BACK_WITH_RESIDUE, SagaStatus.ABANDONED)
+    has_residue = state.status in (SagaStatus.ROLLED_BACK_WITH_RESIDUE, SagaStatus.ABANDONED) or (
+        _cleans_up_undone(state) and bool(state.residue)
+    )
     left = ", ".join(state.residue) or "nothing that is known"
     refusals = (
         (not is_from_parent(state.parent, undo_intent), "only its parent may have it undone"),
@@ -67,6 +69,13 @@ def _why_not(state: SagaState, undo_intent: IntentId, program: Program | None) -
         ),
     )
     return next((refusal for is_so, refusal in refusals if is_so), None)
+
+
+def _cleans_up_undone(state: SagaState) -> bool:
+    """Whether it had rolled back before a late success: that end stands."""
+    plan = state.plan
+    is_cleaning = plan is not None and plan.recorded.goal is RollbackGoal.CLEANED_UP
+    return is_cleaning and not state.is_finishing
 
 
 def _is_on_its_way_back(state: SagaState) -> bool:

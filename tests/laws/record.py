@@ -48,6 +48,8 @@ class Known:
     """Since when it is in flight no more; 0 while it is."""
     failed: int = 0
     """Since when its code may know that it failed, or missed its deadline; 0 where it did not."""
+    is_held: bool = False
+    """The saga has parked on it, so it is to be tried again: its code does not know."""
 
     @property
     def has_effect(self) -> bool:
@@ -125,12 +127,14 @@ class Record:
                 known = self.steps.setdefault(body.step, Known(body.step, body.kind, body.child))
                 known.issued.append(version)
                 known.settled = known.failed = 0
+                known.is_held = False
             case intents.IntentIssued():
                 self.steps[body.step].undos.append(version)
             case intents.StepSettled():
                 self._settle(self.steps[body.step], body)
             case intents.SagaParked(step=str() as step):
-                self.steps[step].failed = 0  # it is to be tried again: its code does not know
+                self.steps[step].failed = 0
+                self.steps[step].is_held = True
             case intents.BranchDropped():
                 self.dropped |= dict.fromkeys(body.steps, version)
             case intents.RollbackPlanned():
@@ -148,7 +152,8 @@ class Record:
         return [
             step.id
             for step in self.steps.values()
-            if step.settled and step.id not in self._since and step.id not in self.dropped
+            if step.settled and not step.is_held
+            if step.id not in self._since and step.id not in self.dropped
         ]
 
     def tell(self) -> None:
@@ -198,6 +203,8 @@ class Record:
         if body.direction is DO:
             if body.status is StepStatus.UNDONE:
                 step.undone = self.version  # a child that has ended rolled back
+            elif body.status is StepStatus.SKIPPED:
+                step.skipped = self.version  # a child that has left something
             if body.status is not StepStatus.DONE:
                 step.failed = step.failed or self.version
             self._end(step)
@@ -207,6 +214,7 @@ class Record:
             step.skipped = self.version
 
     def _end(self, step: Known) -> None:
+        step.is_held = False
         step.settled = step.settled or self.version
         if self.is_paused:
             self._since.add(step.id)

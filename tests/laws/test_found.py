@@ -4,7 +4,7 @@ import pytest
 
 from saga.core.fold import fold
 from saga.core.history import turns
-from saga.core.intents import ArrivalRefused, CommandSent
+from saga.core.intents import ArrivalRefused, CommandSent, Noted, SagaRolledBack
 from saga.core.piecewise import at_once
 from saga.core.replay import following, replay
 from saga.core.snapshots import snapshot_of
@@ -20,12 +20,14 @@ from saga.testing import (
     replied,
     signalled,
     undo_issued,
+    undone_by_parent,
 )
 from tests.laws import functions, graphs
 from tests.laws.contracts import CONTRACTS, Made, News, Unmake
 from tests.laws.course import Course, Drawn, begun
 from tests.laws.machines import Machine, Script, Stage, Step
 
+ONE = (Step(has_undo=True),)
 BAD = signalled("a", {"number": "bad"})
 
 
@@ -233,6 +235,21 @@ def test_a_child_that_is_abandoned_unheard_in_a_pause_is_left_like_any_loser(is_
             course.when(operator("resume"))
         course.then_status("completed")
         assert course.state.residue == (step,)
+
+
+@pytest.mark.parametrize("end", [None, "abandon"])
+def test_a_child_that_cleans_up_after_it_rolled_back_is_not_rolled_back_again(end) -> None:
+    """Its parent is told that it is undone, as it was before; there is one outcome."""
+    course = begun(Drawn(Machine(script=Script(stages=(Stage(steps=ONE),))), is_child=True))
+    course.when(cancelled(mode="immediate"), replied(Unmake), replied("0-0", Made()))
+    course.then_status("rolling_back")
+
+    course.when(undone_by_parent())
+
+    assert [type(entry.body) for entry in course.decided] == [Noted]
+    course.when(cancelled(mode="abandon") if end else replied(Unmake))
+    ends = [entry.body for entry in course.history if isinstance(entry.body, SagaRolledBack)]
+    assert len(ends) == 1
 
 
 @pytest.mark.parametrize("is_paused", [False, True])
