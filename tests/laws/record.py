@@ -171,7 +171,8 @@ class Record:
         if name is None or step is None:
             return
         attempt = (name.step, name.direction.value, name.attempt)
-        if attempt in self._answered:
+        # A child that completes after it was said to be refused has to be undone all the same.
+        if attempt in self._answered and not (step.is_child and outcome is ReplyOutcome.DONE):
             return
         self._answered.add(attempt)
         if name.direction is DO:

@@ -98,7 +98,8 @@ def _check_order(drawn: Drawn, record: Record, step: str, depends: dict[str, set
         if step in depends[other.id]:
             assert _is_at_rest(drawn, other), f"{step} is undone before {other.id}, which needed it"
     if not drawn.saga.is_parallel:
-        under_way = [each for each in others if each.undos and not (each.has_rested or each.stuck)]
+        begun = [each for each in others if each.undos and each.has_effect]
+        under_way = [each for each in begun if not (each.has_rested or each.stuck)]
         assert not under_way, f"{step} is undone beside {under_way}"
         _check_latest_first(plan, record, step, depends)
 

@@ -377,9 +377,9 @@ MUTATIONS = (
     _mutation(
         "a child that is undone is undone again",
         "saga/core/parents.py",
-        "    if state.status is SagaStatus.ROLLED_BACK:\n",
+        "    if state.status is SagaStatus.ROLLED_BACK or _cleans_up_undone(state):\n",
         "    if False:\n",
-        of="office",
+        of="everything",
     ),
     _mutation(
         "a run's steps have the names of the one before",
