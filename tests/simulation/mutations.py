@@ -141,8 +141,8 @@ MUTATIONS = (
     _mutation(
         "undo in order of issue",
         "saga/core/plans.py",
-        "    for step in reversed(in_order):\n",
-        "    for step in in_order:\n",
+        "    planned.sort(key=_latest_end)\n",
+        "    planned.sort(key=_latest_end, reverse=True)\n    dependents.clear()\n",
     ),
     _mutation(
         "refused step undone",

@@ -1,8 +1,8 @@
 """Operators of a world, who move running sagas to the versions that releases bring.
 
-They do so as the command `migrate` does: each history is replayed first, and what the new code would
-decide otherwise is not sent. Some send it all the same, for all sagas or in a story for one; then
-its turn has to refuse it.
+They do so as the command `migrate` does: each history is replayed first, and what the new code
+would decide otherwise is not sent. Some send it all the same, for all sagas or in a story for one;
+then its turn has to refuse it.
 """
 
 from __future__ import annotations
