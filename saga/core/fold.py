@@ -31,6 +31,7 @@ from saga.core.events import REPLY_DONE, Event
 from saga.core.format_1 import FORMAT_1, take_unsaid
 from saga.core.history import Entry, RecordedTurn, body_to_plain, turns
 from saga.core.identity import DO, UNDO, Instant, IntentName, SagaId, StepId, parse_intent_id
+from saga.core.plans import has_begun
 from saga.core.state import Child, Pause, Plan, Run, SagaState, Scopes, Step, around, identity_of
 from saga.core.status import DONE, ISSUED, TRANSITIONS, UNDOING, SagaStatus, StepKind, StepStatus
 from saga.errors import CorruptHistory
@@ -468,6 +469,8 @@ def _planned(state: SagaState, intent: intents.RollbackPlanned, _: Instant) -> N
     before: tuple[StepId, ...] = ()
     for planned in intent.steps:
         after[planned.step] = before if planned.after is None else planned.after
+        if has_begun(state.steps[planned.step]):
+            after[planned.step] = ()  # by another plan: it waits for nothing any more
         before = (planned.step,)
     plan = Plan(intent, after)
     if intent.scope is not None:

@@ -33,6 +33,11 @@ def may_have_effect(step: Step) -> bool:
     return step.status in _MAY_HAVE_EFFECT and step.kind not in NEVER_UNDONE
 
 
+def has_begun(step: Step) -> bool:
+    """Whether the undo of *step* has begun, however far it has come."""
+    return step.status in _BEGUN
+
+
 def residue_of(steps: Iterable[Step]) -> tuple[StepId, ...]:
     """The steps whose effect is, or may be, still there: stuck, skipped, or without an undo."""
     return tuple(step.id for step in steps if step.status in _NOT_UNDONE or may_have_effect(step))

@@ -17,6 +17,7 @@ from saga.testing import (
     failed,
     given,
     operator,
+    refused,
     replied,
     signalled,
     undo_issued,
@@ -235,6 +236,24 @@ def test_a_child_that_is_abandoned_unheard_in_a_pause_is_left_like_any_loser(is_
             course.when(operator("resume"))
         course.then_status("completed")
         assert course.state.residue == (step,)
+
+
+def test_a_step_that_is_being_undone_already_lets_no_other_be_passed_over() -> None:
+    """The undo of a scope is under way when the saga goes back, and ends before the others."""
+    undone = functions.Step(has_undo=True)
+    scope = functions.Many("scope", (undone, functions.Step()))
+    race = functions.Many("any", (functions.Step(), scope))
+    course = course_of(
+        functions.Function(functions.Many("seq", (race, undone, undone, functions.Step())))
+    )
+    course.when(replied("s.0.1.0", Made()), refused("s.0.1.1"), replied("s.0.0", Made()))
+    course.when(replied("s.1", Made()), replied("s.2", Made()), refused("s.3"))
+
+    course.when(replied(Unmake, step="s.0.1.0"), replied(Unmake, step="s.2"))
+
+    course.then(undo_issued(Unmake)).when(replied(Unmake, step="s.1"))
+    course.then_status("rolled_back_with_residue")
+    assert course.state.residue == ("s.0.0",)
 
 
 @pytest.mark.parametrize("end", [None, "abandon"])

@@ -261,7 +261,9 @@ def _said_at_all(course: Course, losers: Iterable[str]) -> tuple[object, ...]:
     assert ends, f"all answers have come, and it waits for {course.statuses[-1]}"
     # Whether a loser without an undo answers in time is its own affair: else it is in doubt.
     doubtful = {*losers, *_items_of_fast_fans(course)}
-    return issued, [_without_order(end, doubtful) for end in ends], course.status
+    # The residue counts above: of losers it is their own affair.
+    status = ROLLED_BACK if course.status is RESIDUE else course.status
+    return issued, [_without_order(end, doubtful) for end in ends], status
 
 
 def _items_of_fast_fans(course: Course) -> set[str]:
